@@ -143,7 +143,7 @@ _DEVICES: dict[Any, Any] = {}
 
 
 def _fill_devices() -> None:
-    import torch  # noqa: PLC0415 - `python3 -m npu_patch` must run where torch cannot be imported
+    import torch
 
     original = type(torch.empty(0).device)
     for text in ["cuda", *(f"cuda:{index}" for index in range(128))]:
@@ -255,8 +255,8 @@ def _value(value: Callable[[], Any]) -> Callable[[Any], Any]:
 
 def _factories() -> str:
     """Return the names in torch that take a device: their schemas say so, or torch's own list."""
-    import torch  # noqa: PLC0415
-    from torch.utils._device import _device_constructors  # noqa: PLC0415
+    import torch
+    from torch.utils._device import _device_constructors
 
     # Filled now and kept by torch, so that `with torch.device(...)` still knows the originals.
     known = _device_constructors()
