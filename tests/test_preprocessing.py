@@ -42,7 +42,9 @@ def test_the_recorded_result_of_transformers_is_matched(name: str, size: tuple[i
 def test_transformers_own_processor_is_matched_to_the_last_bit(
     name: str, size: tuple[int, int]
 ) -> None:
-    assert torch.equal(computed(name, size), torch.from_numpy(reference(CONFIGS[name], image_of(*size))))
+    assert torch.equal(
+        computed(name, size), torch.from_numpy(reference(CONFIGS[name], image_of(*size)))
+    )
 
 
 def test_without_a_config_file_the_steps_are_dinov3s(tmp_path: Path) -> None:
