@@ -86,9 +86,10 @@ def define_torchvision_operators() -> None:
 
     if hasattr(torch.ops.torchvision, "nms"):
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    make_library: Any = torch.library.Library  # torch leaves it untyped
+    library = make_library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     define_torchvision_operators.library = library  # type: ignore[attr-defined] # keeps it alive
 
 

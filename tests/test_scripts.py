@@ -95,7 +95,12 @@ def test_help_names_every_option_and_imports_no_torch(tmp_path: Path) -> None:
     ]:
         assert option in done.stdout
     assert done.returncode == 0
-    code = "import sys, inference\ntry: inference.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys, inference\n"
+        "try: inference.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
