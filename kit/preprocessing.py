@@ -194,7 +194,7 @@ def resize(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
 
 
 def crop(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
-    """Cut the middle out, zeros around an image that is smaller (torchvision's center_crop)."""
+    """Cut the middle out, zeros around a smaller image, as transformers does."""
     if steps.crop is None:
         return image
     missing = [max(0, want - have) for want, have in zip(steps.crop, image.shape[-2:], strict=True)]
@@ -204,7 +204,7 @@ def crop(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
             image, (left, (missing[1] + 1) // 2, top, (missing[0] + 1) // 2)
         )
     top, left = (
-        round((have - want) / 2.0) for want, have in zip(steps.crop, image.shape[-2:], strict=True)
+        (have - want) // 2 for want, have in zip(steps.crop, image.shape[-2:], strict=True)
     )
     return image[..., top : top + steps.crop[0], left : left + steps.crop[1]]
 
