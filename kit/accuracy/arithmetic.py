@@ -86,12 +86,12 @@ def round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.where(torch.isfinite(tensor), rounded.view(torch.float32), tensor)
 
 
-class ReducedFp32(TorchDispatchMode):
+class ReducedFp32(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
     """Rounds the inputs of fp32 matrix products and convolutions while it is active."""
 
     def __init__(self, declared: Declared) -> None:
         """Round as `declared` says."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own base is untyped
         self.rounded: dict[object, tuple[tuple[int, ...], int]] = {}
         for mode, operators in ((declared.matmul, PRODUCTS), (declared.convolution, CONVOLUTIONS)):
             if mode != "fp32":
@@ -117,7 +117,7 @@ class ReducedFp32(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class HalfProducts(TorchDispatchMode):
+class HalfProducts(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
     """Computes half-precision matrix products and convolutions in fp32 and rounds the result."""
 
     def __torch_dispatch__(
@@ -141,7 +141,7 @@ def rounding(declared: Declared) -> AbstractContextManager[object]:
     inference_mode must be off: it hands composite operators to the mode undivided.
     """
     if declared.dtype != "fp32":
-        return HalfProducts()
+        return HalfProducts()  # type: ignore[no-untyped-call] # torch's own base is untyped
     return nullcontext() if declared.plain else ReducedFp32(declared)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kit.accuracy.limits import BUDGET_FACTOR, LIMITS
+from kit.accuracy.limits import BUDGET_FACTOR
 from kit.accuracy.recorder import Points, StageRecord, replay
 from kit.accuracy.sides import References, Run
 from kit.accuracy.stages import OperatorClass, Stage, Stages, class_of
@@ -55,9 +55,7 @@ class Gap:
         """Return how many times its limit the error is, the worse of tensor and token."""
         if self.broken:
             return math.inf
-        return max(
-            self.error / self.limit(factor), self.token_error / self.token_limit(factor)
-        )
+        return max(self.error / self.limit(factor), self.token_error / self.token_limit(factor))
 
 
 @dataclass(frozen=True)
@@ -217,9 +215,7 @@ def examine_stage(
     found = device.recorder.stages[stage.number].points
     outputs = {name: record.points["output"] for name, record in records.items()}
     tokens_last = not channels_first(stage, "output", references.stages, outputs["truth"])
-    accumulated = gap_between(
-        outputs["truth"], found.get("output"), outputs["budget"], tokens_last
-    )
+    accumulated = gap_between(outputs["truth"], found.get("output"), outputs["budget"], tokens_last)
     cpu_error = compare(outputs["truth"], outputs["cpu"]).relative_error
     expected, budget = repeat_stage(stage, references, found, records)
     points = tuple(
