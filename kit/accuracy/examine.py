@@ -14,7 +14,7 @@ import torch
 
 from kit.accuracy.limits import BUDGET_FACTOR
 from kit.accuracy.recorder import Points, StageRecord, replay
-from kit.accuracy.sides import References, Run
+from kit.accuracy.sides import ReferenceRuns, References, Run
 from kit.accuracy.stages import OperatorClass, Stage, Stages, class_of
 from kit.metrics import compare, compare_tokens
 
@@ -184,27 +184,23 @@ def channels_first(stage: Stage, point: str, stages: Stages, tensor: torch.Tenso
 
 
 def examine(
-    device: Run, references: References, pixels: torch.Tensor, factor: float = BUDGET_FACTOR
+    device: Run, references: References, runs: ReferenceRuns, factor: float = BUDGET_FACTOR
 ) -> Examination:
     """Examine a device run whose recorder has recorded in detail.
 
     Args:
         device: the run.
         references: of the same weights, with the device's declared arithmetic.
-        pixels: the reference's own input, float32 on the CPU, a batch of one.
+        runs: the same image on the CPU's sides.
         factor: how many times the budget still counts as explained.
     """
-    stages = references.stages
-    truth = references.truth.run(pixels, stages)
-    cpu = references.cpu.run(pixels, stages)
-    plain = references.declared.plain
-    budget = cpu if plain else references.budget.run(pixels, stages)
+    sides = {"truth": runs.truth, "cpu": runs.cpu, "budget": runs.budget}
     examined = tuple(
-        examine_stage(stage, references, device, {"truth": truth, "cpu": cpu, "budget": budget})
-        for stage in stages.all
-        if "output" in truth.recorder.stages[stage.number].points
+        examine_stage(stage, references, device, sides)
+        for stage in references.stages.all
+        if "output" in runs.truth.recorder.stages[stage.number].points
     )
-    return Examination(examined, device, cpu, truth, budget, factor)
+    return Examination(examined, device, runs.cpu, runs.truth, runs.budget, factor)
 
 
 def examine_stage(
@@ -263,11 +259,3 @@ def repeat_stage(
 def is_table(name: str) -> bool:
     """Return whether a point is one of the rotary embedding's tables of cosines and sines."""
     return ".output." in name
-
-
-def first_broken_stage(examination: Examination, stages: Stages) -> str | None:
-    """Return the name of the first stage whose output holds a NaN or infinity, None without."""
-    for examined in examination.stages:
-        if examined.accumulated.broken:
-            return stages.name_of(examined.stage.number)
-    return None

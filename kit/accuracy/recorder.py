@@ -44,17 +44,27 @@ class Recorder:
         stages: number of the stage -> its record.
     """
 
-    def __init__(self, device_type: str, *, detail: bool, keep_arguments: bool) -> None:
+    def __init__(
+        self,
+        device_type: str,
+        *,
+        detail: bool,
+        keep_arguments: bool,
+        repeat_inputs: bool = False,
+    ) -> None:
         """Prepare to record.
 
         Args:
             device_type: where every tensor must be; anything else is an error.
             detail: record inside the stages too, not just their inputs and outputs.
             keep_arguments: keep each stage's call, to repeat it later.
+            repeat_inputs: name a module's input as a point even where it is the output of the
+                module before it. A device that leaves a step out shows by that.
         """
         self.device_type = device_type
         self.detail = detail
         self.keep_arguments = keep_arguments
+        self.repeat_inputs = repeat_inputs
         self.stages: dict[int, StageRecord] = {}
         self.current: int | None = None
         self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -118,7 +128,8 @@ class Recorder:
             points = self.stages[number].points
             label = self._label(number, name)
             for value in args[:1]:
-                if isinstance(value, torch.Tensor) and id(value) not in self._copies:
+                known = isinstance(value, torch.Tensor) and id(value) in self._copies
+                if isinstance(value, torch.Tensor) and (self.repeat_inputs or not known):
                     points[f"{label}.input"] = self._copy(value)
             if isinstance(output, torch.Tensor):
                 points[f"{label}.output"] = self._copy(output)

@@ -84,6 +84,23 @@ class Side:
         return self.run(pixels, Stages((), 0, None)).features
 
 
+@dataclass(frozen=True)
+class ReferenceRuns:
+    """One image on every CPU side.
+
+    Attributes:
+        pixels: the reference's own input, float32 on the CPU, a batch of one.
+        truth: in fp64.
+        cpu: in plain fp32.
+        budget: in the declared arithmetic.
+    """
+
+    pixels: torch.Tensor
+    truth: Run
+    cpu: Run
+    budget: Run
+
+
 class References:
     """All CPU sides of one model, each made when it is first asked for.
 
@@ -122,6 +139,16 @@ class References:
             dtype = next(model.parameters()).dtype
             self._budget = Side(model, dtype, self.declared)
         return self._budget
+
+    def run(self, pixels: torch.Tensor) -> ReferenceRuns:
+        """Run one image on every side.
+
+        Args:
+            pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
+        """
+        cpu = self.cpu.run(pixels, self.stages)
+        budget = cpu if self.declared.plain else self.budget.run(pixels, self.stages)
+        return ReferenceRuns(pixels, self.truth.run(pixels, self.stages), cpu, budget)
 
     def release(self) -> None:
         """Give the copies' memory back; they are made again when asked for."""

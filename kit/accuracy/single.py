@@ -93,7 +93,7 @@ def run_device(
         DeviceError: where the device fails.
         KitError: where a tensor is not on it.
     """
-    recorder = Recorder(device.type, detail=True, keep_arguments=False)
+    recorder = Recorder(device.type, detail=True, keep_arguments=False, repeat_inputs=True)
     with device_errors("computing the forward pass"):
         for parameter in model.parameters():
             require_on(parameter, device.type)
@@ -125,7 +125,8 @@ def measure(sides: Sides, pixels: torch.Tensor, log: RunLog | None = None) -> Me
     device, names = run_device(bench.device, sides.model, pixel_values, sides.references.stages)
     bench.health.after("the recorded forward")
     grid = patch_grid(bench.model.config, pixels.shape)
-    examination = examine(device, sides.references, pixels, sides.factor)
+    runs = sides.references.run(pixels)
+    examination = examine(device, sides.references, runs, sides.factor)
     return assess(
         examination, sides.references, grid, device_names=names, self_check=sides.self_check
     )

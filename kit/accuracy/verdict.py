@@ -60,7 +60,7 @@ def conclude(
         f"{name}: {reason}" for name, judged in judgements.items() for reason in judged.reasons
     )
     arithmetic = next(iter(judgements.values())).arithmetic
-    if (wrong := examination.wrong(LIMITS[arithmetic].token_relative_error)) is not None:
+    if (wrong := examination.wrong(LIMITS[arithmetic].operator_token_error)) is not None:
         reasons += (wrong_sentence(*wrong, stages, grid, arithmetic),)
     if reasons:
         return Verdict("FAIL", "fail", reasons, block, operator)
