@@ -1,4 +1,6 @@
-"""The only file that calls torch.cuda: choose a device, ask and steer it, prove that it computes.
+"""The file that calls torch.cuda: choose a device, ask and steer it, prove that it computes.
+
+Only device_meters.py (clock, memory) and device_graph.py (capture) beside it do so too.
 
 This is ordinary CUDA code. Where npu_patch has remapped torch.cuda, "cuda" is the NPU and TF32
 is HF32; `patched` tells which of the two this run has.
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kit.errors import DeviceError, KitError
+from kit.errors import DeviceError, KitError, OutOfDeviceMemory
 from kit.records import DeviceType, FloatMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,6 +23,7 @@ OPERATOR_PATTERNS = (
     re.compile(r"operator name is (\w+)"),  # torch_npu, from the task queue
     re.compile(r"call (\w+) failed"),  # torch_npu, at the call
 )
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 LABELS: dict[DeviceType, str] = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
 
 _question_numbers = itertools.count(1)
@@ -132,6 +135,18 @@ def use_strict_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+@contextlib.contextmanager
+def strict_fp32(active: bool) -> Iterator[None]:
+    """Turn TF32 (on an NPU: HF32) off within the block, where `active`, and restore it after."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if active:
+        use_strict_fp32()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def float_modes(device: Device) -> tuple[FloatMode, FloatMode]:
     """Return what fp32 (matrix products, convolutions) compute with on this device now."""
     if device.type == "cpu":
@@ -161,18 +176,32 @@ def device_errors(phase: str) -> Iterator[None]:
 
     Raises:
         DeviceError: in place of torch's RuntimeError (OutOfMemoryError is one).
+        OutOfDeviceMemory: where it was for want of memory.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"out of device memory while {phase} ({first_line(error)}); "
-            "use a smaller --size or batch, or --dtype bf16"
-        ) from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfDeviceMemory(
+                f"out of device memory while {phase} ({first_line(error)}); "
+                "use a smaller --size or batch, or --dtype bf16"
+            ) from error
         operator = failed_operator(str(error))
         culprit = f"operator {operator} failed" if operator else "the device failed"
         raise DeviceError(f"{culprit} while {phase}: {first_line(error)}") from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory ran out, in this error or in one that it followed from.
+
+    Ending a graph capture after such an error raises another; the CPU's allocator raises a
+    plain RuntimeError.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def failed_operator(message: str) -> str | None:

@@ -127,8 +127,12 @@ def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: R
     return Workbench(device, dtype, model, steps, info, HealthChecks(device))
 
 
-def move_model(bench: Workbench, log: RunLog) -> PreTrainedModel:
+def move_model(bench: Workbench, log: RunLog | None = None) -> PreTrainedModel:
     """Move the model to the device and into the dtype, and prove that the device computes.
+
+    Args:
+        bench: the workbench.
+        log: where the move is told; None for silence.
 
     Raises:
         DeviceError: where the device fails.
@@ -137,7 +141,8 @@ def move_model(bench: Workbench, log: RunLog) -> PreTrainedModel:
     with device_errors("moving the model to the device"):
         model: PreTrainedModel = bench.model.to(device.torch_device, bench.dtype)
     bench.health.after("moving the model")
-    log.info(f"Model moved to {device.label} device: {device.name}")
+    if log is not None:
+        log.info(f"Model moved to {device.label} device: {device.name}")
     return model
 
 
