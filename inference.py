@@ -35,7 +35,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE.safetensors",
         help="keep pooler_output and last_hidden_state of every image in this file",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    features: Path | None = arguments.save_features
+    if features is not None and not features.parent.is_dir():
+        parser.error(f"--save-features {features}: there is no folder {features.parent}; make it")
+    return arguments
 
 
 def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
         results=found.results,
         warnings=tuple(log.warnings),
     )
-    files = {Path("inference_features.png"): found.picture()}
+    files = {Path("inference_features.png"): found.picture(bench.model_info)}
     if arguments.save_features is not None:
         files[arguments.save_features.absolute()] = found.safetensors(bench.model_info)
     return Outcome(record, features.report(record), files)

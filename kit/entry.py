@@ -1,6 +1,7 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,12 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
         publish(arguments, log, outcome)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        return EXIT_COULD_NOT_RUN
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = "the reader of the console output went away; nothing was written"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - the same
         return EXIT_COULD_NOT_RUN
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)  # noqa: T201 - the same

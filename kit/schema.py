@@ -1,6 +1,6 @@
 """The JSON Schema of a record, derived from its dataclasses, so that the two cannot differ.
 
-    python3 -m kit.schema     writes docs/schema/<script>.schema.json again
+python3 -m kit.schema     writes docs/schema/<script>.schema.json again
 """
 
 import dataclasses

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.emulated_npu import EmulatedNpu
+from tests.fake_cann import build
 from tests.models import save_tiny_vit
 
 __all__ = ["npu_patch"]
+
+REQUIRE_VARIABLE = "KIT_REQUIRE_NPU"
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +55,17 @@ def run_inference(
         return inference.main([*argv, *options]), folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def npu_host() -> EmulatedNpu:
+    """Build the emulated NPU once; skip with the reason in one line where it cannot be had.
+
+    With KIT_REQUIRE_NPU=1, as continuous integration sets it, the reason fails the test instead.
+    """
+    reason = build.unavailable_reason()
+    if reason and os.environ.get(REQUIRE_VARIABLE) == "1":
+        pytest.fail(f"{REQUIRE_VARIABLE}=1, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
+    return EmulatedNpu(build.build())

@@ -45,9 +45,9 @@ class Found:
     pictures: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
     kept: Sequence[tuple[str, Features]]
 
-    def picture(self) -> bytes:
+    def picture(self, model: ModelInfo) -> bytes:
         """Return the PNG of images beside their features."""
-        return picture.draw(self.pictures)
+        return picture.draw(self.pictures, model.source)
 
     def safetensors(self, model: ModelInfo) -> bytes:
         """Return the kept features as a safetensors file, stacked in the order of the images.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 PANEL_HEIGHT = 427  # of the default image, so that it is shown pixel for pixel
 GAP = 8
@@ -54,11 +55,14 @@ def panel_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(PANEL_HEIGHT * ratio)), PANEL_HEIGHT
 
 
-def draw(pairs: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> bytes:
+def draw(
+    pairs: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]], source: str
+) -> bytes:
     """Return a PNG with one row per pair: the image, and its features at the image's size.
 
     Args:
         pairs: image (uint8, rows x columns x 3) and feature colours (the same, any size).
+        source: where the weights come from, kept in the PNG's text chunk `source`.
     """
     rows = []
     for pixels, colours in pairs:
@@ -75,5 +79,7 @@ def draw(pairs: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -
         sheet.paste(row, (0, top))
         top += row.height + GAP
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", compress_level=3)
+    text = PngInfo()
+    text.add_text("source", source)
+    sheet.save(buffer, "PNG", compress_level=3, pnginfo=text)
     return buffer.getvalue()
