@@ -7,7 +7,6 @@ is HF32; `patched` tells which of the two this run has.
 """
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ OPERATOR_PATTERNS = (
 )
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 LABELS: dict[DeviceType, str] = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
-
-_question_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,14 @@ class Device:
         return LABELS[self.type]
 
 
-def choose(requested: str, *, patched: bool, patch_reason: str) -> Device:
+def choose(
+    requested: str, *, patched: bool, patch_reason: str, local_rank: int = 0
+) -> Device:
     """Return the device that `requested` names, ready to use.
 
     Args:
         requested: auto, npu, npu:N, cuda, cuda:N or cpu.
+        local_rank: the index where `requested` names none: each of torchrun's ranks has its own.
         patched: whether torch.cuda is torch.npu in this process.
         patch_reason: why or why not; part of the error where an NPU is wanted in vain.
 
@@ -76,7 +76,12 @@ def choose(requested: str, *, patched: bool, patch_reason: str) -> Device:
             f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} answers here "
             f"({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
         )
-    index = int(index_text or 0)
+    index = int(index_text or local_rank)
+    if index >= count and not index_text:
+        raise KitError(
+            f"LOCAL_RANK {local_rank}: this host shows {count} {LABELS[accelerator]}"
+            f"{'s' if count > 1 else ''}; start torchrun with --nproc-per-node {count}"
+        )
     if index >= count:
         raise KitError(
             f"--device {requested}: this host shows {count} {LABELS[accelerator]}"
@@ -216,42 +221,3 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, its type where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-class HealthChecks:
-    """Asks a device small questions with known answers and counts those it passed."""
-
-    def __init__(self, device: Device) -> None:
-        """Check `device`; nothing has been asked yet."""
-        self.device = device
-        self.passed = 0
-
-    def after(self, phase: str) -> None:
-        """Prove that the device still computes after a phase of the run.
-
-        A device that dropped its work hands back whatever lies in memory, perhaps the answer
-        to the last question: hence a new one each time. The numbers are small integers, exact
-        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails.
-
-        Args:
-            phase: what the run has just done, for the message.
-
-        Raises:
-            DeviceError: where the device fails or answers wrongly.
-        """
-        if self.device.type == "cpu":
-            return
-        number = next(_question_numbers)
-        question = (torch.arange(64).reshape(8, 8) * 7 + number * 13) % 61
-        expected = (question @ question.T + question).to(torch.float32)
-        with device_errors(f"checking the device after {phase}"):
-            on_device = question.to(torch.float32).to(self.device.torch_device)
-            answer = (on_device @ on_device.T + on_device).cpu()
-            synchronize(self.device)
-        if not torch.equal(answer, expected):
-            raise DeviceError(
-                f"{self.device.name} no longer computes after {phase}: a matrix product with a "
-                "known answer came back wrong, so nothing of this run can be trusted; "
-                "see the device's messages above and reset it"
-            )
-        self.passed += 1

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -58,6 +59,11 @@ def place() -> Place:
             "unset them or start with torchrun"
         )
     return Place(rank, local_rank, world_size)
+
+
+def host_name() -> str:
+    """Return the name of this host."""
+    return socket.gethostname()
 
 
 class Group:

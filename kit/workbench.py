@@ -11,7 +11,6 @@ from kit import model as models
 from kit import preprocessing
 from kit.device import (
     Device,
-    HealthChecks,
     choose,
     device_errors,
     float_modes,
@@ -20,6 +19,7 @@ from kit.device import (
 )
 from kit.errors import KitError
 from kit.fallbacks import Fallbacks
+from kit.health import HealthChecks
 from kit.inputs import Inputs
 from kit.output import RunLog
 from kit.preprocessing import Preprocessing
@@ -76,13 +76,26 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
         )
 
 
-def open_device(arguments: argparse.Namespace, patch: Patch, log: RunLog) -> Device:
+def open_device(
+    arguments: argparse.Namespace, patch: Patch, log: RunLog, local_rank: int = 0
+) -> Device:
     """Return the device that the options ask for, its fp32 modes set.
+
+    Args:
+        arguments: the options.
+        patch: what npu_patch did.
+        log: warned where auto finds the CPU only.
+        local_rank: the index where the options name none.
 
     Raises:
         KitError: where it is not there.
     """
-    device = choose(arguments.device, patched=patch.applied, patch_reason=patch.reason)
+    device = choose(
+        arguments.device,
+        patched=patch.applied,
+        patch_reason=patch.reason,
+        local_rank=local_rank,
+    )
     if device.type == "cpu" and arguments.device == "auto":
         log.warning("No NPU and no GPU answers: running on the CPU, which validates no NPU")
     if arguments.strict_fp32:

@@ -13,22 +13,38 @@ from kit.benchmark.found import Found
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Mode
 from kit.benchmark.options import ITERATIONS
-from kit.benchmark.record import Latency, RankLatency, SkippedMode
+from kit.benchmark.record import Latency, Phases, RankLatency, SkippedMode
 from kit.benchmark.runner import ModeRunner, run_mode
 from kit.benchmark.sweep import Sweep
-from kit.device import device_errors
+from kit.device import Device, device_errors
+from kit.device_meters import Stopwatch
 from kit.errors import DeviceError, KitError, OutOfDeviceMemory
 from kit.forward import Features, require_finite, to_host
 from kit.inputs import Inputs
 from kit.output import RunLog
-from kit.ranks import host_name
-from kit.workbench import Workbench, device_info
+from kit.progress import Progress
+from kit.ranks import Group, host_name
+from kit.workbench import Workbench, device_info, set_up
 
 ROW_LIMIT_S = 5.0  # without --iterations, a row of the sweep or the ladder takes about this long
 ROW_WINDOW = 3  # the process is warm by then: a row needs less of a warm-up
 PREPROCESSINGS_TIMED = 5
 COPIES_TIMED = 20
 EMPTY_CALLS_TIMED = 100
+
+
+def begin(
+    arguments: argparse.Namespace, inputs: Inputs, device: Device, import_ms: float, log: RunLog
+) -> tuple[Workbench, Found]:
+    """Load the model on the CPU; return the workbench, and what is known by then.
+
+    Raises:
+        KitError: as workbench.set_up does.
+    """
+    start = time.perf_counter()
+    bench = set_up(arguments, inputs, device, log)
+    load_ms = (time.perf_counter() - start) * 1e3
+    return bench, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))
 
 
 @dataclass
@@ -39,7 +55,8 @@ class Course:
         arguments: the options.
         bench: the device, and the model on the CPU.
         inputs: the images; the first is used.
-        meter: measures.
+        group: torchrun's processes, or this one alone.
+        progress: shows how far the run is.
         log: gets the report's lines.
         found: filled as the run goes on.
     """
@@ -47,19 +64,27 @@ class Course:
     arguments: argparse.Namespace
     bench: Workbench
     inputs: Inputs
-    meter: Meter
+    group: Group
+    progress: Progress
     log: RunLog
     found: Found
 
-    def run(self) -> None:
+    def __post_init__(self) -> None:
+        """Make what measures."""
+        stopwatch = Stopwatch(self.bench.device)
+        self.meter = Meter(stopwatch, self.bench.health, self.group, self.progress)
+
+    def run(self, pixels: torch.Tensor) -> None:
         """Measure every mode; on Ctrl-C keep what there is, if there is anything.
+
+        Args:
+            pixels: one preprocessed image, float32 on the CPU.
 
         Raises:
             KitError: where the device fails, or the main mode cannot run.
             KeyboardInterrupt: on Ctrl-C before anything was measured.
         """
         try:
-            pixels = self.preprocess()
             reference = ladder.reference(self.bench, pixels) if self.arguments.ladder else None
             main, *others = self.arguments.modes
             self.measure_main_mode(main, pixels, reference)
@@ -205,14 +230,14 @@ class Course:
         )
         self.warn(conditions.latency_warnings(mode.name, latency))
         self.warn(conditions.harness_warnings(harness))
-        self.found.ranks = self.meter.group.gather(self.rank_latency(latency), "the latencies")
+        self.found.ranks = self.group.gather(self.rank_latency(latency), "the latencies")
         return latency
 
     def rank_latency(self, latency: Latency) -> RankLatency:
         """Return this rank's part of the record."""
         device = self.bench.device
         return RankLatency(
-            rank=self.meter.group.place.rank,
+            rank=self.group.place.rank,
             host=host_name(),
             torch_device=str(device.torch_device),
             name=device.name,

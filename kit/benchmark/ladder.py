@@ -12,9 +12,9 @@ from kit.accuracy.limits import arithmetic_of
 from kit.benchmark.modes import Mode
 from kit.benchmark.record import LadderRow, Latency, Memory, ThroughputRow
 from kit.benchmark.runner import ModeRunner
-from kit.device import float_modes
+from kit.device import device_errors, float_modes
 from kit.forward import Features, forward, to_host
-from kit.workbench import Workbench
+from kit.workbench import Workbench, model_input
 
 PASS, FAIL, SELF_CHECK = "PASS", "FAIL", "SELF-CHECK"
 
@@ -82,7 +82,8 @@ def error(
         DeviceError: where the device fails.
     """
     device = runner.bench.device
-    found = to_host(call())
+    with device_errors(f"computing the features of {runner.mode.name}"):
+        found = to_host(call())
     equal = bits_equal_eager(runner, call, pixel_values, found) if runner.mode.graph else None
     runner.bench.health.after(f"the features of {runner.mode.name}")
     arithmetic = arithmetic_of(runner.mode.dtype, *float_modes(device))
@@ -104,12 +105,13 @@ def bits_equal_eager(
 
     The second image proves that the graph reads its input anew.
     """
-    original = pixel_values.clone()
-    mirrored = original.flip(-1)
-    equal = same_bits(to_host(forward(runner.model, original)), replayed)
-    pixel_values.copy_(mirrored)
-    equal &= same_bits(to_host(forward(runner.model, mirrored)), to_host(call()))
-    pixel_values.copy_(original)
+    original = runner.input(1)
+    mirrored = model_input(runner.bench, runner.pixels.flip(-1))
+    with device_errors(f"comparing {runner.mode.name} with its eager forward"):
+        equal = same_bits(to_host(forward(runner.model, original)), replayed)
+        pixel_values.copy_(mirrored)
+        equal &= same_bits(to_host(forward(runner.model, mirrored)), to_host(call()))
+        pixel_values.copy_(original)
     return equal
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from kit import timing
 from kit.benchmark.record import Latency, WarmUp
-from kit.device import HealthChecks, device_errors
+from kit.device import device_errors
 from kit.device_meters import Sample, Stopwatch
 from kit.forward import Features
+from kit.health import HealthChecks
 from kit.progress import Progress
 from kit.ranks import Group
 
