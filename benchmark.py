@@ -19,7 +19,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
 from kit import ranks
 from kit.benchmark import baseline, options
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     start = time.perf_counter()
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment, fallbacks, workbench
-    from kit.benchmark import report
+    from kit.benchmark import pictures, report
     from kit.benchmark.course import Course, begin
     from kit.benchmark.record import BenchmarkRecord
 
@@ -93,7 +93,10 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     exit_code = EXIT_FAILED_VERDICT if regression and not regression.passed else EXIT_PASSED
     if found.interrupted:
         exit_code = EXIT_INTERRUPTED
-    return Outcome(record, report.lines(record), {}, exit_code)
+    files = {}
+    if group.place.leads:
+        files[Path("benchmark.png")] = pictures.draw(record.results, report.title(record))
+    return Outcome(record, report.lines(record), files, exit_code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kit.errors import DeviceError, KitError, OutOfDeviceMemory
+from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
 from kit.records import DeviceType, FloatMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,9 +50,7 @@ class Device:
         return LABELS[self.type]
 
 
-def choose(
-    requested: str, *, patched: bool, patch_reason: str, local_rank: int = 0
-) -> Device:
+def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int = 0) -> Device:
     """Return the device that `requested` names, ready to use.
 
     Args:
@@ -181,13 +179,13 @@ def device_errors(phase: str) -> Iterator[None]:
 
     Raises:
         DeviceError: in place of torch's RuntimeError (OutOfMemoryError is one).
-        OutOfDeviceMemory: where it was for want of memory.
+        OutOfDeviceMemoryError: where it was for want of memory.
     """
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise OutOfDeviceMemory(
+            raise OutOfDeviceMemoryError(
                 f"out of device memory while {phase} ({first_line(error)}); "
                 "use a smaller --size or batch, or --dtype bf16"
             ) from error

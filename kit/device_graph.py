@@ -48,12 +48,12 @@ def capture(device: Device, call: Callable[[], T], name: str) -> CapturedCall[T]
 
     Raises:
         KitError: for the CPU, which has no graphs.
-        OutOfDeviceMemory, DeviceError: where the device fails.
+        OutOfDeviceMemoryError, DeviceError: where the device fails.
     """
     if device.type == "cpu":
         raise KitError("the CPU has no graph capture: leave -graph out of the mode")
     with device_errors(f"capturing {name}"):
-        side_stream = torch.cuda.Stream()
+        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch's own
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
             for _ in range(CALLS_BEFORE_CAPTURE):

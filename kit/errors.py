@@ -9,5 +9,5 @@ class DeviceError(KitError):
     """The device failed or no longer computes: nothing measured after it can be trusted."""
 
 
-class OutOfDeviceMemory(DeviceError):
+class OutOfDeviceMemoryError(DeviceError):
     """Memory ran out before any work was given to the device: a smaller batch may still run."""

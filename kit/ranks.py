@@ -93,7 +93,7 @@ class Group:
         """
         if self.size == 1:
             return
-        import torch.distributed as distributed
+        from torch import distributed
 
         with lost_ranks(f"waiting for {name}"):
             distributed.monitored_barrier(timeout=TIMEOUT)
@@ -106,7 +106,7 @@ class Group:
         """
         if self.size == 1:
             return [value]
-        import torch.distributed as distributed
+        from torch import distributed
 
         values: list[Any] = [None] * self.size
         with lost_ranks(f"gathering {name}"):
@@ -136,7 +136,7 @@ def joined(where: Place) -> Iterator[Group]:
     if where.world_size == 1:
         yield group
         return
-    import torch.distributed as distributed
+    from torch import distributed
 
     before = signal.signal(signal.SIGTERM, end_by_torchrun)
     try:

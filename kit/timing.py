@@ -122,13 +122,8 @@ def spread(samples_ms: Sequence[float]) -> float:
     return float(NORMAL_MAD * np.median(np.abs(values - np.median(values))))
 
 
-def dispersion_warnings(name: str, samples_ms: Sequence[float]) -> list[str]:
-    """Return what makes samples doubtful: they vary, they drift, some stand far out.
-
-    Args:
-        name: of the measurement, for the messages.
-        samples_ms: in the order they were taken.
-    """
+def dispersion_warnings(samples_ms: Sequence[float]) -> list[str]:
+    """Return what makes samples doubtful: they vary, some stand far out, they drift."""
     count = len(samples_ms)
     if count < 2:
         return []
@@ -137,19 +132,19 @@ def dispersion_warnings(name: str, samples_ms: Sequence[float]) -> list[str]:
     outliers = sum(sample > OUTLIER_FACTOR * median(samples_ms) for sample in samples_ms)
     if mean > 0 and deviation > VARIATION_LIMIT * mean:
         found.append(
-            f"{name} varies by {deviation / mean:.0%} of its mean: "
+            f"varies by {deviation / mean:.0%} of the mean: "
             "something else may be using the device or the host"
         )
     if outliers:
         found.append(
-            f"{name}: {outliers} of {count} samples took more than {OUTLIER_FACTOR:g} times the "
-            "median; the percentiles say more than the mean"
+            f"{outliers} of {count} samples took more than {OUTLIER_FACTOR:g} times the median: "
+            "the percentiles say more than the mean"
         )
     third = count // 3
     if third >= 3 and shifted(samples_ms[:third], samples_ms[-third:], DRIFT_TOLERANCE):
         change = median(samples_ms[-third:]) / median(samples_ms[:third]) - 1
         found.append(
-            f"{name} drifted by {change:+.0%} from the first third of the samples to the last: "
-            "it was not steady; raise --warmup"
+            f"drifted by {change:+.0%} from the first third of the samples to the last: "
+            "not steady, raise --warmup"
         )
     return found

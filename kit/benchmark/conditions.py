@@ -52,24 +52,24 @@ def host_warnings(found: Harness) -> list[str]:
 
 
 def latency_warnings(name: str, latency: Latency) -> list[str]:
-    """Return what makes a latency doubtful: its warm-up, its samples, its two clocks."""
+    """Return what makes a latency doubtful, in one line: warm-up, samples, its two clocks."""
     warnings = []
     warm_up = latency.warm_up
     if not warm_up.steady:
         warnings.append(
-            f"{name} was not steady after {warm_up.iterations} warm-up forwards "
+            f"not steady after {warm_up.iterations} warm-up forwards "
             f"({sum(warm_up.samples_ms) / 1e3:.1f} s): the figures may still move"
         )
-    warnings += dispersion_warnings(name, latency.samples_ms)
+    warnings += dispersion_warnings(latency.samples_ms)
     device_ms, wall_ms = latency.device_p50_ms, latency.p50_ms
     if device_ms is not None:
         slack = CLOCK_TOLERANCE * wall_ms + CLOCK_TOLERANCE_MS
         if abs(wall_ms - device_ms) > slack:
             warnings.append(
-                f"{name}: the device's clock says {device_ms:.2f} ms where the host's says "
+                f"the device's clock says {device_ms:.2f} ms where the host's says "
                 f"{wall_ms:.2f} ms"
             )
-    return warnings
+    return [f"{name}: {'; '.join(warnings)}"] if warnings else []
 
 
 def harness_warnings(found: Harness) -> list[str]:

@@ -18,7 +18,7 @@ from kit.benchmark.runner import ModeRunner, run_mode
 from kit.benchmark.sweep import Sweep
 from kit.device import Device, device_errors
 from kit.device_meters import Stopwatch
-from kit.errors import DeviceError, KitError, OutOfDeviceMemory
+from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
 from kit.forward import Features, require_finite, to_host
 from kit.inputs import Inputs
 from kit.output import RunLog
@@ -166,10 +166,8 @@ class Course:
                     sweep.run(self.arguments.batch_sizes)
                 finally:
                     memory = conditions.memory(runner.peaks)
-                    self.found.ladder.append(
-                        ladder.row(mode, latency, sweep.rows, memory, error)
-                    )
-        except OutOfDeviceMemory as problem:
+                    self.found.ladder.append(ladder.row(mode, latency, sweep.rows, memory, error))
+        except OutOfDeviceMemoryError as problem:
             self.skip(mode, problem)
         except DeviceError:
             raise
@@ -260,6 +258,6 @@ class Course:
         )
 
     def warn(self, messages: list[str]) -> None:
-        """Log warnings."""
-        for message in messages:
-            self.log.warning(message)
+        """Log warnings, the ones of one matter on one line."""
+        if messages:
+            self.log.warning("; ".join(messages))

@@ -41,6 +41,13 @@ def lines(record: BenchmarkRecord) -> list[str]:
     return found
 
 
+def title(record: BenchmarkRecord) -> str:
+    """Return what stands above the picture: device, mode, and weights where they are random."""
+    weights = ", random weights" if record.model.source == "random" else ""
+    device = f"{LABELS[record.device.type]} ({record.device.name})"
+    return f"{record.model.architecture}{weights} on {device}, {record.results.mode}"
+
+
 def latency_lines(latency: Latency) -> list[str]:
     """Return the first table: the seed's names, a mark on what few samples cannot support."""
     found = [f"iterations: {latency.iterations}"]

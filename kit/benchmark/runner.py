@@ -99,4 +99,3 @@ def run_mode(
         model = move_model(moved, log)
         move_ms = (time.perf_counter() - start) * 1e3
         yield ModeRunner(moved, mode, model, pixels, move_ms, peaks)
-

@@ -9,7 +9,7 @@ from kit.benchmark.measure import Interrupted, Meter, Plan
 from kit.benchmark.record import Latency, RowStatus, ScalingRow, ThroughputRow
 from kit.benchmark.runner import ModeRunner
 from kit.device import device_errors, synchronize
-from kit.errors import OutOfDeviceMemory
+from kit.errors import OutOfDeviceMemoryError
 from kit.forward import Features
 from kit.output import RunLog
 
@@ -75,9 +75,16 @@ class Sweep:
                     self.rows.append(row(interrupted.latency, "interrupted", searched=searched))
                 raise
             queued_ips = self.queued_throughput(call, latency, name)
-            peak = self.runner.peaks.take()
+            memory = self.runner.peaks.take()
+            peak = memory.peak_bytes if memory else None
         self.rows.append(
-            row(latency, "measured", queued_ips, peak and peak.peak_bytes, searched=searched)
+            row(
+                latency,
+                "measured",
+                queued_ips,
+                peak.peak_bytes if peak else None,
+                searched=searched,
+            )
         )
         if meter.group.size > 1:
             busy = meter.group.gather((latency, alone), "the ranks' throughput")
@@ -100,7 +107,7 @@ class Sweep:
             with device_errors(f"trying {name}"):
                 call()
                 synchronize(self.runner.bench.device)
-        except OutOfDeviceMemory as error:
+        except OutOfDeviceMemoryError as error:
             if told:
                 self.log.warning(f"Batch {batch_size} does not fit: {error}")
         else:
