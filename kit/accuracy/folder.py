@@ -138,7 +138,7 @@ class FolderRun:
         return FolderDone(
             [done[str(path)] for path in paths if str(path) in done],
             sorted(broken, key=lambda image: image.image),
-            len(known) and sum(str(path) in known for path in paths),
+            sum(str(path) in known for path in paths),
             sum(hits for _, _, hits in shares),
         )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from kit import images, preprocessing
+from kit.accuracy.explain import explain
 from kit.accuracy.folder import FolderRun
 from kit.accuracy.folder_record import folder_accuracy
-from kit.accuracy.record import AccuracyResults, BrokenImage, Cause, FolderAccuracy
+from kit.accuracy.record import AccuracyResults, BrokenImage, FolderAccuracy
 from kit.accuracy.results import results_of
 from kit.accuracy.single import Measured, Sides, make_sides, measure
 from kit.accuracy.verdict import Verdict
@@ -95,7 +96,7 @@ class Session:
         warn_of_identical_bits(measured, self.sides, self.log)
         if reasons:
             measured = replace(measured, verdict=failed(measured.verdict, reasons))
-        causes: tuple[Cause, ...] = ()
+        causes = explain(self.sides, pixels) if self.arguments.explain else ()
         results = results_of(
             measured,
             self.sides.references.stages,
