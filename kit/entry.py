@@ -1,6 +1,7 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
     0: done and passed. 1: done, and the verdict is a failure. 2: could not run. 130: Ctrl-C.
     An error is one line on stderr and leaves earlier results as they were.
     """
+    # The run's own log prints npu_patch's line; logging's last resort must not print it again.
+    logging.getLogger("npu_patch").addHandler(logging.NullHandler())
     try:
         arguments = parse(argv)
         output.require_writable(arguments.output_dir)
