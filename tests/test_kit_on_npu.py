@@ -33,9 +33,10 @@ class Host:
         self, *options: str, environment: Mapping[str, str] | None = None
     ) -> CompletedProcess[str]:
         """Run inference.py with these options added."""
-        arguments = ["inference.py", "--weights", self.weights, "--image", self.photo]
-        arguments += ["--output-dir", self.folder, "--save-features", self.features_file]
-        return self.npu.run([*arguments, *options], environment=environment)
+        arguments: list[str | Path] = ["inference.py", "--weights", self.weights]
+        arguments += ["--image", self.photo, "--output-dir", self.folder]
+        arguments += ["--save-features", self.features_file, *options]
+        return self.npu.run(arguments, environment=environment)
 
     def record(self) -> dict[str, Any]:
         """Return the record of the last run, held to its schema."""
@@ -47,7 +48,8 @@ class Host:
         """Return last_hidden_state of a run that must succeed, in fp64."""
         done = self.infer(*options, environment=environment)
         assert done.returncode == 0, done.stderr
-        return load_file(self.features_file)["last_hidden_state"].double()
+        tensors: dict[str, torch.Tensor] = load_file(self.features_file)
+        return tensors["last_hidden_state"].double()
 
 
 @pytest.fixture
