@@ -585,7 +585,7 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
             return (make if cls is replacement else kind.__call__)(cls, *args, **kwargs)
 
         names = ("__instancecheck__", "__subclasscheck__", "__eq__", "__hash__")
-        methods = {name: getattr(original, name) for name in names}
+        methods = {name: getattr(kind, name).__get__(original) for name in names}
         methods |= {"__call__": call, "__getattr__": lambda cls, name: getattr(original, name)}
         meta = type(f"_{place.name}Type", (kind,), methods)
         final = not original.__flags__ & 1 << 10  # Py_TPFLAGS_BASETYPE
