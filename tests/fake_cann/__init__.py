@@ -1,0 +1,1 @@
+"""The emulated Ascend NPU: a stub of CANN, its build script and a launcher."""

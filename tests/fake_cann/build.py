@@ -1,0 +1,205 @@
+"""Build the stub CANN libraries for the running interpreter's torch and torch-npu.
+
+    python3 tests/fake_cann/build.py        # prints the folder to put on LD_LIBRARY_PATH
+
+An unchanged source is not rebuilt: the folder's name is a hash of all that the libraries depend on.
+Neither torch nor torch-npu is imported, since importing them needs the libraries.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILD_FOLDER_VARIABLE = "FAKE_CANN_BUILD_DIR"
+
+FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-fmax-errors=3", "-fPIC", "-fvisibility=hidden")
+LONGEST_MESSAGE = 4000  # one error in a template can print a thousand lines of candidates
+# torch_npu links to these too; all that it wants of them stands in libascendcl.so.
+OTHER_NAMES = (
+    "libhccl.so",
+    "libacl_op_compiler.so",
+    "libge_runner.so",
+    "libgraph.so",
+    "libacl_tdt_channel.so",
+    "libmsprofiler.so",
+)
+
+
+class BuildError(Exception):
+    """The libraries cannot be built; the message says why and what would mend it."""
+
+
+def package_folder(name: str) -> Path | None:
+    """Find where an installed package lies without importing it; None when it is not installed."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
+
+
+def compiler() -> str | None:
+    """Find the C++ compiler: $CXX, else g++; None when there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def unavailable_reason() -> str | None:
+    """Why the emulated NPU cannot be had here, in one line; None when it can."""
+    if sys.platform != "linux":
+        return f"the emulated NPU needs Linux, not {sys.platform}"
+    for name, package in (("torch", "torch"), ("torch_npu", "torch-npu")):
+        if package_folder(name) is None:
+            return f"the emulated NPU needs {package}, which is not installed"
+    if compiler() is None:
+        return "the emulated NPU needs g++ 12 or newer, which is not installed"
+    return None
+
+
+def acl_include_folder(torch_npu: Path) -> Path:
+    """Find the folder that holds `acl/acl.h`, which moved between torch-npu's releases."""
+    for candidate in ("include", "include/third_party/acl/inc"):
+        if (torch_npu / candidate / "acl" / "acl.h").is_file():
+            return torch_npu / candidate
+    message = f"no acl/acl.h below {torch_npu / 'include'}: this torch-npu is laid out differently"
+    raise BuildError(message)
+
+
+def source_files() -> list[Path]:
+    """List every file that the libraries are made of, this script included."""
+    return [*sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file()), Path(__file__)]
+
+
+def build_key() -> str:
+    """Hash of the sources, the flags, the compiler and the versions of torch and torch-npu."""
+    path = compiler()
+    version = path and subprocess.run([path, "--version"], capture_output=True, check=True).stdout
+    digest = hashlib.sha256(repr((FLAGS, path, version, sys.version_info[:2])).encode())
+    for package in ("torch", "torch-npu"):
+        digest.update(importlib.metadata.version(package).encode())
+        digest.update(str(package_folder(package.replace("-", "_"))).encode())
+    for source in source_files():
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build_folder() -> Path:
+    """Where the libraries of the present sources lie, or will lie once built."""
+    base = os.environ.get(BUILD_FOLDER_VARIABLE) or REPOSITORY / "build" / "fake_cann"
+    return Path(base).resolve() / build_key()
+
+
+def run_compiler(*arguments: str | Path) -> None:
+    """Run the compiler; raise BuildError with what it printed when it fails."""
+    command = [str(compiler()), *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        message = f"{shlex.join(command)}\n{finished.stderr[:LONGEST_MESSAGE]}"
+        raise BuildError(message)
+    sys.stderr.write(finished.stderr)  # warnings
+
+
+def write_aten_header(torch: Path, folder: Path) -> None:
+    """Write `aten_operators.h`: the header of every `at::` operator that the sources use.
+
+    All of ATen in one header takes the compiler twice as long, and a list kept by hand would be a
+    second line for each operator.
+    """
+    text = "".join(path.read_text() for path in (SOURCE_FOLDER / "operators").iterdir())
+    used = sorted(set(re.findall(r"\bat::(\w+)\(", text)))
+    headers = [f"ATen/ops/{name}.h" for name in used]
+    present = [header for header in headers if (torch / "include" / header).is_file()]
+    lines = ["#pragma once", *(f"#include <{header}>" for header in present)]
+    (folder / "aten_operators.h").write_text("\n".join(lines) + "\n")
+
+
+def compile_all(torch: Path, torch_npu: Path, objects: Path) -> None:
+    """Compile every .cpp file into `objects`, as many at once as there are cores."""
+    write_aten_header(torch, objects)
+    includes = [
+        f"-I{objects}",
+        f"-isystem{acl_include_folder(torch_npu)}",
+        f"-isystem{torch / 'include'}",
+        f"-isystem{torch / 'include/torch/csrc/api/include'}",
+    ]
+    # The files that include all of ATen take longest, so they start first.
+    sources = sorted(SOURCE_FOLDER.rglob("*.cpp"), key=lambda path: path.parent == SOURCE_FOLDER)
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = [
+            pool.submit(
+                run_compiler, *FLAGS, *includes, "-c", source, "-o", objects / f"{source.stem}.o"
+            )
+            for source in sources
+        ]
+        for job in jobs:
+            job.result()
+
+
+def link_all(torch: Path, objects: Path, libraries: Path) -> None:
+    """Link the runtime and the operators, and name the runtime as torch_npu looks for it."""
+    runtime = [objects / f"{path.stem}.o" for path in SOURCE_FOLDER.glob("*.cpp")]
+    operators = [objects / f"{path.stem}.o" for path in (SOURCE_FOLDER / "operators").glob("*.cpp")]
+    shared = ("-shared", "-Wl,--no-undefined", "-pthread")
+    run_compiler(*shared, *runtime, "-o", libraries / "libascendcl.so")
+    run_compiler(
+        *shared,
+        *operators,
+        "-o",
+        libraries / "libopapi.so",
+        *(f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", f"-L{libraries}", "-lascendcl"),
+    )
+    for name in OTHER_NAMES:
+        (libraries / name).symlink_to("libascendcl.so")
+
+
+def build() -> Path:
+    """Build the libraries unless they are there; return their folder.
+
+    Safe to call from several processes at once: each builds in a folder of its own, and the first
+    to finish gives it its final name.
+
+    Raises BuildError when g++ or torch-npu is missing or the compiler fails.
+    """
+    reason = unavailable_reason()
+    torch, torch_npu = package_folder("torch"), package_folder("torch_npu")
+    if reason or torch is None or torch_npu is None:
+        raise BuildError(reason)
+    folder = build_folder()
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        objects, libraries = Path(scratch, "objects"), Path(scratch, "libraries")
+        objects.mkdir()
+        libraries.mkdir()
+        compile_all(torch, torch_npu, objects)
+        link_all(torch, objects, libraries)
+        try:
+            libraries.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was first, which is fine
+                raise
+    return folder
+
+
+def main() -> int:
+    """Print the folder of the libraries."""
+    try:
+        print(build())  # noqa: T201 - this is the command's output
+    except BuildError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

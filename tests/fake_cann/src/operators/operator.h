@@ -1,0 +1,207 @@
+// OP(name, (parameters), body): one operator of libopapi.so.
+//
+// torch_npu looks up two C functions for each: `<name>GetWorkspaceSize`, which takes the parameters,
+// and `<name>`, which launches. OP exports both from the one list of parameters, in the types that
+// the body wants to work with; Abi<> below says as which C type each of them arrives.
+#pragma once
+
+#include "../faults.h"
+#include "../options.h"
+#include "objects.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
+
+namespace fake_cann {
+
+using at::Scalar;
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+using Ints = std::vector<int64_t>;
+using Floats = std::vector<float>;
+using Bools = std::vector<bool>;
+using Scalars = std::vector<Scalar>;
+using Text = std::string;
+using Dtype = at::ScalarType;
+
+// A tensor that the operator writes. Faults that corrupt a result corrupt these.
+struct Out : Tensor {
+  explicit Out(Tensor tensor, aclTensor* handle = nullptr) : Tensor(std::move(tensor)), handle(handle) {}
+
+  // Assigning writes the values into the output's memory, converted to its type; an output that the
+  // caller did not ask for takes nothing.
+  void operator=(const Tensor& result) const {
+    if (defined()) copy_(result);
+  }
+
+  // For an output whose size depends on the data: torch_npu allocates the largest one and asks for
+  // the true size afterwards.
+  void shrink_to(const Tensor& result) const {
+    flatten().narrow(0, 0, result.numel()).copy_(result.flatten());
+    handle->size = result.sizes().vec();
+  }
+
+  aclTensor* handle;
+};
+using Outs = std::vector<Out>;
+
+// The types of OP's parameters: the C type in which each arrives, and how to own its value, since
+// torch_npu destroys the C objects before a queued or captured operator runs.
+template <class T>
+struct Abi {
+  using type = T;  // numbers and flags
+  static T own(T value) { return value; }
+};
+
+Tensor tensor_of(const aclTensor* handle);
+Dtype dtype_of(aclDataType type);
+Tensors tensors_of(const aclTensorList* handles);
+
+template <>
+struct Abi<Tensor> {
+  using type = const aclTensor*;
+  static Tensor own(type handle) { return tensor_of(handle); }
+};
+template <>
+struct Abi<Out> {
+  using type = aclTensor*;
+  static Out own(type handle) { return Out(tensor_of(handle), handle); }
+};
+template <>
+struct Abi<Tensors> {
+  using type = const aclTensorList*;
+  static Tensors own(type handles) { return tensors_of(handles); }
+};
+template <>
+struct Abi<Outs> {
+  using type = const aclTensorList*;
+  static Outs own(type handles) {
+    Outs outs;
+    for (Tensor& tensor : tensors_of(handles)) outs.emplace_back(tensor);
+    return outs;
+  }
+};
+template <>
+struct Abi<Scalar> {
+  using type = const aclScalar*;
+  static Scalar own(type handle) { return handle ? handle->value : Scalar(); }
+};
+template <>
+struct Abi<Scalars> {
+  using type = const aclScalarList*;
+  static Scalars own(type handles) {
+    Scalars values;
+    for (const aclScalar* scalar : handles->values) values.push_back(scalar->value);
+    return values;
+  }
+};
+template <>
+struct Abi<Ints> {
+  using type = const aclIntArray*;
+  static Ints own(type handle) { return handle ? handle->values : Ints(); }
+};
+template <>
+struct Abi<Floats> {
+  using type = const aclFloatArray*;
+  static Floats own(type handle) { return handle ? handle->values : Floats(); }
+};
+template <>
+struct Abi<Bools> {
+  using type = const aclBoolArray*;
+  static Bools own(type handle) { return handle ? handle->values : Bools(); }
+};
+template <>
+struct Abi<Text> {
+  using type = const char*;
+  static Text own(type value) { return value ? value : ""; }
+};
+template <>
+struct Abi<Dtype> {
+  using type = aclDataType;
+  static Dtype own(type value) { return dtype_of(value); }
+};
+
+// FAKECANN_LOG=3 prints every call with its arguments.
+std::string describe(const Tensor& tensor);
+std::string describe(const Scalar& scalar);
+std::string describe(Dtype type);
+std::string describe(const Text& text);
+std::string describe(double value);
+template <class T>
+std::string describe(const std::vector<T>& values) {
+  std::string text = "{";
+  for (const auto& value : values) text += describe(value) + " ";
+  return text + "}";
+}
+
+template <class T>
+void collect_outputs(Tensors&, const T&) {}
+inline void collect_outputs(Tensors& outputs, const Out& out) {
+  if (out.defined()) outputs.push_back(out);
+}
+inline void collect_outputs(Tensors& outputs, const Outs& outs) {
+  for (const Out& out : outs) collect_outputs(outputs, out);
+}
+
+// Runs `compute` as a thread that torch knows nothing of would, with the faults that are due.
+void run_operator(const char* name, const Stream& stream, const Tensors& outputs, const std::function<void()>& compute);
+// True when the operator has nothing to do at all: FAKECANN_NOOP, and no fault is set for it.
+bool is_idle(const char* name);
+
+// The C entry points of the operator Op, whose compute() has the parameters P.
+template <class Op, class Signature = decltype(Op::compute)>
+struct EntryPoint;
+template <class Op, class... P>
+struct EntryPoint<Op, void(P...)> {
+  static int prepare(typename Abi<P>::type... arguments, uint64_t* workspace_bytes, aclOpExecutor** executor) {
+    *workspace_bytes = 0;
+    *executor = new aclOpExecutor{Op::kName, nullptr};
+    if (is_idle(Op::kName)) return 0;
+    std::tuple<P...> owned(Abi<P>::own(arguments)...);
+    if (options().log_level >= 3) {
+      std::string text;
+      std::apply([&](const P&... value) { ((text += "|" + describe(value)), ...); }, owned);
+      log(3, "call %s %s", Op::kName, text.c_str());
+    }
+    (*executor)->run = [owned](Stream& stream) {
+      Tensors outputs;
+      std::apply([&](const P&... value) { (collect_outputs(outputs, value), ...); }, owned);
+      run_operator(Op::kName, stream, outputs, [&] { std::apply(Op::compute, owned); });
+    };
+    return 0;
+  }
+};
+
+// What a resolver has to return: the type of the declaration without parameters that OP exports.
+using AnyFunction = int (*)();
+template <class Function>
+AnyFunction any_function(Function function) {
+  return reinterpret_cast<AnyFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+}  // namespace fake_cann
+
+// The parameters are CANN's; not each of them matters to the CPU's operator.
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+// An indirect function (ifunc) is how a C name, which dlsym can find, comes to stand for a member of
+// a template, which has the C types already deduced: without it each parameter would be written twice.
+#define OP(name, parameters, ...)                                             \
+  namespace fake_cann {                                                       \
+  namespace {                                                                 \
+  struct name##_ {                                                            \
+    static constexpr const char* kName = #name;                               \
+    static void compute parameters { __VA_ARGS__; }                           \
+  };                                                                          \
+  }                                                                           \
+  }                                                                           \
+  extern "C" {                                                                \
+  static fake_cann::AnyFunction name##_resolver() {                           \
+    return fake_cann::any_function(&fake_cann::EntryPoint<fake_cann::name##_>::prepare); \
+  }                                                                           \
+  SHARED int name##GetWorkspaceSize() __attribute__((ifunc(#name "_resolver"))); \
+  SHARED int name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) { \
+    return fake_cann::launch(executor, stream);                               \
+  }                                                                           \
+  }

@@ -1,0 +1,137 @@
+#include "options.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+
+extern char** environ;
+
+namespace fake_cann {
+namespace {
+
+constexpr int kUnreadableOption = 96;
+constexpr int kMaxDevices = 64;
+
+[[noreturn]] void reject(const std::string& variable, const std::string& reason) {
+  fprintf(stderr, "[fake_cann] %s: %s\n", variable.c_str(), reason.c_str());
+  fflush(nullptr);
+  _exit(kUnreadableOption);
+}
+
+std::string text(const char* variable, const char* fallback) {
+  const char* value = getenv(variable);
+  return value && *value ? value : fallback;
+}
+
+double parse_number(const std::string& variable, const std::string& written) {
+  char* end = nullptr;
+  double value = strtod(written.c_str(), &end);
+  if (written.empty() || *end || !(value >= 0)) {
+    reject(variable, "'" + written + "' is not a number of at least 0");
+  }
+  return value;
+}
+
+double number(const char* variable, const char* fallback) {
+  return parse_number(variable, text(variable, fallback));
+}
+
+bool flag(const char* variable, bool fallback) { return number(variable, fallback ? "1" : "0") != 0; }
+
+std::vector<std::string> split(const std::string& written, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream stream(written);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+Rule parse_rule(const std::string& variable, const std::string& written) {
+  std::vector<std::string> parts = split(written, ':');
+  if (parts.empty() || parts.size() > 3) {
+    reject(variable, "'" + written + "' is not operator[:call[:value]]");
+  }
+  if (parts[0] != "*" && parts[0].rfind("aclnn", 0) != 0) {
+    reject(variable, "'" + parts[0] + "' is neither * nor the name of an aclnn operator");
+  }
+  Rule rule;
+  rule.operator_name = parts[0];
+  if (parts.size() > 1 && parts[1] != "*") {
+    rule.call = static_cast<int64_t>(parse_number(variable, parts[1]));
+    if (rule.call == 0) reject(variable, "calls are counted from 1");
+  }
+  if (parts.size() > 2) {
+    rule.value = parse_number(variable, parts[2]);
+    rule.has_value = true;
+  }
+  return rule;
+}
+
+std::vector<Rule> rules(const char* variable) {
+  std::vector<Rule> parsed;
+  for (const std::string& entry : split(text(variable, ""), ',')) {
+    parsed.push_back(parse_rule(variable, entry));
+  }
+  return parsed;
+}
+
+// "250" is every operator, "aclnnGelu:250" is one; the two may stand in one list.
+std::vector<Rule> durations(const char* variable) {
+  std::vector<Rule> parsed;
+  for (const std::string& entry : split(text(variable, ""), ',')) {
+    std::vector<std::string> parts = split(entry, ':');
+    Rule rule;
+    rule.operator_name = parts.size() > 1 ? parts[0] : "*";
+    rule.value = parse_number(variable, parts.back());
+    if (rule.value > 0) parsed.push_back(rule);
+  }
+  return parsed;
+}
+
+void reject_unknown_variables() {
+  static const char* const known[] = {
+      "DEVICES", "SOC", "VERSION", "HBM_GIB", "LOG",   "POISON",      "ASYNC", "NOOP",
+      "STRICT",  "FAIL", "ABORT",  "NAN",     "WRONG", "WRONG_TOKEN", "LOST",  "DELAY_US"};
+  for (char** entry = environ; *entry; ++entry) {
+    if (strncmp(*entry, "FAKECANN_", 9) != 0) continue;
+    std::string name(*entry + 9, strcspn(*entry + 9, "="));
+    bool found = false;
+    for (const char* candidate : known) found = found || name == candidate;
+    if (!found) reject("FAKECANN_" + name, "no such variable");
+  }
+}
+
+Options read_options() {
+  reject_unknown_variables();
+  Options read;
+  read.devices = static_cast<int>(number("FAKECANN_DEVICES", "2"));
+  if (read.devices > kMaxDevices) reject("FAKECANN_DEVICES", "at most 64 devices");
+  read.soc = text("FAKECANN_SOC", "Ascend910_9362");
+  read.version = text("FAKECANN_VERSION", "9.1.0");
+  read.device_bytes = static_cast<size_t>(number("FAKECANN_HBM_GIB", "64") * (1ull << 30));
+  read.log_level = static_cast<int>(number("FAKECANN_LOG", "0"));
+  read.poison = flag("FAKECANN_POISON", true);
+  read.no_compute = flag("FAKECANN_NOOP", false);
+  read.strict = flag("FAKECANN_STRICT", true);
+  read.durations = durations("FAKECANN_DELAY_US");
+  // A duration is meant to pass on the device while the host goes on.
+  read.asynchronous = flag("FAKECANN_ASYNC", !read.durations.empty());
+  read.launch_fails = rules("FAKECANN_FAIL");
+  read.aborts = rules("FAKECANN_ABORT");
+  read.nans = rules("FAKECANN_NAN");
+  read.wrong_results = rules("FAKECANN_WRONG");
+  read.wrong_tokens = rules("FAKECANN_WRONG_TOKEN");
+  read.losses = rules("FAKECANN_LOST");
+  return read;
+}
+
+}  // namespace
+
+const Options& options() {
+  static const Options read = read_options();
+  return read;
+}
+
+}  // namespace fake_cann

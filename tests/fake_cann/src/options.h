@@ -1,0 +1,47 @@
+// The environment variables, read once. README.md holds the table that documents them.
+#pragma once
+
+#include "api.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fake_cann {
+
+// One entry of a variable such as FAKECANN_NAN: `operator[:call[:value]]`.
+struct Rule {
+  std::string operator_name;  // "*" is any operator
+  int64_t call = 0;           // counted from 1; 0 is every call
+  double value = 0;           // its meaning depends on the variable
+  bool has_value = false;
+
+  bool names(const std::string& name) const { return operator_name == "*" || operator_name == name; }
+};
+
+struct Options {
+  int devices;
+  std::string soc;
+  std::string version;
+  size_t device_bytes;
+  int log_level;
+  bool poison;        // fresh device memory is 0xA5, so that reading it before writing shows
+  bool asynchronous;  // one worker thread per stream
+  bool no_compute;    // operators do nothing, so that only the host's own cost is left
+  bool strict;        // an operator that is not emulated ends the process
+
+  std::vector<Rule> durations;     // value: microseconds
+  std::vector<Rule> launch_fails;
+  std::vector<Rule> aborts;
+  std::vector<Rule> nans;
+  std::vector<Rule> wrong_results;  // value: factor
+  std::vector<Rule> wrong_tokens;   // value: row
+  std::vector<Rule> losses;
+};
+
+// Ends the process with code 96 and one line when a variable cannot be read: a misspelt fault that
+// injects nothing would make a test pass for the wrong reason.
+SHARED const Options& options();
+
+}  // namespace fake_cann
