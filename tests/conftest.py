@@ -1,13 +1,60 @@
-"""Fixtures that several test files share."""
+"""Fixtures that every test may use. Nothing here reaches for the network."""
 
 import os
 
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("DINOV3_WEIGHTS", None)
+
+import npu_patch  # isort: skip - it makes the imports of torch below safe on any host
+
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from tests.emulated_npu import EmulatedNpu
 from tests.fake_cann import build
+from tests.models import save_tiny_vit
+
+__all__ = ["npu_patch"]
 
 REQUIRE_VARIABLE = "KIT_REQUIRE_NPU"
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with a DINOv3 ViT of 2 blocks, 32 wide, seeded. Not to be changed."""
+    return save_tiny_vit(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small colourful image file. Not to be changed."""
+    path = tmp_path_factory.mktemp("images") / "photo.png"
+    red, green = Image.linear_gradient("L"), Image.radial_gradient("L")
+    Image.merge("RGB", (red, green, red.rotate(90))).resize((80, 60)).save(path)
+    return path
+
+
+@pytest.fixture
+def run_inference(
+    tiny_weights: Path, photo: Path, tmp_path: Path
+) -> Callable[..., tuple[int, Path]]:
+    """Run inference.py in this process on the tiny model; returns exit code and output folder."""
+
+    def run(*options: str, defaults: bool = True) -> tuple[int, Path]:
+        import inference
+
+        folder = tmp_path / "output"
+        argv = ["--output-dir", str(folder)]
+        if defaults and "--weights" not in options:
+            argv += ["--weights", str(tiny_weights)]
+        if defaults and "--image" not in options:
+            argv += ["--image", str(photo)]
+        return inference.main([*argv, *options]), folder
+
+    return run
 
 
 @pytest.fixture(scope="session")

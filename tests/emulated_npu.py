@@ -13,6 +13,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAULT_PREFIX = "FAKECANN_"
+# npu_patch sets these in the parent, whose host is another one.
+SET_BY_THE_PATCH = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_COMPILE_DISABLE")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class EmulatedNpu:
     def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the parent's environment without its faults, offline, with `changes`."""
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(FAULT_PREFIX)
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(FAULT_PREFIX) and name not in SET_BY_THE_PATCH
         }
         paths = [str(self.library_folder), inherited.get("LD_LIBRARY_PATH", "")]
         return {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.fake_cann import build  # noqa: E402 - found by the path that the line above adds
+from tests.fake_cann import build
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""The parts of the drawn sample picture: land, sky, water, plants and a cabin by a lake."""

@@ -1,0 +1,90 @@
+"""What every script's main does: parse, run, publish, and turn errors into exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from kit import output
+from kit.errors import KitError
+from kit.records import Record
+
+ROOT = Path(__file__).resolve().parent.parent  # the kit's folder, whatever the current one is
+EXIT_PASSED = 0
+EXIT_FAILED_VERDICT = 1
+EXIT_COULD_NOT_RUN = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run computed: nothing of it has been written yet.
+
+    Attributes:
+        record: for output/<script>.json.
+        report: the lines that stand at the end of the console output.
+        files: further files by name, under the output folder, or anywhere by absolute path.
+        exit_code: 0, or 1 for a failed verdict.
+    """
+
+    record: Record
+    report: Sequence[str]
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+    exit_code: int = EXIT_PASSED
+
+
+def now() -> str:
+    """Return the time as records have it: ISO 8601, whole seconds, with the offset from UTC."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+Parse = Callable[[Sequence[str] | None], argparse.Namespace]
+Run = Callable[[argparse.Namespace, output.RunLog], Outcome]
+
+
+def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int:
+    """Run one script and return its exit code.
+
+    0: done and passed. 1: done, and the verdict is a failure. 2: could not run. 130: Ctrl-C.
+    An error is one line on stderr and leaves earlier results as they were.
+    """
+    try:
+        arguments = parse(argv)
+        output.require_writable(arguments.output_dir)
+        log = output.RunLog()
+        outcome = run(arguments, log)
+        for line in outcome.report:
+            log.line(line)
+        publish(arguments, log, outcome)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        return EXIT_COULD_NOT_RUN
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = "the reader of the console output went away; nothing was written"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - the same
+        return EXIT_COULD_NOT_RUN
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)  # noqa: T201 - the same
+        return EXIT_INTERRUPTED
+    return outcome.exit_code
+
+
+def publish(arguments: argparse.Namespace, log: output.RunLog, outcome: Outcome) -> None:
+    """Name the files on the console, then write them with the log and the record.
+
+    Raises:
+        KitError: where a file cannot be written.
+    """
+    folder: Path = arguments.output_dir
+    record, text_log = (folder / f"{arguments.script}.{suffix}" for suffix in ("json", "log"))
+    files = {folder / name: content for name, content in outcome.files.items()}
+    written = ", ".join(str(path) for path in (record, text_log, *files))
+    log.info(f"Wrote {written}")
+    files[record] = output.record_json(outcome.record)
+    files[text_log] = log.text().encode()
+    output.publish(files)

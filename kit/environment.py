@@ -1,0 +1,102 @@
+"""Capture the software and the host of a run: versions, CANN, variables, commit."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from kit.device import cpu_name
+from kit.records import Environment
+
+# Those that are known to change results or speed.
+VARIABLES = (
+    "ASCEND_HOME_PATH",
+    "ASCEND_LAUNCH_BLOCKING",
+    "ASCEND_RT_VISIBLE_DEVICES",
+    "CPU_AFFINITY_CONF",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES",
+    "INF_NAN_MODE_ENABLE",
+    "LOCAL_RANK",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NPU_ALLOC_CONF",
+    "TASK_QUEUE_ENABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_COMPILE_DISABLE",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+    "WORLD_SIZE",
+)
+
+
+def capture(root: Path) -> Environment:
+    """Return the environment of this process.
+
+    Args:
+        root: the kit's folder, whose git commit is recorded.
+    """
+    return Environment(
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        torch_npu=version("torch-npu") if sys.modules.get("torch_npu") else None,
+        transformers=version("transformers") or "unknown",
+        numpy=version("numpy") or "unknown",
+        pillow=version("pillow") or "unknown",
+        cann=ascend_version("CANN"),
+        driver=ascend_version("DRIVER") or nvidia_driver_version(),
+        platform=platform.platform(),
+        cpu=cpu_name(),
+        cpu_threads=torch.get_num_threads(),
+        git_commit=git_commit(root),
+        command=tuple(sys.argv),
+        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+    )
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package, None where it is not installed."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def ascend_version(module: str) -> str | None:
+    """Return the version of a CANN module or the driver as torch_npu reads it, None without."""
+    if not sys.modules.get("torch_npu"):
+        return None
+    with contextlib.suppress(ImportError, AttributeError, RuntimeError):
+        from torch_npu.npu.utils import get_cann_version  # only where torch_npu is loaded
+
+        return str(get_cann_version(module)) or None
+    return None
+
+
+def nvidia_driver_version() -> str | None:
+    """Return the NVIDIA kernel driver's version, None without one."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    return None
+
+
+def git_commit(root: Path) -> str | None:
+    """Return root's commit, with +dirty where files git tracks differ from it; None without git."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+dirty",
+             "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,9 @@
+"""The errors that a run can end with. Their one sentence names the value and the mend."""
+
+
+class KitError(Exception):
+    """A run that cannot go on: bad input, a missing device, a broken file. Exit code 2."""
+
+
+class DeviceError(KitError):
+    """The device failed or no longer computes: nothing measured after it can be trusted."""

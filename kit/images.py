@@ -1,0 +1,120 @@
+"""Find and decode images: Pillow only, so that bad input is answered before torch is imported."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kit.errors import KitError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DEFAULT_IMAGE = Path("data/val2017/000000000139.jpg")
+SAMPLE_IMAGE = Path("data/sample.jpg")
+SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image file, decoded.
+
+    Attributes:
+        path: the file.
+        sha256: of the file's bytes.
+        pixels: uint8 array, rows x columns x 3, RGB, upright.
+    """
+
+    path: Path
+    sha256: str
+    pixels: npt.NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        """Columns of the upright image."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Rows of the upright image."""
+        return int(self.pixels.shape[0])
+
+
+def find(given: Path | None, root: Path) -> tuple[Path, ...]:
+    """Return the image files of a run: the given one, a folder's, or the default.
+
+    Args:
+        given: file or folder from --image, None where there was none. A folder is searched
+            with its subfolders, by suffix; hidden files are left out.
+        root: folder of the scripts, which holds data/.
+
+    Returns:
+        At least one path, sorted.
+
+    Raises:
+        KitError: where the path is missing or a folder holds no image.
+    """
+    if given is None:
+        default = root / DEFAULT_IMAGE
+        return (default if default.is_file() else root / SAMPLE_IMAGE,)
+    if given.is_dir():
+        found = sorted(
+            path
+            for path in given.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
+        if not found:
+            raise KitError(
+                f"folder {given} holds no image ({' '.join(sorted(SUFFIXES))}): "
+                "give a folder of images or one file"
+            )
+        return tuple(found)
+    if not given.exists():
+        raise KitError(f"image {given} does not exist: check the path given to --image")
+    return (given,)
+
+
+def decode(path: Path) -> DecodedImage:
+    """Read and decode one image as transformers' load_image does, with 16 bits scaled to 8.
+
+    The EXIF orientation is applied, then everything becomes RGB: palettes are looked up, CMYK
+    is converted, alpha is dropped (what transformers feeds its models too). Sixteen-bit grey
+    is scaled by 255/65535 where Pillow alone would clip it to white.
+
+    Raises:
+        KitError: where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise KitError(f"cannot read image {path}: {error.strerror or error}") from error
+    if not content:
+        raise KitError(f"image {path} is empty: give a file with an image in it")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between its limit and twice that; one limit is one rule.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                pixels = rgb_pixels(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise KitError(
+            f"image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels, "
+            "Pillow's limit against decompression bombs: scale it down first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise KitError(f"{path} is not an image that Pillow can read: give another") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise KitError(f"image {path} is damaged ({error}): give a whole file") from error
+    return DecodedImage(path, hashlib.sha256(content).hexdigest(), pixels)
+
+
+def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the image's first frame as a uint8 array of rows x columns x 3."""
+    if image.mode in SIXTEEN_BIT_MODES:
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        eight_bits = ((grey * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(eight_bits[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))

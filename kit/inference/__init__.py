@@ -1,0 +1,1 @@
+"""inference.py's own rooms: the features, their record and their picture."""

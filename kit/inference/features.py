@@ -1,0 +1,181 @@
+"""inference.py's work: features of every image, their report lines, picture and tensor file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save
+
+from kit import preprocessing
+from kit.device import LABELS
+from kit.forward import (
+    Features,
+    require_finite,
+    timed_forward,
+    to_host,
+)
+from kit.images import DecodedImage
+from kit.inference import picture
+from kit.inference.record import ImageResult, InferenceRecord, InferenceResults, TensorSummary
+from kit.inputs import Inputs
+from kit.model import patch_grid
+from kit.output import RULE, RunLog
+from kit.records import ModelInfo
+from kit.workbench import Workbench, model_input, move_model
+
+VALUES_SHOWN = 5
+PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands
+
+
+@dataclass(frozen=True)
+class Found:
+    """Features of all images, on the host.
+
+    Attributes:
+        results: for the record.
+        input_shape: of the first image's input, batch of one.
+        pictures: image and feature colours of the first images.
+        kept: names and features of the images that were to be kept.
+    """
+
+    results: InferenceResults
+    input_shape: tuple[int, ...]
+    pictures: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
+    kept: Sequence[tuple[str, Features]]
+
+    def picture(self, model: ModelInfo) -> bytes:
+        """Return the PNG of images beside their features."""
+        return picture.draw(self.pictures, model.source)
+
+    def safetensors(self, model: ModelInfo) -> bytes:
+        """Return the kept features as a safetensors file, stacked in the order of the images.
+
+        Where the inputs differ in size, each image has its own pair of tensors, numbered.
+        """
+        names = [name for name, _ in self.kept]
+        metadata = {
+            "images": "\n".join(names),
+            "weights_sha256": model.sha256,
+            "source": model.source,
+        }
+        tensors: dict[str, torch.Tensor] = {}
+        for field in Features.__annotations__:
+            parts = [getattr(features, field) for _, features in self.kept]
+            if len({part.shape for part in parts}) == 1:
+                tensors[field] = torch.cat(parts)
+            else:
+                tensors |= {f"{field}.{number}": part for number, part in enumerate(parts)}
+        content: bytes = save(tensors, metadata)
+        return content
+
+
+def extract(bench: Workbench, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Found:
+    """Move the model to the device and run it on every image: one warm-up, then timed forwards.
+
+    Args:
+        bench: device, model and preprocessing.
+        inputs: the images.
+        log: gets the report's [INFO] lines.
+        keep_all: keep every image's tensors; without it only what the record needs.
+
+    Raises:
+        KitError: where an output is not finite.
+        DeviceError: where the device fails or no longer computes.
+    """
+    model = move_model(bench, log)
+    prepared = preprocessing.preprocess(inputs.first.pixels, bench.steps)
+    pixel_values = model_input(bench, prepared, log)
+    log.info(f"Input shape: {pixel_values.shape}")
+    log.info(f"Device: {bench.device.torch_device}")
+    log.info("Warm-up inference...")
+    timed_forward(bench.device, model, pixel_values)
+    bench.health.after("the warm-up")
+    log.info("Running timed inference...")
+    on_device, latency_ms = timed_forward(bench.device, model, pixel_values)
+    first = to_host(on_device)
+    require_finite(first)
+    summaries = (
+        summarize(on_device.pooler_output, first.pooler_output),
+        summarize(on_device.last_hidden_state, first.last_hidden_state),
+    )
+    per_image = [image_result(inputs.first, latency_ms, first)]
+    pictures = [(inputs.first.pixels, patch_colours(bench, first, pixel_values))]
+    kept = [(str(inputs.first.path), first)]
+    for image in inputs.others(log):
+        pixel_values = model_input(bench, preprocessing.preprocess(image.pixels, bench.steps))
+        on_device, latency_ms = timed_forward(bench.device, model, pixel_values)
+        on_host = to_host(on_device)
+        require_finite(on_host)
+        per_image.append(image_result(image, latency_ms, on_host))
+        if len(pictures) < PICTURE_ROWS:
+            pictures.append((image.pixels, patch_colours(bench, on_host, pixel_values)))
+        if keep_all:
+            kept.append((str(image.path), on_host))
+    bench.health.after("the timed inference")
+    results = InferenceResults(per_image[0].latency_ms, *summaries, tuple(per_image))
+    return Found(results, tuple(prepared.shape), pictures, kept)
+
+
+def image_result(image: DecodedImage, latency_ms: float, on_host: Features) -> ImageResult:
+    """Return one image's part of the record."""
+    return ImageResult(
+        image=str(image.path),
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+        latency_ms=latency_ms,
+        first_values=first_values(on_host.pooler_output),
+    )
+
+
+def patch_colours(
+    bench: Workbench, on_host: Features, pixel_values: torch.Tensor
+) -> npt.NDArray[np.uint8]:
+    """Return an image's patch tokens as colours: uint8, patch rows x patch columns x 3."""
+    rows, columns = patch_grid(bench.model.config, pixel_values.shape)
+    patches = on_host.last_hidden_state[0, -rows * columns :].to(torch.float32).numpy()
+    return picture.feature_colours(patches, rows, columns)
+
+
+def summarize(on_device: torch.Tensor, on_host: torch.Tensor) -> TensorSummary:
+    """Return a tensor in brief; `on_host` is its copy, which has been found finite."""
+    return TensorSummary(
+        shape=tuple(on_device.shape),
+        dtype=str(on_device.dtype),
+        device=str(on_device.device),
+        first_values=first_values(on_host),
+        finite=bool(torch.isfinite(on_host).all()),
+    )
+
+
+def first_values(on_host: torch.Tensor) -> tuple[float, ...]:
+    """Return the first values in memory order, as Python floats that hold them exactly."""
+    return tuple(on_host.flatten()[:VALUES_SHOWN].to(torch.float64).tolist())
+
+
+def report(record: InferenceRecord) -> list[str]:
+    """Return the lines of the `Inference Results` block, first for the first image.
+
+    A folder adds a line for each image after the block.
+    """
+    results = record.results
+    pooled = results.pooler_output
+    values = " ".join(str(np.float32(value)) for value in pooled.first_values)
+    lines = [
+        RULE,
+        "Inference Results",
+        RULE,
+        f"Device: {LABELS[record.device.type]} ({record.device.name})",
+        f"Latency: {results.latency_ms:.2f} ms",
+        f"Pooled output shape: {torch.Size(pooled.shape)}",
+        f"Last hidden state shape: {torch.Size(results.last_hidden_state.shape)}",
+        f"Pooled output dtype: {pooled.dtype}",
+        f"Pooled output device: {pooled.device}",
+        f"Pooled output first 5 values: [{values}]",
+        RULE,
+    ]
+    if len(results.images) > 1:
+        lines += [f"{image.image}: {image.latency_ms:.2f} ms" for image in results.images]
+    return lines

@@ -1,0 +1,202 @@
+"""Load the model from a weights folder, or build the seeded random stand-in."""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from kit.errors import KitError
+
+PATCH_SIZE = 16
+# The architecture of facebook/dinov3-vitb16-pretrain-lvd1689m, as its config.json has it.
+VITB16: dict[str, Any] = {
+    "patch_size": PATCH_SIZE,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_register_tokens": 4,
+    "rope_theta": 100.0,
+    "image_size": 224,
+    "layer_norm_eps": 1e-5,
+}
+NAMES_SHOWN = 3
+
+
+def load(folder: Path, attention: str) -> PreTrainedModel:
+    """Load a vision model from a local folder, on the CPU in fp32, ready for inference.
+
+    Only safetensors are read, nothing is unpickled, no code from the folder runs.
+
+    Args:
+        folder: holds config.json and *.safetensors.
+        attention: sdpa or eager; without effect on a model that has no attention.
+
+    Raises:
+        KitError: where the folder does not hold exactly one sound vision model.
+    """
+    config = load_config(folder)
+    require_vision(folder, config)
+    try:
+        # Its log would say in many lines what check_keys says in one.
+        with quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report names them; nothing runs with them
+                **attention_option(config, attention),
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise KitError(
+            f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
+        ) from error
+    check_keys(folder, report)
+    ready: PreTrainedModel = model.eval()
+    return ready
+
+
+def random_model(seed: int, attention: str) -> PreTrainedModel:
+    """Return the exact ViT-B/16 architecture with seeded random weights, on the CPU in fp32.
+
+    Shapes and speed are the real model's; the features mean nothing.
+    """
+    torch.manual_seed(seed)
+    config = transformers.DINOv3ViTConfig(**VITB16)
+    model: PreTrainedModel = AutoModel.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
+    return model.eval()
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Return the folder's model configuration.
+
+    Raises:
+        KitError: where transformers does not know it.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KitError(
+            f"{folder / 'config.json'} is no model that transformers "
+            f"{transformers.__version__} knows ({one_line(error)})"
+        ) from error
+    return config
+
+
+def require_vision(folder: Path, config: PretrainedConfig) -> None:
+    """Check that the configuration belongs to a model that takes pixels.
+
+    Raises:
+        KitError: for a text or other model.
+    """
+    try:
+        model_class = AutoModel._model_mapping[type(config)]
+    except KeyError:
+        model_class = None
+    if getattr(model_class, "main_input_name", None) != "pixel_values":
+        raise KitError(
+            f"weights folder {folder} holds a {config.model_type} model, which is no vision "
+            "model: give the folder of a DINOv3 or another image model"
+        )
+
+
+def attention_option(config: PretrainedConfig, attention: str) -> dict[str, str]:
+    """Return the keyword that selects the attention; none where the model has no attention."""
+    return {"attn_implementation": attention} if has_attention(config) else {}
+
+
+def has_attention(config: PretrainedConfig) -> bool:
+    """Return whether the model has attention layers (ConvNeXt has none)."""
+    return hasattr(config, "num_attention_heads")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' own log and progress bar for the block."""
+    transformers_logging = transformers.utils.logging
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def check_keys(folder: Path, report: dict[str, Any]) -> None:
+    """Check transformers' loading report: every weight found, none left over, shapes right.
+
+    Raises:
+        KitError: naming the first offenders.
+    """
+    problems = (
+        ("mismatched_keys", "wrong shape for"),
+        ("missing_keys", "no weights for"),
+        ("unexpected_keys", "weights that the model does not know:"),
+        ("error_msgs", "damaged weights:"),
+    )
+    for entry, words in problems:
+        names = [str(key[0] if isinstance(key, tuple) else key) for key in report.get(entry) or ()]
+        if names:
+            raise KitError(
+                f"the weights in {folder} do not fit their config.json: {words} "
+                f"{listed(sorted(names))}; download the folder again"
+            )
+
+
+def listed(names: list[str]) -> str:
+    """Return the first few names and how many more there are."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, shortened."""
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def sha256_of_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return the SHA-256 of CPU tensors' bytes in the order of their names."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(named, key=lambda item: item[0]):
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def patch_size(config: PretrainedConfig) -> int:
+    """Return the side in pixels of what becomes one patch token; a ConvNeXt's whole stride."""
+    if has_attention(config):
+        return int(config.patch_size)
+    return int(4 * 2 ** (len(config.depths) - 1))  # a stem of stride 4, then a halving per stage
+
+
+def patch_grid(config: PretrainedConfig, shape: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of patches that an input of this shape gives.
+
+    Args:
+        config: the model's.
+        shape: batch, channels, rows, columns.
+    """
+    side = patch_size(config)
+    return shape[-2] // side, shape[-1] // side
+
+
+def register_tokens(config: PretrainedConfig) -> int:
+    """Return how many register tokens follow the CLS token."""
+    return int(getattr(config, "num_register_tokens", 0) or 0)

@@ -1,0 +1,125 @@
+"""The only writer: console lines, the text log, and files that appear whole or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from kit.errors import KitError
+from kit.records import Record
+
+RULE = "=" * 60  # above and below the blocks of a report
+
+
+class RunLog:
+    """Prints a run's lines to the console as they come and keeps them for the text log."""
+
+    def __init__(self) -> None:
+        """Start with no lines."""
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def line(self, text: str = "") -> None:
+        """Print one line as it is."""
+        self.lines.append(text)
+        print(text, flush=True)  # noqa: T201 - this is the one place that prints
+
+    def info(self, message: str) -> None:
+        """Print `[INFO] message`."""
+        self.line(f"[INFO] {message}")
+
+    def warning(self, message: str) -> None:
+        """Print `[WARNING] message` and keep it for the record."""
+        self.warnings.append(message)
+        self.line(f"[WARNING] {message}")
+
+    def text(self) -> str:
+        """Return all lines, each ended, as the text log's content."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+def record_json(record: Record) -> bytes:
+    """Return the record as UTF-8 JSON, keys in the order of the dataclasses.
+
+    Raises:
+        ValueError: where a value is NaN or infinite, which JSON cannot hold.
+    """
+    text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=2)
+    return f"{text}\n".encode()
+
+
+def require_writable(folder: Path) -> None:
+    """Make `folder` and prove that a file can be written in it, before any work is done.
+
+    Raises:
+        KitError: where it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def publish(files: Mapping[Path, bytes]) -> None:
+    """Write all files, or none: each in full beside its place first, then renamed into it.
+
+    A reader sees the old file or the new one, never a part; a run that is killed while it
+    writes leaves the old ones.
+
+    Raises:
+        KitError: where a file cannot be written; no file has changed then.
+    """
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for path, content in files.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            staged.append((stage(path, content), path))
+        for temporary, path in staged:
+            temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def stage(path: Path, content: bytes) -> Path:
+    """Write content to a new hidden file beside `path`, on the disk, and return it.
+
+    Raises:
+        OSError: where that fails; the hidden file is gone then.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~current_umask())
+            os.fsync(file.fileno())
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def current_umask() -> int:
+    """Return the process's umask; mkstemp ignores it, other readers should not have to."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
+
+
+def write_error(path: Path, error: OSError) -> KitError:
+    """Return the error that names the path, the cause and the mend."""
+    return KitError(
+        f"cannot write {path}: {error.strerror or error}; "
+        "free the space or the permission, or choose another --output-dir"
+    )

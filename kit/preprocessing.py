@@ -1,0 +1,228 @@
+"""From pixels to the model's input: to the last bit transformers' own, without torchvision.
+
+DINOv3's processor rescales first and then resizes the float image; the older ones (DINOv2's)
+resize the uint8 image, crop, and normalize in one step. Both are bilinear or bicubic with
+antialias, which torch's own interpolate computes with torchvision's very kernel.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kit.errors import KitError
+from kit.weights import read_json
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The steps from an RGB image to the model's input.
+
+    Attributes:
+        rescale_first: DINOv3's order (rescale, resize, normalize) instead of the older one.
+        height, width: size in pixels after the resize; width is None where `height` is the
+            shortest edge and the aspect ratio is kept; both None for no resize.
+        crop: rows and columns that are cut from the middle; None for no crop.
+        interpolation: the resize's kernel, with antialias.
+        rescale_factor: factor on the 0..255 values; None for none.
+        mean, std: per channel, on the rescaled values; None for no normalization.
+    """
+
+    rescale_first: bool = True
+    height: int | None = 224
+    width: int | None = 224
+    crop: tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, ...] | None = IMAGENET_MEAN
+    std: tuple[float, ...] | None = IMAGENET_STD
+
+    def with_size(self, size: int) -> "Preprocessing":
+        """Return the same steps for a square input of `size` pixels a side.
+
+        Where the weights crop, the resize keeps its proportion to the crop.
+        """
+        if self.crop is None:
+            return replace(self, height=size, width=size)
+        height = self.height and round(self.height * size / self.crop[0])
+        width = self.width and round(self.width * size / self.crop[1])
+        return replace(self, height=height, width=width, crop=(size, size))
+
+    def __str__(self) -> str:
+        """Return the steps in order, for the record."""
+        rescale = [f"rescale {self.rescale_factor:.10g}"] if self.rescale_factor else []
+        to = f"{self.height}x{self.width}" if self.width else f"shortest edge {self.height}"
+        resize = [f"resize {to} {self.interpolation} antialias"] if self.height else []
+        crop = [f"center crop {self.crop[0]}x{self.crop[1]}"] if self.crop else []
+        normalize = [f"normalize mean {self.mean} std {self.std}"] if self.mean else []
+        if self.rescale_first:
+            return ", ".join(rescale + resize + crop + normalize)
+        return ", ".join(resize + crop + rescale + normalize)
+
+
+def load(folder: Path | None) -> Preprocessing:
+    """Return the steps that folder's preprocessor_config.json asks for; DINOv3's without one.
+
+    Raises:
+        KitError: where the file asks for something that the kit does not know.
+    """
+    if folder is None or not (path := folder / "preprocessor_config.json").is_file():
+        return Preprocessing()
+    config = read_json(path)
+    try:
+        return from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise KitError(f"{path} asks for what the kit cannot do: {error}") from error
+
+
+def from_config(config: Mapping[str, Any]) -> Preprocessing:
+    """Return the steps of a preprocessor_config.json's content.
+
+    Raises:
+        KeyError, TypeError, ValueError: for a size or a kernel that is not known.
+    """
+
+    def wanted(step: str, default: bool) -> bool:
+        value = config.get(step)
+        return default if value is None else bool(value)
+
+    height = width = None
+    if wanted("do_resize", True):
+        height, width = edges(config.get("size") or {"height": 224, "width": 224})
+    crop = None
+    if wanted("do_center_crop", False):
+        crop_height, crop_width = edges(config["crop_size"])
+        crop = (crop_height, crop_width or crop_height)
+    factor = float(config.get("rescale_factor") or 1 / 255)
+    resample = config.get("resample")
+    interpolation = INTERPOLATIONS.get(2 if resample is None else resample)
+    if interpolation is None:
+        raise ValueError(f"resample {resample} is none of {sorted(INTERPOLATIONS)}")
+    normalize = wanted("do_normalize", True)
+    return Preprocessing(
+        rescale_first="DINOv3" in str(config.get("image_processor_type", "DINOv3")),
+        height=height,
+        width=width,
+        crop=crop,
+        interpolation=interpolation,
+        rescale_factor=factor if wanted("do_rescale", True) else None,
+        mean=channels(config.get("image_mean") or IMAGENET_MEAN) if normalize else None,
+        std=channels(config.get("image_std") or IMAGENET_STD) if normalize else None,
+    )
+
+
+def edges(size: object) -> tuple[int, int | None]:
+    """Return (height, width), or (shortest edge, None), of a processor's size entry.
+
+    Raises:
+        ValueError: for any other entry.
+    """
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict) and set(size) == {"height", "width"}:
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, dict) and set(size) == {"shortest_edge"}:
+        return int(size["shortest_edge"]), None
+    raise ValueError(f"size {size}")
+
+
+def channels(values: float | Sequence[float]) -> tuple[float, ...]:
+    """Return three channel values, one number standing for all three.
+
+    Raises:
+        ValueError: for any other count.
+    """
+    numbers = [values] * 3 if isinstance(values, int | float) else list(values)
+    if len(numbers) != 3:
+        raise ValueError(f"{len(numbers)} channel values where 3 are wanted")
+    return tuple(float(number) for number in numbers)
+
+
+def preprocess(pixels: npt.NDArray[np.uint8], steps: Preprocessing) -> torch.Tensor:
+    """Return the model's input for one image.
+
+    Args:
+        pixels: uint8, rows x columns x 3, RGB.
+        steps: what to do.
+
+    Returns:
+        float32 on the CPU, 1 x 3 x rows x columns.
+    """
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
+    order: tuple[Callable[[torch.Tensor, Preprocessing], torch.Tensor], ...]
+    order = (rescale, resize, crop, normalize)
+    if not steps.rescale_first:
+        order = (resize, crop, rescale_and_normalize)
+    for step in order:
+        image = step(image, steps)
+    return image.to(torch.float32)
+
+
+def rescale(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
+    """Multiply by the rescale factor; the result is float32."""
+    return image if steps.rescale_factor is None else image * steps.rescale_factor
+
+
+def resize(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
+    """Resize with antialias, uint8 or float32; nothing where the size is right already."""
+    if steps.height is None:
+        return image
+    rows, columns = image.shape[-2:]
+    target = (steps.height, steps.width or 0)
+    if steps.width is None:
+        long = int(steps.height * max(rows, columns) / min(rows, columns))
+        target = (long, steps.height) if rows > columns else (steps.height, long)
+    if target == (rows, columns):
+        return image
+    antialias = steps.interpolation != "nearest"
+    return torch.nn.functional.interpolate(
+        image,
+        target,
+        mode=steps.interpolation,
+        align_corners=False if antialias else None,
+        antialias=antialias,
+    )
+
+
+def crop(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
+    """Cut the middle out, zeros around a smaller image, as transformers does."""
+    if steps.crop is None:
+        return image
+    missing = [max(0, want - have) for want, have in zip(steps.crop, image.shape[-2:], strict=True)]
+    if any(missing):
+        top, left = missing[0] // 2, missing[1] // 2
+        image = torch.nn.functional.pad(
+            image, (left, (missing[1] + 1) // 2, top, (missing[0] + 1) // 2)
+        )
+    top, left = (
+        (have - want) // 2 for want, have in zip(steps.crop, image.shape[-2:], strict=True)
+    )
+    return image[..., top : top + steps.crop[0], left : left + steps.crop[1]]
+
+
+def normalize(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
+    """Subtract the mean and divide by the standard deviation, per channel, in float32."""
+    if steps.mean is None or steps.std is None:
+        return image
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (steps.mean, steps.std))
+    return (image.to(torch.float32) - mean) / std
+
+
+def rescale_and_normalize(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
+    """Do both with one subtraction and one division, as the older processors do."""
+    if steps.rescale_factor is None or steps.mean is None or steps.std is None:
+        return normalize(rescale(image, steps), steps)
+    mean, std = (
+        (torch.tensor(values) * (1.0 / steps.rescale_factor)).view(3, 1, 1)
+        for values in (steps.mean, steps.std)
+    )
+    return (image.to(torch.float32) - mean) / std

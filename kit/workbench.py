@@ -1,0 +1,208 @@
+"""Set up what every script works with: the device, the model on it, and how they are recorded."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from kit import model as models
+from kit import preprocessing
+from kit.device import (
+    Device,
+    HealthChecks,
+    choose,
+    device_errors,
+    float_modes,
+    require_dtype,
+    use_strict_fp32,
+)
+from kit.errors import KitError
+from kit.fallbacks import Fallbacks
+from kit.inputs import Inputs
+from kit.output import RunLog
+from kit.preprocessing import Preprocessing
+from kit.records import DeviceInfo, InputInfo, ModelInfo, Patch
+
+HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A device, and the model's parts that do not depend on where it is.
+
+    Attributes:
+        device: where the model will compute.
+        dtype: what it will compute in.
+        model: on the CPU in fp32, in evaluation mode.
+        steps: from pixels to the model's input.
+        model_info: for the record.
+        health: known-answer checks on the device.
+    """
+
+    device: Device
+    dtype: torch.dtype
+    model: PreTrainedModel
+    steps: Preprocessing
+    model_info: ModelInfo
+    health: HealthChecks
+
+
+class PatchStatus(Protocol):
+    """What npu_patch.status() returns, as far as the kit needs it."""
+
+    @property
+    def applied(self) -> bool: ...  # noqa: D102 - named in Patch
+    @property
+    def reason(self) -> str: ...  # noqa: D102 - named in Patch
+    @property
+    def mend(self) -> str: ...  # noqa: D102 - empty where nothing is broken
+    @property
+    def message(self) -> str: ...  # noqa: D102 - one line that says it all
+
+
+def report_patch(status: PatchStatus, log: RunLog) -> Patch:
+    """Log npu_patch's one line, a warning where something is broken; return the record's part."""
+    (log.warning if status.mend else log.info)(status.message)
+    return Patch(applied=status.applied, reason=status.reason)
+
+
+def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
+    """Warn of operators that the NPU back end computed on the CPU."""
+    if fallen.names:
+        log.warning(
+            f"Not all of this ran on the NPU: {', '.join(fallen.names)} fell back to the CPU"
+        )
+
+
+def open_device(arguments: argparse.Namespace, patch: Patch, log: RunLog) -> Device:
+    """Return the device that the options ask for, its fp32 modes set.
+
+    Raises:
+        KitError: where it is not there.
+    """
+    device = choose(arguments.device, patched=patch.applied, patch_reason=patch.reason)
+    if device.type == "cpu" and arguments.device == "auto":
+        log.warning("No NPU and no GPU answers: running on the CPU, which validates no NPU")
+    if arguments.strict_fp32:
+        use_strict_fp32()
+    return device
+
+
+def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: RunLog) -> Workbench:
+    """Load the model on the CPU and prepare everything else for it.
+
+    Raises:
+        KitError: where the weights, the size or the dtype do not fit.
+    """
+    folder = inputs.weights.folder
+    if folder is None:
+        log.info(f"Loading model from: seeded random weights (seed {arguments.seed})")
+        log.warning(
+            "No weights found: the features mean nothing, shapes and speed are real; "
+            f"{HOW_TO_DOWNLOAD}"
+        )
+        model = models.random_model(arguments.seed, arguments.attention)
+        sha256 = models.sha256_of_tensors(model.state_dict().items())
+    else:
+        log.info(f"Loading model from: {folder}")
+        model = models.load(folder, arguments.attention)
+        assert inputs.weights_sha256 is not None  # it is hashed wherever there is a folder
+        sha256 = inputs.weights_sha256.result()
+    steps = preprocessing.load(folder)
+    if arguments.size is not None:
+        steps = steps.with_size(arguments.size)
+    has_attention = models.has_attention(model.config)
+    info = ModelInfo(
+        weights=None if folder is None else str(folder),
+        source=inputs.weights.source,
+        sha256=sha256,
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=arguments.dtype,
+        attention=arguments.attention if has_attention else None,
+    )
+    dtype = require_dtype(device, arguments.dtype)
+    return Workbench(device, dtype, model, steps, info, HealthChecks(device))
+
+
+def move_model(bench: Workbench, log: RunLog) -> PreTrainedModel:
+    """Move the model to the device and into the dtype, and prove that the device computes.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    device = bench.device
+    with device_errors("moving the model to the device"):
+        model: PreTrainedModel = bench.model.to(device.torch_device, bench.dtype)
+    bench.health.after("moving the model")
+    log.info(f"Model moved to {device.label} device: {device.name}")
+    return model
+
+
+def model_input(
+    bench: Workbench, pixels_batch: torch.Tensor, log: RunLog | None = None
+) -> torch.Tensor:
+    """Move preprocessed images to the device and into the dtype.
+
+    Args:
+        bench: the workbench.
+        pixels_batch: float32 on the CPU, batch x 3 x rows x columns.
+        log: where a size that is not a multiple of the patch size is named; None for silence.
+
+    Raises:
+        KitError: where the input is smaller than one patch.
+        DeviceError: where the device fails.
+    """
+    rows, columns = pixels_batch.shape[-2:]
+    patch = models.patch_size(bench.model.config)
+    if min(rows, columns) < patch:
+        raise KitError(
+            f"an input of {rows}x{columns} is smaller than the model's {patch}x{patch} patch: "
+            f"use a --size of at least {patch}, best a multiple of it"
+        )
+    if log is not None and (rows % patch or columns % patch):
+        log.warning(
+            f"{rows}x{columns} is not a multiple of the {patch}-pixel patch: the model crops the "
+            f"last {rows % patch} rows and {columns % patch} columns, which leaves "
+            f"{rows - rows % patch}x{columns - columns % patch}"
+        )
+    with device_errors("copying the input to the device"):
+        return pixels_batch.to(bench.device.torch_device, bench.dtype)
+
+
+def device_info(bench: Workbench, cpu_fallbacks: tuple[str, ...]) -> DeviceInfo:
+    """Return the device's part of the record."""
+    matmul, convolution = float_modes(bench.device)
+    return DeviceInfo(
+        type=bench.device.type,
+        index=bench.device.index,
+        name=bench.device.name,
+        count=bench.device.count,
+        torch_device=str(bench.device.torch_device),
+        matmul_fp32=matmul,
+        convolution_fp32=convolution,
+        cpu_fallbacks=cpu_fallbacks,
+        known_answer_checks=bench.health.passed,
+    )
+
+
+def input_info(bench: Workbench, inputs: Inputs, shape: tuple[int, ...], images: int) -> InputInfo:
+    """Return the input's part of the record.
+
+    Args:
+        bench: the workbench, whose preprocessing is recorded.
+        inputs: the images; the first is described.
+        shape: of the model's input.
+        images: how many images the run used.
+    """
+    return InputInfo(
+        image=str(inputs.first.path),
+        sha256=inputs.first.sha256,
+        width=inputs.first.width,
+        height=inputs.first.height,
+        shape=shape,
+        preprocessing=str(bench.steps),
+        images=images,
+    )

@@ -1,0 +1,277 @@
+"""Bad input: one line on stderr with the value and the mend, exit code 2, nothing written."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from kit import weights
+from kit.errors import KitError
+from tests.models import save_tiny_bert
+
+Run = Callable[..., tuple[int, Path]]
+Expect = Callable[..., None]
+
+
+@pytest.fixture
+def expect_error(run_inference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Expect:
+    """Run inference.py and hold it to the rules of an error; `words` must be in its line."""
+
+    def expect(*options: str, words: str) -> None:
+        folder = tmp_path / "output"
+        folder.mkdir()
+        (folder / "inference.json").write_text("an earlier result")
+        code, _ = run_inference(*options)
+        error = capsys.readouterr().err
+        assert code == 2
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        assert words in error
+        assert [path.name for path in folder.iterdir()] == ["inference.json"]
+        assert (folder / "inference.json").read_text() == "an earlier result"
+
+    return expect
+
+
+@pytest.fixture
+def weights_copy(tiny_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny weights that a test may break."""
+    return Path(shutil.copytree(tiny_weights, tmp_path / "copy"))
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_missing_image(expect_error: Expect) -> None:
+    expect_error("--image", "no/such.jpg", words="image no/such.jpg does not exist")
+
+
+def test_an_empty_image(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    expect_error("--image", str(tmp_path / "empty.jpg"), words="empty.jpg is empty")
+
+
+def test_a_truncated_image(expect_error: Expect, tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:200])
+    expect_error("--image", str(tmp_path / "cut.png"), words="cut.png is damaged")
+
+
+def test_a_file_that_is_no_image(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("hello")
+    expect_error("--image", str(tmp_path / "text.jpg"), words="text.jpg is not an image")
+
+
+def test_an_image_beyond_the_bomb_limit(
+    expect_error: Expect, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    expect_error("--image", str(photo), words="has more than 1000 pixels")
+
+
+def test_a_folder_without_images(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    expect_error("--image", str(tmp_path / "none"), words="none holds no image")
+
+
+def test_a_folder_with_only_broken_images(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / "broken" / name).write_text("hello")
+    expect_error("--image", str(tmp_path / "broken"), words="none of the 2 images can be decoded")
+
+
+def test_weights_that_are_not_there(expect_error: Expect) -> None:
+    expect_error("--weights", "no/weights", words="--weights no/weights is not a folder")
+
+
+def test_weights_from_the_environment_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DINOV3_WEIGHTS", "no/weights")
+    with pytest.raises(KitError, match=r"\$DINOV3_WEIGHTS no/weights is not a folder"):
+        weights.find(None, tmp_path)
+
+
+def test_an_empty_weights_folder(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    expect_error("--weights", str(tmp_path / "empty"), words="holds no *.safetensors")
+
+
+def test_pickled_weights_only(expect_error: Expect, tmp_path: Path) -> None:
+    (tmp_path / "pickle").mkdir()
+    (tmp_path / "pickle" / "pytorch_model.bin").touch()
+    expect_error("--weights", str(tmp_path / "pickle"), words="pickled weights only")
+
+
+def test_a_text_models_weights(expect_error: Expect, tmp_path: Path) -> None:
+    folder = save_tiny_bert(tmp_path / "bert")
+    expect_error("--weights", str(folder), words="holds a bert model, which is no vision model")
+
+
+def test_weights_without_a_config(expect_error: Expect, weights_copy: Path) -> None:
+    (weights_copy / "config.json").unlink()
+    expect_error("--weights", str(weights_copy), words="config.json is missing")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"model_type": "no-such-model"}', "{}"])
+def test_a_config_that_is_no_model(expect_error: Expect, weights_copy: Path, content: str) -> None:
+    (weights_copy / "config.json").write_text(content)
+    expect_error("--weights", str(weights_copy), words="config.json")
+
+
+def test_a_config_that_asks_for_code_from_the_folder(
+    expect_error: Expect, weights_copy: Path, tmp_path: Path
+) -> None:
+    proof = tmp_path / "it_ran"
+    (weights_copy / "evil.py").write_text(f"open({str(proof)!r}, 'w')")
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
+    (weights_copy / "config.json").write_text(json.dumps(config))
+    expect_error("--weights", str(weights_copy), words="config.json")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("change", [-100, -1, 1])
+def test_a_safetensors_file_of_the_wrong_length(
+    expect_error: Expect, weights_copy: Path, change: int
+) -> None:
+    file = weights_copy / "model.safetensors"
+    os.truncate(file, file.stat().st_size + change)
+    expect_error("--weights", str(weights_copy), words="model.safetensors is ")
+
+
+@pytest.mark.parametrize("head", [b"\xff" * 8, b"\0" * 8, (50).to_bytes(8, "little"), b""])
+def test_a_damaged_safetensors_header(
+    expect_error: Expect, weights_copy: Path, head: bytes
+) -> None:
+    file = weights_copy / "model.safetensors"
+    file.write_bytes(head + file.read_bytes()[8:] if head else b"")
+    expect_error("--weights", str(weights_copy), words="damaged safetensors header")
+
+
+def test_missing_keys(expect_error: Expect, weights_copy: Path) -> None:
+    edit_tensors(weights_copy, lambda tensors: tensors.pop("norm.weight"))
+    expect_error("--weights", str(weights_copy), words="no weights for norm.weight")
+
+
+def test_extra_keys(expect_error: Expect, weights_copy: Path) -> None:
+    edit_tensors(weights_copy, lambda tensors: tensors.update(extra=torch.ones(1)))
+    expect_error("--weights", str(weights_copy), words="does not know: extra")
+
+
+def test_wrong_shapes(expect_error: Expect, weights_copy: Path) -> None:
+    edit_tensors(weights_copy, lambda tensors: tensors.update({"norm.weight": torch.ones(7)}))
+    expect_error("--weights", str(weights_copy), words="wrong shape for norm.weight")
+
+
+def test_a_missing_shard(expect_error: Expect, weights_copy: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (weights_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    expect_error(
+        "--weights", str(weights_copy), words="model-00001-of-00002.safetensors is missing"
+    )
+
+
+def test_a_non_finite_output_is_no_result(expect_error: Expect, weights_copy: Path) -> None:
+    def break_one(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["norm.weight"][3] = float("nan")
+
+    edit_tensors(weights_copy, break_one)
+    expect_error("--weights", str(weights_copy), words="pooler_output holds 1 values that are NaN")
+
+
+@pytest.mark.parametrize("size", ["0", "-16", "2.5", "many", "123456"])
+def test_a_size_that_is_none(expect_error: Expect, size: str) -> None:
+    expect_error(f"--size={size}", words=f"size '{size}' is not a whole number")
+
+
+def test_a_size_below_one_patch(expect_error: Expect) -> None:
+    expect_error("--size", "15", words="15x15 is smaller than the model's 16x16 patch")
+
+
+@pytest.mark.parametrize("device", ["gpu", "npu:", "npu:x", "cuda:-1", "CPU", "cpu:0", ""])
+def test_an_unknown_device(expect_error: Expect, device: str) -> None:
+    expect_error(f"--device={device}", words=f"unknown device '{device}'")
+
+
+def test_a_device_that_is_not_there_is_never_replaced(expect_error: Expect) -> None:
+    expect_error("--device", "npu", words="--device npu: no NPU answers here")
+
+
+@pytest.mark.parametrize(
+    "option", ["--dtype=int8", "--attention=flash", "--seed=-1", "--download=ftp", "--bogus"]
+)
+def test_an_option_that_does_not_exist(expect_error: Expect, option: str) -> None:
+    expect_error(option, words=option.partition("=")[0])
+
+
+def test_features_into_a_folder_that_is_not_there(expect_error: Expect, tmp_path: Path) -> None:
+    expect_error("--save-features", str(tmp_path / "no" / "f.safetensors"), words="no folder")
+
+
+def test_an_output_folder_that_is_a_file(
+    run_inference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "output").write_text("in the way")
+    code, _ = run_inference()
+    assert code == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / 'output'}: ")
+
+
+def test_an_output_folder_that_is_read_only_is_noticed_before_any_work(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write everywhere
+    code, folder = run_inference()
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: cannot write {folder}: Permission denied; ")
+
+
+def test_a_full_disk_leaves_earlier_results_untouched(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, folder = run_inference()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    synced: list[int] = []
+
+    def full_at_the_second_file(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second_file)
+    assert code == 0
+    capsys.readouterr()
+    assert run_inference()[0] == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; free the space" in error and error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_interruption_in_this_process_is_130_and_writes_nothing(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kit.inference import features
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "timed_forward", interrupted)
+    code, folder = run_inference()
+    assert code == 130
+    assert list(folder.iterdir()) == []
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
