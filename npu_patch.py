@@ -89,7 +89,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
         Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
         Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
-        Row("torch", "set_default_tensor_type", argument(npu_tensor_type, "t")),
+        Row("torch", "set_default_tensor_type", argument(npu_type_name, "t")),
         Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
         Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
         Row("torch.jit", "load", argument(npu_device, "map_location")),
@@ -136,7 +136,6 @@ def _profiling_and_groups() -> tuple[Row, ...]:
         Row("torch.autograd.profiler.profile", "__init__", legacy_profiler),
         Row("torch.cuda.nvtx", "range_push range_pop range_start range_end mark", nvtx),
         Row("torch.cuda.nvtx", "range", left("it calls range_push and range_pop")),
-        Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
         Row("torch.cuda.profiler", "start stop profile", left("they call cudart()")),
         Row(_GROUPS, "init_process_group is_backend_available", argument(hccl, "backend")),
         Row(_GROUPS, "new_group new_subgroups", argument(hccl, "backend")),
@@ -189,6 +188,7 @@ def _inside_torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
         Row("torch.cuda.graphs", exported, like("torch.cuda")),
         Row("torch.cuda.streams", "Stream Event ExternalStream", like("torch.cuda")),
+        Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
         Row("torch.cuda.memory", "_record_memory_history _snapshot _dump_snapshot", same),
         Row("torch.cuda.memory", "_set_allocator_settings _get_current_allocator", same),
         Row("torch.cuda.nccl", "all_reduce reduce broadcast all_gather", missing(_HCCL)),
@@ -343,9 +343,15 @@ def npu_location(location: Any) -> Any:
 
 def npu_tensor_type(name: Any) -> Any:
     """Return a tensor type's name for the NPU: torch.cuda.HalfTensor -> torch.npu.HalfTensor."""
-    if _DEVICES and isinstance(name, str) and name.startswith("torch.cuda."):
-        return name.replace("cuda", "npu", 1)
-    return name
+    if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
+        return name
+    return name.replace("cuda", "npu", 1)
+
+
+def npu_type_name(kind: Any) -> Any:
+    """Return the same for torch.set_default_tensor_type, which does not take torch_npu's classes."""
+    named = isinstance(kind, type) and kind.__module__ in {"torch.npu", "torch.cuda"}
+    return npu_tensor_type(f"torch.cuda.{kind.__name__}" if named else kind)
 
 
 def hccl(backend: Any) -> Any:
@@ -584,11 +590,19 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
             # A subclass that somebody made of it makes its own objects.
             return (make if cls is replacement else kind.__call__)(cls, *args, **kwargs)
 
-        names = ("__instancecheck__", "__subclasscheck__", "__eq__", "__hash__")
-        methods = {name: getattr(kind, name).__get__(original) for name in names}
+        def answer(name: str) -> Any:
+            method = getattr(kind, name)
+            if final:
+                return method.__get__(original)
+            return lambda cls, *given: method(original if cls is replacement else cls, *given)
+
+        final = not original.__flags__ & 1 << 10  # Py_TPFLAGS_BASETYPE
+        methods = {name: answer(name) for name in ("__instancecheck__", "__eq__", "__hash__")}
+        methods["__subclasscheck__"] = lambda cls, other: kind.__subclasscheck__(
+            original if cls is replacement else cls, original if other is replacement else other
+        )
         methods |= {"__call__": call, "__getattr__": lambda cls, name: getattr(original, name)}
         meta = type(f"_{place.name}Type", (kind,), methods)
-        final = not original.__flags__ & 1 << 10  # Py_TPFLAGS_BASETYPE
         body = {"__module__": place.where, "__doc__": original.__doc__}
         replacement = meta(place.name, () if final else (original,), body)
         return replacement
