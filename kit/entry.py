@@ -1,6 +1,7 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from kit.errors import KitError
 from kit.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent  # the kit's folder, whatever the current one is
+OUR_MODULES = ("kit", "npu_patch")
 EXIT_PASSED = 0
 EXIT_FAILED_VERDICT = 1
 EXIT_COULD_NOT_RUN = 2
@@ -52,6 +54,8 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
     An error is one line on stderr and leaves earlier results as they were. Of torchrun's ranks
     the first one prints and writes.
     """
+    # The run's own log prints npu_patch's line; logging's last resort must not print it again.
+    logging.getLogger("npu_patch").addHandler(logging.NullHandler())
     try:
         arguments = parse(argv)
         leads = ranks.place().leads
@@ -65,6 +69,13 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
             publish(arguments, log, outcome)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        return EXIT_COULD_NOT_RUN
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in OUR_MODULES:  # a fault of ours, not of the host's
+            raise
+        message = f"the package {name} is not installed: pip install -r requirements.txt"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - the same
         return EXIT_COULD_NOT_RUN
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at exit.
