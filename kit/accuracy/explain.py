@@ -1,8 +1,8 @@
 """Switch known causes of a difference one by one, and say what each removes.
 
 On the device a cause is switched off and the device computes again. On the reference's side the
-CPU imitates a cause that the device may have without saying so; where the device then agrees,
-that is what it does.
+CPU, computing in the declared arithmetic, imitates a further cause that the device may have
+without saying so; where the device then agrees, that is what it does.
 """
 
 import contextlib
@@ -97,9 +97,14 @@ def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
     """
     truth = sides.references.truth.features(pixels).last_hidden_state
     plain = on_device(sides, sides.model, pixels)
-    before = compare(truth, plain).relative_error
+    declared = sides.references.budget.features(pixels).last_hidden_state
+    errors = {
+        "device": compare(truth, plain).relative_error,
+        "reference": compare(declared, plain).relative_error,
+    }
     found = []
     for switch in (*device_switches(sides, pixels), *reference_switches(sides, pixels)):
+        before = errors[switch.where]
         if switch.note:
             found.append(Cause(switch.cause, switch.where, None, finite(before), None, switch.note))
             continue
@@ -187,7 +192,7 @@ def in_fp32(sides: Sides, pixels: torch.Tensor) -> torch.Tensor:
 def reference_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
     """Return the causes that the CPU imitates."""
     declared, model = sides.references.declared, sides.references.cpu.model
-    exact = sides.references.truth
+    base = sides.references.budget
 
     def arithmetic(name: str, imitated: Declared) -> Switch:
         def run() -> torch.Tensor:
@@ -199,8 +204,8 @@ def reference_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
         return Switch(name, "reference", run, note)
 
     def tanh() -> torch.Tensor:
-        with gelu_replaced(exact.model, lambda: nn.GELU("tanh")):
-            return exact.features(pixels).last_hidden_state
+        with gelu_replaced(base.model, lambda: nn.GELU("tanh")):
+            return base.features(pixels).last_hidden_state
 
     reduced: FloatMode = "tf32" if sides.bench.device.type == "cuda" else "hf32"
     label = reduced.upper()
@@ -211,17 +216,17 @@ def reference_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
         arithmetic("fp16 throughout", Declared("fp16")),
         Switch("tanh form of GELU", "reference", tanh),
     ]
-    rope = [module for module in exact.model.modules() if hasattr(module, "inv_freq")]
+    rope = [module for module in base.model.modules() if hasattr(module, "inv_freq")]
     if rope:
-        run = with_bf16_periods(exact, rope[0], pixels)
+        run = with_bf16_periods(base, rope[0], pixels)
         switches.append(Switch("RoPE periods in bf16", "reference", run))
     return switches
 
 
 def with_bf16_periods(
-    exact: Side, rope: nn.Module, pixels: torch.Tensor
+    side: Side, rope: nn.Module, pixels: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
-    """Return what computes the truth with the rotary embedding's periods rounded to bf16.
+    """Return what computes with the rotary embedding's periods rounded to bf16.
 
     DINOv3's original code keeps the periods, the inverses of inv_freq, in bf16.
     """
@@ -230,7 +235,7 @@ def with_bf16_periods(
         before: torch.Tensor = rope.inv_freq  # type: ignore[assignment] # a buffer
         rope.inv_freq = 1 / (1 / before).to(torch.bfloat16).to(before.dtype)
         try:
-            return exact.features(pixels).last_hidden_state
+            return side.features(pixels).last_hidden_state
         finally:
             rope.inv_freq = before
 

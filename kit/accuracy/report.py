@@ -208,7 +208,10 @@ def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
 
 def causes(results: AccuracyResults) -> list[str]:
     """Return what --explain found."""
-    lines = ["Known causes, one by one (relative error of last_hidden_state against fp64):"]
+    lines = [
+        "Known causes, one by one, by last_hidden_state (device: its error against fp64;",
+        "reference: its distance from a CPU in the declared arithmetic that imitates the cause):",
+    ]
     for cause in results.explain:
         if cause.note:
             lines.append(f"  {cause.cause} ({cause.where}): {cause.note}")

@@ -16,6 +16,7 @@ from kit.accuracy.results import results_of
 from kit.accuracy.single import Measured, Sides, make_sides, measure
 from kit.accuracy.verdict import Verdict
 from kit.entry import ROOT
+from kit.images import DecodedImage
 from kit.inputs import Inputs
 from kit.output import RunLog
 from kit.progress import Progress
@@ -74,12 +75,12 @@ class Session:
         log.info(f"Comparing {self.sides.references.declared} with the CPU...")
         given: Path | None = self.arguments.image
         if given is None or not given.is_dir():
-            return self.one_image(str(inputs.first.path), pixels, None, ())
+            return self.one_image(inputs.first, pixels, None, ())
         return self.folder(inputs, progress)
 
     def one_image(
         self,
-        image: str,
+        image: DecodedImage,
         pixels: torch.Tensor,
         folder: FolderAccuracy | None,
         reasons: Sequence[str],
@@ -87,7 +88,7 @@ class Session:
         """Measure one image in full; of a folder, its worst one.
 
         Args:
-            image: its path.
+            image: as it was decoded.
             pixels: preprocessed, 1 x 3 x rows x columns.
             folder: the whole folder's figures.
             reasons: why the folder fails; none where it does not.
@@ -101,7 +102,7 @@ class Session:
             measured,
             self.sides.references.stages,
             self.sides.references.declared,
-            image=image,
+            image=str(image.path),
             source=self.sides.bench.model_info.source,
             self_check=self.sides.self_check,
             explain=causes,
@@ -109,7 +110,14 @@ class Session:
         )
         count = 1 if folder is None else folder.images
         code = measured.verdict.exit_code(self.arguments.strict)
-        return Done(results, tuple(pixels.shape), count, code, dict)
+
+        def pictures() -> dict[Path, bytes]:
+            from kit.accuracy.pictures import draw_all  # matplotlib, when all is measured
+
+            stages, label = self.sides.references.stages, self.sides.bench.device.label
+            return draw_all(measured, results, stages, image.pixels, label)
+
+        return Done(results, tuple(pixels.shape), count, code, pictures)
 
     def folder(self, inputs: Inputs, progress: Progress) -> Done:
         """Compare every image of the folder, then measure the worst one in full."""
@@ -126,7 +134,7 @@ class Session:
             worst = images.decode(Path(folder.worst[0].image))
             pixels = preprocessing.preprocess(worst.pixels, self.sides.bench.steps)
             reasons = folder_reasons(folder)
-            done = self.one_image(folder.worst[0].image, pixels, folder, reasons)
+            done = self.one_image(worst, pixels, folder, reasons)
         # The others end with the same exit code; pictures are the first rank's alone.
         shared = self.group.gather(done and replace(done, pictures=dict), "the verdict")[0]
         if self.group.place.leads:
