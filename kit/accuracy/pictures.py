@@ -198,7 +198,7 @@ def pca(
         for run in (reference_run, examination.device)
     ]
     reference, device = (colours(side, sides[0]).reshape(*measured.grid, 3) for side in sides)
-    difference = np.abs(device - reference).max(axis=-1)
+    difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
     figure = figure_of(13, 3.8, title)
     axes = figure.subplots(1, 4)
     axes[0].imshow(image, aspect="auto")
@@ -206,7 +206,7 @@ def pca(
         panel.imshow(np.nan_to_num(map_))
         panel.set_title(name)
     shown = axes[3].imshow(difference, cmap="magma", vmin=0, vmax=max(difference.max(), 1e-12))
-    axes[3].set_title(f"difference, {np.nanmax(difference):.2g} of the range at most")
+    axes[3].set_title(f"difference, {difference.max():.2g} of the range at most")
     figure.colorbar(shown, ax=axes[3])
     axes[0].set_title("image")
     for panel in axes:
