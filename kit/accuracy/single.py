@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.accuracy.arithmetic import Declared
-from kit.accuracy.examine import Examination, examine
+from kit.accuracy.examination import Examination
+from kit.accuracy.examine import examine
 from kit.accuracy.judge import Judgement, judge
 from kit.accuracy.recorder import Recorder, require_on
 from kit.accuracy.sides import References, Run
