@@ -18,15 +18,17 @@ RULE = "=" * 60  # above and below the blocks of a report
 class RunLog:
     """Prints a run's lines to the console as they come and keeps them for the text log."""
 
-    def __init__(self) -> None:
-        """Start with no lines."""
+    def __init__(self, *, silent: bool = False) -> None:
+        """Start with no lines; a silent log prints none, as one rank of several prints for all."""
+        self.silent = silent
         self.lines: list[str] = []
         self.warnings: list[str] = []
 
     def line(self, text: str = "") -> None:
         """Print one line as it is."""
         self.lines.append(text)
-        print(text, flush=True)  # noqa: T201 - this is the one place that prints
+        if not self.silent:
+            print(text, flush=True)  # noqa: T201 - this is the one place that prints
 
     def info(self, message: str) -> None:
         """Print `[INFO] message`."""
