@@ -1,11 +1,12 @@
-"""The only file that calls torch.cuda: choose a device, ask and steer it, prove that it computes.
+"""The file that calls torch.cuda: choose a device, ask and steer it, prove that it computes.
+
+Only device_meters.py (clock, memory) and device_graph.py (capture) beside it do so too.
 
 This is ordinary CUDA code. Where npu_patch has remapped torch.cuda, "cuda" is the NPU and TF32
 is HF32; `patched` tells which of the two this run has.
 """
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kit.errors import DeviceError, KitError
+from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
 from kit.records import DeviceType, FloatMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,9 +22,8 @@ OPERATOR_PATTERNS = (
     re.compile(r"operator name is (\w+)"),  # torch_npu, from the task queue
     re.compile(r"call (\w+) failed"),  # torch_npu, at the call
 )
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 LABELS: dict[DeviceType, str] = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
-
-_question_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Device:
         return LABELS[self.type]
 
 
-def choose(requested: str, *, patched: bool, patch_reason: str) -> Device:
+def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int = 0) -> Device:
     """Return the device that `requested` names, ready to use.
 
     Args:
         requested: auto, npu, npu:N, cuda, cuda:N or cpu.
+        local_rank: the index where `requested` names none: each of torchrun's ranks has its own.
         patched: whether torch.cuda is torch.npu in this process.
         patch_reason: why or why not; part of the error where an NPU is wanted in vain.
 
@@ -73,7 +74,12 @@ def choose(requested: str, *, patched: bool, patch_reason: str) -> Device:
             f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} answers here "
             f"({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
         )
-    index = int(index_text or 0)
+    index = int(index_text or local_rank)
+    if index >= count and not index_text:
+        raise KitError(
+            f"LOCAL_RANK {local_rank}: this host shows {count} {LABELS[accelerator]}"
+            f"{'s' if count > 1 else ''}; start torchrun with --nproc-per-node {count}"
+        )
     if index >= count:
         raise KitError(
             f"--device {requested}: this host shows {count} {LABELS[accelerator]}"
@@ -132,6 +138,30 @@ def use_strict_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+@contextlib.contextmanager
+def strict_fp32(active: bool) -> Iterator[None]:
+    """Turn TF32 (on an NPU: HF32) off within the block, where `active`, and restore it after."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if active:
+        use_strict_fp32()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def reduced_fp32(*, matmul: bool, convolution: bool) -> Iterator[None]:
+    """Set TF32 (on an NPU: HF32) for each of the two within the block, and restore it after."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.backends.cudnn.allow_tf32 = convolution
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def float_modes(device: Device) -> tuple[FloatMode, FloatMode]:
     """Return what fp32 (matrix products, convolutions) compute with on this device now."""
     if device.type == "cpu":
@@ -161,18 +191,32 @@ def device_errors(phase: str) -> Iterator[None]:
 
     Raises:
         DeviceError: in place of torch's RuntimeError (OutOfMemoryError is one).
+        OutOfDeviceMemoryError: where it was for want of memory.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"out of device memory while {phase} ({first_line(error)}); "
-            "use a smaller --size or batch, or --dtype bf16"
-        ) from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfDeviceMemoryError(
+                f"out of device memory while {phase} ({first_line(error)}); "
+                "use a smaller --size or batch, or --dtype bf16"
+            ) from error
         operator = failed_operator(str(error))
         culprit = f"operator {operator} failed" if operator else "the device failed"
         raise DeviceError(f"{culprit} while {phase}: {first_line(error)}") from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory ran out, in this error or in one that it followed from.
+
+    Ending a graph capture after such an error raises another; the CPU's allocator raises a
+    plain RuntimeError.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def failed_operator(message: str) -> str | None:
@@ -187,42 +231,3 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, its type where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-class HealthChecks:
-    """Asks a device small questions with known answers and counts those it passed."""
-
-    def __init__(self, device: Device) -> None:
-        """Check `device`; nothing has been asked yet."""
-        self.device = device
-        self.passed = 0
-
-    def after(self, phase: str) -> None:
-        """Prove that the device still computes after a phase of the run.
-
-        A device that dropped its work hands back whatever lies in memory, perhaps the answer
-        to the last question: hence a new one each time. The numbers are small integers, exact
-        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails.
-
-        Args:
-            phase: what the run has just done, for the message.
-
-        Raises:
-            DeviceError: where the device fails or answers wrongly.
-        """
-        if self.device.type == "cpu":
-            return
-        number = next(_question_numbers)
-        question = (torch.arange(64).reshape(8, 8) * 7 + number * 13) % 61
-        expected = (question @ question.T + question).to(torch.float32)
-        with device_errors(f"checking the device after {phase}"):
-            on_device = question.to(torch.float32).to(self.device.torch_device)
-            answer = (on_device @ on_device.T + on_device).cpu()
-            synchronize(self.device)
-        if not torch.equal(answer, expected):
-            raise DeviceError(
-                f"{self.device.name} no longer computes after {phase}: a matrix product with a "
-                "known answer came back wrong, so nothing of this run can be trusted; "
-                "see the device's messages above and reset it"
-            )
-        self.passed += 1

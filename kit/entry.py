@@ -1,6 +1,7 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from kit import output
+from kit import output, ranks
 from kit.errors import KitError
 from kit.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent  # the kit's folder, whatever the current one is
+OUR_MODULES = ("kit", "npu_patch")
 EXIT_PASSED = 0
 EXIT_FAILED_VERDICT = 1
 EXIT_COULD_NOT_RUN = 2
@@ -27,7 +29,7 @@ class Outcome:
         record: for output/<script>.json.
         report: the lines that stand at the end of the console output.
         files: further files by name, under the output folder, or anywhere by absolute path.
-        exit_code: 0, or 1 for a failed verdict.
+        exit_code: 0, 1 for a failed verdict, or 130 for a partial result after Ctrl-C.
     """
 
     record: Record
@@ -49,18 +51,31 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
     """Run one script and return its exit code.
 
     0: done and passed. 1: done, and the verdict is a failure. 2: could not run. 130: Ctrl-C.
-    An error is one line on stderr and leaves earlier results as they were.
+    An error is one line on stderr and leaves earlier results as they were. Of torchrun's ranks
+    the first one prints and writes.
     """
+    # The run's own log prints npu_patch's line; logging's last resort must not print it again.
+    logging.getLogger("npu_patch").addHandler(logging.NullHandler())
     try:
         arguments = parse(argv)
-        output.require_writable(arguments.output_dir)
-        log = output.RunLog()
+        leads = ranks.place().leads
+        if leads:
+            output.require_writable(arguments.output_dir)
+        log = output.RunLog(silent=not leads)
         outcome = run(arguments, log)
-        for line in outcome.report:
-            log.line(line)
-        publish(arguments, log, outcome)
+        if leads:
+            for line in outcome.report:
+                log.line(line)
+            publish(arguments, log, outcome)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        return EXIT_COULD_NOT_RUN
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in OUR_MODULES:  # a fault of ours, not of the host's
+            raise
+        message = f"the package {name} is not installed: pip install -r requirements.txt"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - the same
         return EXIT_COULD_NOT_RUN
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at exit.

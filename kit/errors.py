@@ -7,3 +7,7 @@ class KitError(Exception):
 
 class DeviceError(KitError):
     """The device failed or no longer computes: nothing measured after it can be trusted."""
+
+
+class OutOfDeviceMemoryError(DeviceError):
+    """Memory ran out before any work was given to the device: a smaller batch may still run."""

@@ -124,6 +124,20 @@ def has_attention(config: PretrainedConfig) -> bool:
     return hasattr(config, "num_attention_heads")
 
 
+def use_attention(model: PreTrainedModel, attention: str) -> None:
+    """Switch a loaded model to sdpa or eager attention; nothing on a model without attention.
+
+    Raises:
+        KitError: where the model's code cannot switch.
+    """
+    if not has_attention(model.config):
+        return
+    with quiet_transformers():  # it only warns where it cannot
+        model.set_attn_implementation(attention)
+    if model.config._attn_implementation != attention:
+        raise KitError(f"{type(model).__name__} cannot switch to {attention} attention")
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' own log and progress bar for the block."""

@@ -11,7 +11,6 @@ from kit import model as models
 from kit import preprocessing
 from kit.device import (
     Device,
-    HealthChecks,
     choose,
     device_errors,
     float_modes,
@@ -20,6 +19,7 @@ from kit.device import (
 )
 from kit.errors import KitError
 from kit.fallbacks import Fallbacks
+from kit.health import HealthChecks
 from kit.inputs import Inputs
 from kit.output import RunLog
 from kit.preprocessing import Preprocessing
@@ -76,13 +76,26 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
         )
 
 
-def open_device(arguments: argparse.Namespace, patch: Patch, log: RunLog) -> Device:
+def open_device(
+    arguments: argparse.Namespace, patch: Patch, log: RunLog, local_rank: int = 0
+) -> Device:
     """Return the device that the options ask for, its fp32 modes set.
+
+    Args:
+        arguments: the options.
+        patch: what npu_patch did.
+        log: warned where auto finds the CPU only.
+        local_rank: the index where the options name none.
 
     Raises:
         KitError: where it is not there.
     """
-    device = choose(arguments.device, patched=patch.applied, patch_reason=patch.reason)
+    device = choose(
+        arguments.device,
+        patched=patch.applied,
+        patch_reason=patch.reason,
+        local_rank=local_rank,
+    )
     if device.type == "cpu" and arguments.device == "auto":
         log.warning("No NPU and no GPU answers: running on the CPU, which validates no NPU")
     if arguments.strict_fp32:
@@ -127,8 +140,12 @@ def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: R
     return Workbench(device, dtype, model, steps, info, HealthChecks(device))
 
 
-def move_model(bench: Workbench, log: RunLog) -> PreTrainedModel:
+def move_model(bench: Workbench, log: RunLog | None = None) -> PreTrainedModel:
     """Move the model to the device and into the dtype, and prove that the device computes.
+
+    Args:
+        bench: the workbench.
+        log: where the move is told; None for silence.
 
     Raises:
         DeviceError: where the device fails.
@@ -137,7 +154,8 @@ def move_model(bench: Workbench, log: RunLog) -> PreTrainedModel:
     with device_errors("moving the model to the device"):
         model: PreTrainedModel = bench.model.to(device.torch_device, bench.dtype)
     bench.health.after("moving the model")
-    log.info(f"Model moved to {device.label} device: {device.name}")
+    if log is not None:
+        log.info(f"Model moved to {device.label} device: {device.name}")
     return model
 
 

@@ -8,8 +8,8 @@ Neither torch nor torch-npu is imported, since importing them needs the librarie
 
 import concurrent.futures
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shlex
@@ -41,8 +41,11 @@ class BuildError(Exception):
 
 
 def package_folder(name: str) -> Path | None:
-    """Find where an installed package lies without importing it; None when it is not installed."""
-    spec = importlib.util.find_spec(name)
+    """Find where an installed package lies without importing it; None when it is not installed.
+
+    sys.modules is not asked: npu_patch hides a torch_npu there that has no CANN.
+    """
+    spec = importlib.machinery.PathFinder.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0])
@@ -63,6 +66,16 @@ def unavailable_reason() -> str | None:
     if compiler() is None:
         return "the emulated NPU needs g++ 12 or newer, which is not installed"
     return None
+
+
+def cann_variables(libraries: Path) -> dict[str, str]:
+    """Return what CANN's set_env.sh would set, for the stub in this folder."""
+    paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
+        "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries),
+    }
 
 
 def acl_include_folder(torch_npu: Path) -> Path:
@@ -87,7 +100,7 @@ def build_key() -> str:
     for package in ("torch", "torch-npu"):
         digest.update(importlib.metadata.version(package).encode())
         digest.update(str(package_folder(package.replace("-", "_"))).encode())
-    for source in source_files():
+    for source in [Path(__file__), *source_files()]:
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -163,6 +176,8 @@ def link_all(torch: Path, objects: Path, libraries: Path) -> None:
     )
     for name in OTHER_NAMES:
         (libraries / name).symlink_to("libascendcl.so")
+    for name in ("runtime", "compiler"):  # torch_npu wants them below ASCEND_HOME_PATH
+        (libraries / name).mkdir()
 
 
 def build() -> Path:

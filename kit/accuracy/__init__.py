@@ -1,0 +1,1 @@
+"""accuracy.py's own rooms: reference, budget, verdict, record and pictures."""

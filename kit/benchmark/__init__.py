@@ -1,0 +1,1 @@
+"""benchmark.py's own rooms: modes, measuring, sweep, ladder, ranks, regression, pictures."""

@@ -1,0 +1,169 @@
+"""The speed ladder: what each mode gains, and what it costs in accuracy."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kit import model as models
+from kit.accuracy.judge import Judgement, judge
+from kit.accuracy.limits import arithmetic_of
+from kit.benchmark.modes import Mode
+from kit.benchmark.record import LadderRow, Latency, Memory, ThroughputRow
+from kit.benchmark.runner import ModeRunner
+from kit.device import device_errors, float_modes
+from kit.forward import Features, forward, to_host
+from kit.workbench import Workbench, model_input
+
+PASS, FAIL, SELF_CHECK = "PASS", "FAIL", "SELF-CHECK"
+
+
+@dataclass(frozen=True)
+class ModeError:
+    """How far a mode's features are from the fp32 CPU reference.
+
+    Attributes:
+        pooled, hidden: the judgements on pooler_output and last_hidden_state.
+        on_cpu: whether the mode ran on the CPU too, which checks the CPU against itself.
+        bits_equal_eager: see LadderRow.
+    """
+
+    pooled: Judgement
+    hidden: Judgement
+    on_cpu: bool
+    bits_equal_eager: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL, or SELF-CHECK for a pass on the CPU."""
+        if not (self.pooled.passed and self.hidden.passed):
+            return FAIL
+        return SELF_CHECK if self.on_cpu else PASS
+
+
+def missing(mode: Mode, bench: Workbench) -> str | None:
+    """Return why the device or the model does not have a mode; None where it may."""
+    if bench.device.type == "cpu":
+        if mode.graph:
+            return "the CPU has no graph capture"
+        if mode.strict:
+            return "the CPU computes fp32 without HF32 or TF32: the same as fp32"
+    if mode.attention == "eager" and not models.has_attention(bench.model.config):
+        return "the model has no attention"
+    return None
+
+
+def reference(bench: Workbench, pixels: torch.Tensor) -> Features:
+    """Return the features that the fp32 model computes on the CPU, from bench.model.
+
+    Args:
+        bench: its model is on the CPU in fp32.
+        pixels: one preprocessed image, float32 on the CPU.
+    """
+    return forward(bench.model, pixels)
+
+
+def error(
+    runner: ModeRunner,
+    call: Callable[[], Features],
+    pixel_values: torch.Tensor,
+    expected: Features,
+) -> ModeError:
+    """Compare a mode's features at batch 1 with the reference.
+
+    Args:
+        runner: the model in its mode.
+        call: its forward on pixel_values.
+        pixel_values: the input; holds the image again afterwards.
+        expected: the reference.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    device = runner.bench.device
+    with device_errors(f"computing the features of {runner.mode.name}"):
+        found = to_host(call())
+    equal = bits_equal_eager(runner, call, pixel_values, found) if runner.mode.graph else None
+    runner.bench.health.after(f"the features of {runner.mode.name}")
+    arithmetic = arithmetic_of(runner.mode.dtype, *float_modes(device))
+    return ModeError(
+        judge(expected.pooler_output, found.pooler_output, arithmetic),
+        judge(expected.last_hidden_state, found.last_hidden_state, arithmetic),
+        device.type == "cpu",
+        equal,
+    )
+
+
+def bits_equal_eager(
+    runner: ModeRunner,
+    call: Callable[[], Features],
+    pixel_values: torch.Tensor,
+    replayed: Features,
+) -> bool:
+    """Return whether replays give the eager forward's bits, for the image and its mirror image.
+
+    The second image proves that the graph reads its input anew.
+    """
+    original = runner.input(1)
+    mirrored = model_input(runner.bench, runner.pixels.flip(-1))
+    with device_errors(f"comparing {runner.mode.name} with its eager forward"):
+        equal = same_bits(to_host(forward(runner.model, original)), replayed)
+        pixel_values.copy_(mirrored)
+        equal &= same_bits(to_host(forward(runner.model, mirrored)), to_host(call()))
+        pixel_values.copy_(original)
+    return equal
+
+
+def same_bits(left: Features, right: Features) -> bool:
+    """Return whether two pairs of tensors are equal."""
+    return torch.equal(left.pooler_output, right.pooler_output) and torch.equal(
+        left.last_hidden_state, right.last_hidden_state
+    )
+
+
+def row(
+    mode: Mode,
+    latency: Latency,
+    sweep: Sequence[ThroughputRow],
+    memory: Memory,
+    found: ModeError,
+) -> LadderRow:
+    """Return a mode's part of the record."""
+    best = max(
+        (r for r in sweep if r.throughput_ips is not None),
+        key=lambda r: r.throughput_ips or 0.0,
+        default=None,
+    )
+    pooled, hidden = found.pooled.comparison, found.hidden.comparison
+    return LadderRow(
+        mode=mode.name,
+        dtype=mode.dtype,
+        strict_fp32=mode.strict,
+        attention=mode.attention,
+        graph=mode.graph,
+        latency=latency,
+        throughput=tuple(sweep),
+        best_throughput_ips=best.throughput_ips if best else None,
+        best_batch_size=best.batch_size if best else None,
+        memory=memory,
+        verdict=found.verdict,
+        relative_error=finite(max(pooled.relative_error, hidden.relative_error)),
+        cosine_similarity=finite(min(pooled.cosine, hidden.cosine)),
+        max_abs_diff=finite(max(pooled.max_abs_diff, hidden.max_abs_diff)),
+        bits_equal_eager=found.bits_equal_eager,
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return value, None where it is NaN or infinite, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
+def fastest(rows: Sequence[LadderRow]) -> LadderRow | None:
+    """Return the row with the lowest batch-1 median of those that pass; None where none does.
+
+    A mode whose replays do not give the eager forward's features is judged by its own error.
+    """
+    passing = [r for r in rows if r.verdict != FAIL]
+    return min(passing, key=lambda r: r.latency.p50_ms, default=None)

@@ -1,0 +1,187 @@
+"""benchmark.py's report: the lines that stand at the end of the console output."""
+
+from collections.abc import Sequence
+
+from kit.benchmark.record import (
+    BenchmarkRecord,
+    BenchmarkResults,
+    LadderRow,
+    Latency,
+    Ranks,
+    Regression,
+    ThroughputRow,
+)
+from kit.device import LABELS
+from kit.output import RULE
+from kit.timing import PERCENTILES, samples_needed
+
+THIN_RULE = "-" * len(RULE)
+NEEDED = {f"p{p}_ms": samples_needed(p) for p in PERCENTILES} | {"stddev_ms": 2}
+MIB = 1 << 20
+
+
+def lines(record: BenchmarkRecord) -> list[str]:
+    """Return the report: the two tables, then what the run has of the rest."""
+    results = record.results
+    found = [RULE, "Benchmark Results", RULE]
+    found.append(f"Device: {LABELS[record.device.type]} ({record.device.name})")
+    found.append(f"Mode: {results.mode}")
+    if results.latency is not None:
+        found += latency_lines(results.latency)
+    if results.throughput:
+        found += [THIN_RULE, *throughput_lines(results.throughput)]
+    found += [THIN_RULE, *phase_lines(results)]
+    if results.ranks is not None:
+        found += [THIN_RULE, *rank_lines(results.ranks)]
+    if results.regression is not None:
+        found += [THIN_RULE, *regression_lines(results.regression)]
+    found.append(RULE)
+    if results.ladder or results.skipped_modes:
+        found += ladder_lines(results, record.device.type == "cpu")
+    return found
+
+
+def title(record: BenchmarkRecord) -> str:
+    """Return what stands above the picture: device, mode, and weights where they are random."""
+    weights = ", random weights" if record.model.source == "random" else ""
+    device = f"{LABELS[record.device.type]} ({record.device.name})"
+    return f"{record.model.architecture}{weights} on {device}, {record.results.mode}"
+
+
+def latency_lines(latency: Latency) -> list[str]:
+    """Return the first table: the seed's names, a mark on what few samples cannot support."""
+    found = [f"iterations: {latency.iterations}"]
+    for name in ("mean_ms", "stddev_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p99_ms"):
+        mark = ""
+        if name in latency.unsupported:
+            mark = f" (unsupported: needs {NEEDED[name]} samples)"
+        found.append(f"{name}: {getattr(latency, name):.2f} ms{mark}")
+    return found
+
+
+def throughput_lines(rows: Sequence[ThroughputRow]) -> list[str]:
+    """Return the second table."""
+    found = [f"{'batch_size':>10}  {'throughput_ips':>14}  {'avg_latency_ms':>14}"]
+    for row in rows:
+        if row.throughput_ips is None or row.avg_latency_ms is None:
+            found.append(f"{row.batch_size:>10}  out of memory: the sweep ends here")
+            continue
+        mark = "  (largest that fits)" if row.searched else ""
+        mark = "  (interrupted)" if row.status == "interrupted" else mark
+        found.append(
+            f"{row.batch_size:>10}  {row.throughput_ips:>14.2f}  {row.avg_latency_ms:>14.2f}{mark}"
+        )
+    return found
+
+
+def phase_lines(results: BenchmarkResults) -> list[str]:
+    """Return where the time goes and what the peaks of memory were."""
+    names = {
+        "import_ms": "import",
+        "load_ms": "load",
+        "move_ms": "move to device",
+        "first_inference_ms": "first inference",
+        "steady_ms": "steady state",
+        "preprocessing_ms": "preprocessing",
+        "host_to_device_ms": "host-to-device copy",
+    }
+    values = [(label, getattr(results.phases, name)) for name, label in names.items()]
+    found = [f"{label}: {value:.2f} ms" for label, value in values if value is not None]
+    latency = results.latency
+    if latency is not None and latency.host_p50_ms is not None:
+        found.append(f"host cost per forward: {latency.host_p50_ms:.3f} ms")
+    peaks = {
+        "peak device memory": results.memory.device_peak_bytes,
+        "peak host memory": results.memory.host_peak_bytes,
+    }
+    found += [f"{name}: {peak / MIB:.0f} MiB" for name, peak in peaks.items() if peak is not None]
+    return found
+
+
+def rank_lines(ranks: Ranks) -> list[str]:
+    """Return each rank's latency, and all ranks' throughput."""
+    found = [
+        f"rank {one.rank}: {one.torch_device} on {one.host}, p50_ms {one.latency.p50_ms:.2f}"
+        for one in ranks.ranks
+    ]
+    found.append(f"{'batch_size':>10}  {'total_ips':>14}  {'scaling_efficiency':>18}  per rank")
+    for row in ranks.throughput:
+        each = " ".join(f"{ips:.2f}" for ips in row.rank_throughput_ips)
+        found.append(
+            f"{row.batch_size:>10}  {row.total_throughput_ips:>14.2f}  "
+            f"{row.scaling_efficiency:>18.3f}  {each}"
+        )
+    return found
+
+
+def regression_lines(regression: Regression) -> list[str]:
+    """Return old, new and ratio of every figure, and the verdict."""
+    width = max((len(one.name) for one in regression.comparisons), default=0)
+    found = [f"Baseline: {regression.baseline} ({regression.baseline_started_at})"]
+    found.append(f"{'p50_ms':<{width}}  {'old':>9}  {'new':>9}  {'ratio':>6}  noise")
+    for one in regression.comparisons:
+        found.append(
+            f"{one.name:<{width}}  {one.old_ms:>9.2f}  {one.new_ms:>9.2f}  {one.ratio:>6.3f}  "
+            f"{one.noise_ms:.2f} {one.status}"
+        )
+    verdict = "PASS" if regression.passed else "FAIL"
+    limit = f"no figure slower by more than {regression.max_regression_percent:g} % and the noise"
+    found.append(f"Regression: {verdict} ({limit})")
+    return found
+
+
+def ladder_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
+    """Return the ladder, the modes that are missing, and the line that it ends with."""
+    width = max((len(row.mode) for row in results.ladder), default=4)
+    found = ["Speed Ladder", RULE]
+    found.append(
+        f"{'mode':<{width}}  {'p50_ms':>8}  {'best_ips':>9}  {'batch':>5}  {'host_ms':>8}  "
+        f"{'peak_MiB':>8}  {'error':>8}  verdict"
+    )
+    found += [ladder_line(row, width) for row in results.ladder]
+    found += [f"not measured: {one.mode}: {one.reason}" for one in results.skipped_modes]
+    found += [RULE, last_line(results, on_cpu)]
+    return found
+
+
+def ladder_line(row: LadderRow, width: int) -> str:
+    """Return one rung."""
+    peak = row.memory.device_peak_bytes
+    cells = (
+        f"{row.mode:<{width}}",
+        f"{row.latency.p50_ms:>8.2f}",
+        f"{shown(row.best_throughput_ips, '.2f'):>9}",
+        f"{shown(row.best_batch_size, 'd'):>5}",
+        f"{shown(row.latency.host_p50_ms, '.3f'):>8}",
+        f"{shown(None if peak is None else peak / MIB, '.0f'):>8}",
+        f"{shown(row.relative_error, '.6f'):>8}",
+        row.verdict,
+    )
+    differs = " (not the eager forward's bits)" if row.bits_equal_eager is False else ""
+    return "  ".join(cells) + differs
+
+
+def shown(value: float | None, spec: str) -> str:
+    """Return a value as text, a dash where there is none."""
+    return "-" if value is None else format(value, spec)
+
+
+def last_line(results: BenchmarkResults, on_cpu: bool) -> str:
+    """Return the answer of the ladder."""
+    rows = {row.mode: row for row in results.ladder}
+    if results.fastest_passing_mode is None:
+        return "Fastest mode that passes: none"
+    best = rows[results.fastest_passing_mode]
+    text = f"Fastest mode that passes: {best.mode}, {best.latency.p50_ms:.2f} ms at batch 1"
+    main = rows.get(results.mode)
+    if main is not None and main is not best:
+        ratio = main.latency.p50_ms / best.latency.p50_ms
+        text += f", {ratio:.2f} times as fast as {main.mode}"
+    passing = [row for row in results.ladder if row.verdict != "FAIL" and row.best_throughput_ips]
+    if passing:
+        widest = max(passing, key=lambda row: row.best_throughput_ips or 0.0)
+        text += (
+            f"; most images/s: {widest.mode}, {widest.best_throughput_ips:.2f} "
+            f"at batch {widest.best_batch_size}"
+        )
+    return text + (" (CPU against CPU: validates no NPU)" if on_cpu else "")

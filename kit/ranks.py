@@ -1,0 +1,173 @@
+"""The processes that torchrun starts: who this one is, and how they wait and agree.
+
+They talk over gloo, which works for NPU, GPU and CPU alike. torch is imported only where there
+is more than one process.
+"""
+
+import contextlib
+import datetime
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+from kit.errors import KitError
+
+T = TypeVar("T")
+TIMEOUT = datetime.timedelta(minutes=10)  # for a rank that neither answers nor dies
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among torchrun's.
+
+    Attributes:
+        rank: number among all processes.
+        local_rank: number among those of this host, which is the number of its device.
+        world_size: processes in all.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+
+def place() -> Place:
+    """Return the place that torchrun's environment variables give; alone without them.
+
+    Raises:
+        KitError: where they make no sense.
+    """
+    texts = [os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
+    if texts[2] is None:
+        return Place()
+    try:
+        rank, local_rank, world_size = (int(text or "") for text in texts)
+    except ValueError:
+        rank = local_rank = world_size = -1
+    if not (0 <= rank < world_size and 0 <= local_rank < world_size):
+        raise KitError(
+            f"RANK, LOCAL_RANK and WORLD_SIZE are {texts}, which no torchrun sets: "
+            "unset them or start with torchrun"
+        )
+    return Place(rank, local_rank, world_size)
+
+
+def host_name() -> str:
+    """Return the name of this host."""
+    return socket.gethostname()
+
+
+class Group:
+    """All processes of a run; with one, waiting and agreeing cost nothing."""
+
+    def __init__(self, where: Place) -> None:
+        """Stand for the processes; nothing is connected yet (see joined)."""
+        self.place = where
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self.place.world_size
+
+    def alone(self) -> "Group":
+        """Return a group of this process only."""
+        return Group(Place())
+
+    def barrier(self, name: str) -> None:
+        """Wait until every process is here.
+
+        Args:
+            name: of the moment, for the message.
+
+        Raises:
+            KitError: where one of them does not come.
+        """
+        if self.size == 1:
+            return
+        from torch import distributed
+
+        with lost_ranks(f"waiting for {name}"):
+            distributed.monitored_barrier(timeout=TIMEOUT)
+
+    def gather(self, value: T, name: str) -> list[T]:
+        """Return every process's value in the order of the ranks, on each of them.
+
+        Raises:
+            KitError: where one of them does not answer.
+        """
+        if self.size == 1:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.size
+        with lost_ranks(f"gathering {name}"):
+            distributed.all_gather_object(values, value)
+        return cast("list[T]", values)
+
+    def least(self, value: float) -> float:
+        """Return the smallest value of all processes."""
+        return min(self.gather(value, "the ranks' times"))
+
+    def most(self, value: float) -> float:
+        """Return the largest value of all processes."""
+        return max(self.gather(value, "the ranks' counts"))
+
+
+@contextlib.contextmanager
+def joined(where: Place) -> Iterator[Group]:
+    """Connect to the other processes for the block.
+
+    torchrun answers the death of one process with SIGTERM to the others: that becomes an error
+    that says so.
+
+    Raises:
+        KitError: where they cannot be reached, or torchrun ends the run.
+    """
+    group = Group(where)
+    if where.world_size == 1:
+        yield group
+        return
+    from torch import distributed
+
+    before = signal.signal(signal.SIGTERM, end_by_torchrun)
+    try:
+        with lost_ranks("meeting the other ranks"):
+            distributed.init_process_group("gloo", timeout=TIMEOUT)
+        yield group
+        distributed.destroy_process_group()  # not after an error: it would wait for the lost
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_by_torchrun(number: int, frame: FrameType | None) -> None:
+    """Answer SIGTERM.
+
+    Raises:
+        KitError: always.
+    """
+    raise KitError("torchrun ended this rank, because another rank died: see its message")
+
+
+@contextlib.contextmanager
+def lost_ranks(moment: str) -> Iterator[None]:
+    """Turn what gloo raises into an error that says that a rank was lost.
+
+    Raises:
+        KitError: in place of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise KitError(
+            f"lost another rank while {moment} ({words}): see its own message and torchrun's"
+        ) from error
