@@ -1480,15 +1480,15 @@ def _execute(arguments: list[str]) -> None:
         runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         return
     sys.argv = list(arguments)
+    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     folder = Path(path).resolve().parent
     archive = Path(path).is_dir() or zipfile.is_zipfile(path)
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = path if archive else str(folder)
+        sys.path[0] = file if archive else str(folder)
     sys.modules["__main__"] = main
     if archive:
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     loader = importlib.machinery.SourceFileLoader("__main__", file)
     main.__dict__.update(__file__=file, __loader__=loader, __cached__=None)
     with io.open_code(file) as stream:
