@@ -446,7 +446,12 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
                 kwargs[name] = change(default)
             return original(*args, **kwargs)
 
-        return _named_after(original, place, wrapper)
+        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
+            if len(args) > index and args[index] != "cuda":
+                return original(*args, **kwargs)
+            return wrapper(*args, **kwargs)
+
+        return _named_after(original, place, typed if change is npu_type else wrapper)
 
     return how
 
