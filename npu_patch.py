@@ -89,7 +89,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
         Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
         Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
-        Row("torch", "set_default_tensor_type", argument(npu_type_name, "t")),
+        Row("torch", "set_default_tensor_type", default_tensor_type),
         Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
         Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
         Row("torch.jit", "load", argument(npu_device, "map_location")),
@@ -177,7 +177,8 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
         Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
         Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
-        Row("torch.cuda", "sparse jiterator comm", left("torch_npu answers for what it does")),
+        Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
+        Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
         Row("torch.cuda", shared, same),
     )
 
@@ -346,12 +347,6 @@ def npu_tensor_type(name: Any) -> Any:
     if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
         return name
     return name.replace("cuda", "npu", 1)
-
-
-def npu_type_name(kind: Any) -> Any:
-    """Return the same for torch.set_default_tensor_type, which does not take torch_npu's classes."""
-    named = isinstance(kind, type) and kind.__module__ in {"torch.npu", "torch.cuda"}
-    return npu_tensor_type(f"torch.cuda.{kind.__name__}" if named else kind)
 
 
 def hccl(backend: Any) -> Any:
@@ -687,6 +682,18 @@ def tensor_type(original: Any, place: Place) -> Any:
         if answer.startswith("torch.npu.") and _DEVICES and _asked_by_user():
             return _either(answer, answer.replace("npu", "cuda", 1))
         return answer
+
+    return _named_after(original, place, wrapper)
+
+
+def default_tensor_type(original: Any, place: Place) -> Any:
+    """torch.set_default_tensor_type, which torch_npu's types do not serve: a dtype and a device."""
+
+    def wrapper(t: Any) -> None:
+        name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
+        there = _DEVICES and name.startswith(("torch.cuda.", "torch.npu."))
+        torch.set_default_device("npu" if there else None)
+        original(f"torch.{name.rpartition('.')[2]}" if there else t)
 
     return _named_after(original, place, wrapper)
 

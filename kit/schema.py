@@ -11,11 +11,16 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from kit.accuracy.record import AccuracyRecord
 from kit.benchmark.record import BenchmarkRecord
 from kit.inference.record import InferenceRecord
 from kit.records import Record
 
-RECORDS: dict[str, type[Record]] = {"benchmark": BenchmarkRecord, "inference": InferenceRecord}
+RECORDS: dict[str, type[Record]] = {
+    "inference": InferenceRecord,
+    "accuracy": AccuracyRecord,
+    "benchmark": BenchmarkRecord,
+}
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schema"
 PLAIN_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 

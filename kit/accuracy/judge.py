@@ -1,6 +1,6 @@
 """The verdict on two tensors: the published thresholds, no token left out, nothing infinite."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,6 +34,10 @@ class Judgement:
     def passed(self) -> bool:
         """Whether everything is inside its limit and finite."""
         return not self.reasons
+
+    def with_reasons(self, reasons: tuple[str, ...]) -> "Judgement":
+        """Return the same judgement with other reasons."""
+        return replace(self, reasons=reasons)
 
 
 def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmetic) -> Judgement:

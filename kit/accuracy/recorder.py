@@ -1,0 +1,258 @@
+"""Record what flows through a model's stages, on any device, as copies on the CPU.
+
+The copies are taken by hooks at every module without children, and at the queries and keys that
+enter the attention's products (which is where a rotary embedding has been applied). The same
+recorder on two models gives the same points under the same names.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from kit.accuracy.stages import Stage, Stages
+from kit.errors import KitError
+
+Points = dict[str, torch.Tensor]
+MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+
+
+@dataclass
+class StageRecord:
+    """What one stage saw.
+
+    Attributes:
+        points: name -> tensor on the CPU in its own dtype, in the order of execution.
+        args: positional arguments of the stage's call, as they were.
+        kwargs: keyword arguments of the stage's call, as they were.
+    """
+
+    points: Points = field(default_factory=dict)
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class Recorder:
+    """Records the stages of one model while `recording` is active.
+
+    Attributes:
+        stages: number of the stage -> its record.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        *,
+        detail: bool,
+        keep_arguments: bool,
+        repeat_inputs: bool = False,
+    ) -> None:
+        """Prepare to record.
+
+        Args:
+            device_type: where every tensor must be; anything else is an error.
+            detail: record inside the stages too, not just their inputs and outputs.
+            keep_arguments: keep each stage's call, to repeat it later.
+            repeat_inputs: name a module's input as a point even where it is the output of the
+                module before it. A device that leaves a step out shows by that.
+        """
+        self.device_type = device_type
+        self.detail = detail
+        self.keep_arguments = keep_arguments
+        self.repeat_inputs = repeat_inputs
+        self.stages: dict[int, StageRecord] = {}
+        self.current: int | None = None
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._calls: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def recording(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
+        """Record these stages of `model` in the block."""
+        modules = dict(model.named_modules())
+        handles = []
+        for stage in stages:
+            self.stages[stage.number] = StageRecord()
+            handles += self._watch_stage(stage, modules)
+        try:
+            with AttentionInputs(self) if self.detail else contextlib.nullcontext():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._copies.clear()
+
+    def _watch_stage(self, stage: Stage, modules: Mapping[str, nn.Module]) -> list[Any]:
+        module = modules[stage.path]
+        handles = [module.register_forward_pre_hook(self._enter(stage.number), with_kwargs=True)]
+        if self.detail:
+            for name, child in module.named_modules():
+                if name and not any(True for _ in child.children()):
+                    handles.append(child.register_forward_hook(self._leaf(stage.number, name)))
+        if stage.rope is not None:
+            rope = modules[stage.rope]
+            handles.append(rope.register_forward_hook(self._leaf(stage.number, stage.rope)))
+        handles.append(module.register_forward_hook(self._leave(stage.number)))
+        return handles
+
+    def _enter(self, number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record = self.stages[number]
+            self.current = number
+            self._calls.clear()
+            if self.keep_arguments:
+                record.args, record.kwargs = args, kwargs
+            main = main_input(args, kwargs)
+            if main is not None:
+                record.points["input"] = self._copy(main)
+
+        return hook
+
+    def _leave(self, number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if isinstance(tensor, torch.Tensor):
+                copied = self._copy(tensor)
+                self.stages[number].points["output"] = copied
+                self._copies = {id(tensor): (tensor, copied)}  # the next stage's input
+            self.current = None
+
+        return hook
+
+    def _leaf(self, number: int, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
+            points = self.stages[number].points
+            label = self._label(number, name)
+            for value in args[:1]:
+                known = isinstance(value, torch.Tensor) and id(value) in self._copies
+                if isinstance(value, torch.Tensor) and (self.repeat_inputs or not known):
+                    points[f"{label}.input"] = self._copy(value)
+            if isinstance(output, torch.Tensor):
+                points[f"{label}.output"] = self._copy(output)
+            elif isinstance(output, tuple):  # the rotary embedding's cosines and sines
+                for index, value in enumerate(output):
+                    if isinstance(value, torch.Tensor):
+                        points[f"{label}.output.{index}"] = self._copy(value)
+
+        return hook
+
+    def _label(self, number: int, name: str) -> str:
+        """Return the module's name, numbered from its second call in the stage on."""
+        key = f"{number}:{name}"
+        self._calls[key] = self._calls.get(key, 0) + 1
+        return name if self._calls[key] == 1 else f"{name}#{self._calls[key]}"
+
+    def attention_inputs(self, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Record the first query and key of the stage that is running."""
+        if self.current is None:
+            return
+        points = self.stages[self.current].points
+        if "attention.rotated_query" not in points:
+            points["attention.rotated_query"] = self._copy(query)
+            points["attention.rotated_key"] = self._copy(key)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy on the CPU; the same one for the same tensor.
+
+        Raises:
+            KitError: where the tensor is not on the device that this side claims.
+        """
+        if id(tensor) in self._copies:
+            return self._copies[id(tensor)][1]
+        require_on(tensor, self.device_type)
+        copied = tensor.detach().to("cpu", copy=True)
+        self._copies[id(tensor)] = (tensor, copied)  # kept alive, so that its id stays its own
+        return copied
+
+
+class AttentionInputs(TorchFunctionMode):
+    """Shows the recorder the queries and keys that enter an attention's products."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Report to `recorder`."""
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - any of torch's functions
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Run one function of torch; look at the inputs of the attention's."""
+        if func is nn.functional.scaled_dot_product_attention:
+            named = dict(zip(("query", "key"), args, strict=False)) | dict(kwargs or {})
+            self.recorder.attention_inputs(named["query"], named["key"])
+        elif func in MATMULS and args[0].ndim == 4:
+            self.recorder.attention_inputs(args[0], args[1].transpose(-1, -2))
+        return func(*args, **(kwargs or {}))
+
+
+def require_on(tensor: torch.Tensor, device_type: str) -> None:
+    """Check that a tensor is on the device that its side claims to be.
+
+    Raises:
+        KitError: where it is not.
+    """
+    if tensor.device.type != device_type:
+        raise KitError(
+            f"a tensor that should be on the {device_type} is on {tensor.device}: "
+            "device and reference were mixed up, so their comparison would mean nothing"
+        )
+
+
+def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor among a call's arguments; None where there is none."""
+    values = [*args, *kwargs.values()]
+    return next((value for value in values if isinstance(value, torch.Tensor)), None)
+
+
+def replay(
+    model: PreTrainedModel, stage: Stage, own: StageRecord, main: torch.Tensor | None
+) -> Points:
+    """Repeat one stage's call on the CPU and return its points.
+
+    Args:
+        model: on the CPU; the stage's module is called as `own` saw it.
+        stage: which stage.
+        own: this model's own record of the stage, with arguments.
+        main: takes the place of the first tensor, in its dtype; None to repeat the call as it
+            was.
+    """
+    module = model.get_submodule(stage.path)
+    args, kwargs = own.args, own.kwargs
+    if main is not None:
+        args, kwargs = with_main_input(args, kwargs, main)
+    recorder = Recorder("cpu", detail=True, keep_arguments=False)
+    # The rotary embedding has run before the block: its points are the first run's.
+    alone = Stage(stage.number, stage.path)
+    with recorder.recording(model, [alone]):
+        module(*args, **kwargs)
+    return recorder.stages[stage.number].points
+
+
+def with_main_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a call's arguments with the first tensor replaced, in that tensor's dtype."""
+    for index, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            return (*args[:index], main.to(value.dtype), *args[index + 1 :]), kwargs
+    for name, value in kwargs.items():
+        if isinstance(value, torch.Tensor):
+            return args, kwargs | {name: main.to(value.dtype)}
+    return args, kwargs
+
+
+def stage_outputs(recorder: Recorder, stages: Stages) -> dict[int, torch.Tensor]:
+    """Return each stage's output, by its number."""
+    return {
+        stage.number: recorder.stages[stage.number].points["output"]
+        for stage in stages.all
+        if "output" in recorder.stages[stage.number].points
+    }

@@ -1,0 +1,155 @@
+"""The CPU's sides of a comparison: plain fp32, the fp64 truth, and the declared arithmetic."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from kit.accuracy.arithmetic import Declared, in_declared_type, rounding
+from kit.accuracy.recorder import Recorder, require_on
+from kit.accuracy.stages import Stages, find_stages
+from kit.forward import Features
+from kit.model import has_attention
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward of one side.
+
+    Attributes:
+        features: on the CPU, in the side's dtype.
+        recorder: what the stages saw.
+    """
+
+    features: Features
+    recorder: Recorder
+
+
+class Side:
+    """A model on the CPU that computes in one arithmetic.
+
+    Attributes:
+        model: in evaluation mode.
+        dtype: of its weights and its input.
+        declared: the arithmetic; None for the truth, which rounds nothing on purpose.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, declared: Declared | None
+    ) -> None:
+        """Take the model as it is."""
+        self.model = model
+        self.dtype = dtype
+        self.declared = declared
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute without gradients in this side's arithmetic in the block."""
+        with (
+            torch.no_grad(),
+            contextlib.nullcontext() if self.declared is None else rounding(self.declared),
+        ):
+            yield
+
+    def run(self, pixels: torch.Tensor, stages: Stages, *, detail: bool = False) -> Run:
+        """Run one forward on the CPU.
+
+        Args:
+            pixels: float32 on the CPU, batch x 3 x rows x columns.
+            stages: what to record.
+            detail: record inside the stages too.
+
+        Raises:
+            KitError: where anything of it is not on the CPU.
+        """
+        for parameter in self.model.parameters():
+            require_on(parameter, "cpu")
+        recorder = Recorder("cpu", detail=detail, keep_arguments=True)
+        with self.computing(), recorder.recording(self.model, stages.all):
+            output = self.model(pixels.to(self.dtype))
+        features = Features(output.pooler_output, output.last_hidden_state)
+        require_on(features.last_hidden_state, "cpu")
+        require_on(features.pooler_output, "cpu")
+        return Run(features, recorder)
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Run one forward on the CPU without recording anything but where it was.
+
+        Raises:
+            KitError: where anything of it is not on the CPU.
+        """
+        return self.run(pixels, Stages((), 0, None)).features
+
+
+@dataclass(frozen=True)
+class ReferenceRuns:
+    """One image on every CPU side.
+
+    Attributes:
+        pixels: the reference's own input, float32 on the CPU, a batch of one.
+        truth: in fp64.
+        cpu: in plain fp32.
+        budget: in the declared arithmetic.
+    """
+
+    pixels: torch.Tensor
+    truth: Run
+    cpu: Run
+    budget: Run
+
+
+class References:
+    """All CPU sides of one model, each made when it is first asked for.
+
+    Attributes:
+        stages: of the model.
+        declared: the arithmetic that the device declares.
+        cpu: plain fp32.
+    """
+
+    def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
+        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed."""
+        self.stages = find_stages(model)
+        self.declared = declared
+        self.cpu = Side(model, torch.float32, Declared())
+        self._truth: Side | None = None
+        self._budget: Side | None = None
+
+    @property
+    def truth(self) -> Side:
+        """The same model in fp64: twice the fp32 weights' memory until `release`."""
+        if self._truth is None:
+            model = copy.deepcopy(self.cpu.model).double()
+            # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
+            if has_attention(model.config):
+                model.set_attn_implementation("sdpa")
+            self._truth = Side(model, torch.float64, None)
+        return self._truth
+
+    @property
+    def budget(self) -> Side:
+        """The model in the declared arithmetic; the plain fp32 side where that is declared."""
+        if self.declared.plain:
+            return self.cpu
+        if self._budget is None:
+            model = in_declared_type(self.cpu.model, self.declared)
+            dtype = next(model.parameters()).dtype
+            self._budget = Side(model, dtype, self.declared)
+        return self._budget
+
+    def run(self, pixels: torch.Tensor) -> ReferenceRuns:
+        """Run one image on every side.
+
+        Args:
+            pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
+        """
+        cpu = self.cpu.run(pixels, self.stages)
+        budget = cpu if self.declared.plain else self.budget.run(pixels, self.stages)
+        return ReferenceRuns(pixels, self.truth.run(pixels, self.stages), cpu, budget)
+
+    def release(self) -> None:
+        """Give the copies' memory back; they are made again when asked for."""
+        self._truth = self._budget = None

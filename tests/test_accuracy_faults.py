@@ -1,0 +1,93 @@
+"""Would the verdict have noticed? Faults on the device's side only, and harmless variations."""
+
+from functools import cache
+
+import pytest
+
+from kit.accuracy.single import Measured
+from tests.accuracy_block_faults import (
+    ATTENTION_FAULTS,
+    BLOCK_FAULTS,
+    MLP_FAULTS,
+    SCALE_AND_NORM_FAULTS,
+)
+from tests.accuracy_harmless import HARMLESS, UNSEEN
+from tests.accuracy_input_faults import EMBEDDING_FAULTS, INPUT_FAULTS, ROPE_FAULTS, UNDECLARED
+from tests.accuracy_model import Case, named_rightly, run_case
+
+FAULTS = (
+    *INPUT_FAULTS,
+    *EMBEDDING_FAULTS,
+    *UNDECLARED,
+    *ROPE_FAULTS,
+    *ATTENTION_FAULTS,
+    *SCALE_AND_NORM_FAULTS,
+    *MLP_FAULTS,
+    *BLOCK_FAULTS,
+)
+CASES = {case.name: case for case in (*FAULTS, *HARMLESS, *UNSEEN)}
+
+
+@cache
+def measured(name: str) -> Measured:
+    return run_case(CASES[name])
+
+
+def passes_the_published_thresholds(found: Measured) -> bool:
+    return all(
+        judged.relative_error_passed and judged.cosine_passed
+        for judged in found.judgements.values()
+    )
+
+
+@pytest.mark.parametrize("case", FAULTS, ids=lambda case: case.name)
+def test_a_fault_is_caught_and_its_block_named(case: Case) -> None:
+    found = measured(case.name)
+    assert found.verdict.outcome in ("fail", "unexplained"), found.verdict
+    assert found.verdict.exit_code(strict=True) == 1
+    assert named_rightly(case, found), found.verdict
+
+
+@pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.name)
+def test_a_harmless_variation_passes(case: Case) -> None:
+    found = measured(case.name)
+    assert found.verdict.outcome == "pass", found.verdict
+    assert found.verdict.exit_code(strict=True) == 0
+
+
+@pytest.mark.parametrize("case", UNSEEN, ids=lambda case: case.name)
+def test_what_cannot_be_seen_passes_and_has_its_reason(case: Case) -> None:
+    assert case.unseen
+    assert measured(case.name).verdict.outcome == "pass"
+
+
+def test_enough_is_tried_and_no_two_cases_share_a_name() -> None:
+    assert len(FAULTS) >= 40
+    assert len(HARMLESS) >= 15
+    assert len(CASES) == len(FAULTS) + len(HARMLESS) + len(UNSEEN)
+
+
+def row(case: Case) -> str:
+    """Return a case's line of the table."""
+    found = measured(case.name)
+    verdict, operator = found.verdict, found.verdict.operator
+    published = "PASS" if passes_the_published_thresholds(found) else "FAIL"
+    place = "-" if verdict.block is None else f"block {verdict.block}"
+    place += "" if operator is None else f", {operator.operator}"
+    remark = case.unseen or "harmless"
+    if case in FAULTS:
+        remark = "named rightly" if named_rightly(case, found) else "NAMED WRONGLY"
+    return f"{case.name:46}{published:10}{verdict.outcome:13}{place:24}{remark}"
+
+
+def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    passed = [case for case in FAULTS if passes_the_published_thresholds(measured(case.name))]
+    lines = [
+        f"{'on the device side':46}{'published':10}{'verdict':13}{'first place named':24}remark",
+        *(row(case) for case in CASES.values()),
+        f"{len(FAULTS)} faults; the two published thresholds alone pass {len(passed)} of them",
+    ]
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))  # noqa: T201 - the table is what this test is for
+    assert len(passed) < len(FAULTS)
+    assert not any("WRONGLY" in line for line in lines)
