@@ -13,7 +13,9 @@ from PIL import Image
 
 from kit import device_meters
 from kit.benchmark import course, sweep
+from kit.benchmark.record import ThroughputRow
 from kit.benchmark.runner import ModeRunner
+from kit.device import device_errors
 from kit.errors import OutOfDeviceMemoryError
 from tests.benchmark_runs import before_call, record_of, run
 from tests.models import save_tiny_convnext
@@ -126,7 +128,7 @@ def test_auto_doubles_the_batch_until_throughput_ends(
 )
 def test_auto_goes_on_while_one_of_two_doublings_gains(speeds: list[float], goes_on: bool) -> None:
     rows = [
-        sweep.ThroughputRow(1 << n, "measured", False, speed, 1.0, None, None, None)
+        ThroughputRow(1 << n, "measured", False, speed, 1.0, None, None, None)
         for n, speed in enumerate(speeds)
     ]
     one = sweep.Sweep(None, None, None, None, rows)  # type: ignore[arg-type] # only rows count
@@ -258,7 +260,7 @@ def test_the_cpus_own_allocation_failure_counts_as_out_of_memory(
 
     def input_(self: ModeRunner, batch_size: int, log: Any = None) -> torch.Tensor:  # noqa: ANN401 - passed on
         if batch_size > 1:
-            with sweep.device_errors("asking for more than there is"):
+            with device_errors("asking for more than there is"):
                 torch.empty(1 << 60)
         return original(self, batch_size, log)
 
