@@ -163,6 +163,7 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "graph", graph),
         Row("torch.cuda", "cudart", cudart),
         Row("torch.cuda", "check_error", check_error),
+        Row("torch.cuda", "mem_get_info", memory_info),
         Row("torch.cuda", "device_memory_used", memory_used),
         Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
         Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
@@ -884,7 +885,7 @@ class _Cudart:
     """What torch.cuda.cudart() offers, as far as an NPU has it; 0 means success there."""
 
     cudaProfilerStart = cudaProfilerStop = staticmethod(lambda: 0)  # noqa: N815 - CUDA's names
-    cudaMemGetInfo = staticmethod(lambda device=None: torch.npu.mem_get_info(device))  # noqa: N815
+    cudaMemGetInfo = staticmethod(lambda device=None: torch.cuda.mem_get_info(device))  # noqa: N815
 
     def __getattr__(self, name: str) -> NoReturn:
         message = f"{name} belongs to CUDA's runtime, which an Ascend host does not have."
@@ -906,11 +907,21 @@ def check_error(original: Any, place: Place) -> Any:
     return _named_after(original, place, check)
 
 
+def memory_info(original: Any, place: Place) -> Any:
+    """torch.cuda.mem_get_info, which on the NPU fails unless a device was chosen before."""
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        with torch.npu.device(torch.npu.current_device() if device is None else device):
+            return torch.npu.mem_get_info(device)  # type: ignore[no-any-return]
+
+    return _named_after(original, place, mem_get_info)
+
+
 def memory_used(original: Any, place: Place) -> Any:
     """torch.cuda.device_memory_used: the bytes in use on the device, by anybody."""
 
     def device_memory_used(device: Any = None) -> int:
-        free, total = torch.npu.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         return int(total - free)
 
     return _named_after(original, place, device_memory_used)
@@ -1068,10 +1079,13 @@ def _host_problem() -> Status | None:
     """Import torch and torch_npu where that works; return None then, else the state of the host.
 
     Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
-    and libraries that look for torch_npu find none.
+    and libraries that look for torch_npu find none. `restore` leaves that as it is.
     """
+    global _hidden  # noqa: PLW0603
     if not importlib.util.find_spec("torch"):
         return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
+    if _hidden is not None:
+        return _hidden
     if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
         return Status("torch_npu_absent", "torch_npu is not installed")
     before = os.environ.get(_AUTOLOAD)
@@ -1085,6 +1099,7 @@ def _host_problem() -> Status | None:
         del sys.modules[name]
     # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
     sys.modules["torch_npu"] = None  # type: ignore[assignment]
+    _hidden = problem
     return problem
 
 
@@ -1113,6 +1128,7 @@ TABLE = (
 _ABSENT: Any = object()
 _LOCK = threading.RLock()
 _undo: list[Callable[[], None]] = []
+_hidden: Status | None = globals().get("_hidden")  # why torch_npu is hidden from libraries; else None
 _status = Status("restored", "nothing was asked of it yet")
 
 
@@ -1464,15 +1480,15 @@ def _execute(arguments: list[str]) -> None:
         runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         return
     sys.argv = list(arguments)
+    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     folder = Path(path).resolve().parent
     archive = Path(path).is_dir() or zipfile.is_zipfile(path)
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = path if archive else str(folder)
+        sys.path[0] = file if archive else str(folder)
     sys.modules["__main__"] = main
     if archive:
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     loader = importlib.machinery.SourceFileLoader("__main__", file)
     main.__dict__.update(__file__=file, __loader__=loader, __cached__=None)
     with io.open_code(file) as stream:
