@@ -54,11 +54,11 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
 ) -> None:
     command = arguments(tmp_path, tiny_weights, photo, "--size", "32")
     truth_ms = BLOCKS * GELU_MS
-    for attempt in range(2):  # another process may take the machine in the middle of the first
+    for attempt in range(3):  # another process may take the machine in the middle of one
         results = known_durations(npu_host, command, tmp_path)
         latency = results["latency"]
         wall, device = latency["p50_ms"], latency["device_p50_ms"]
-        if attempt or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
+        if attempt == 2 or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
             break
     assert wall == pytest.approx(truth_ms, rel=TOLERANCE)
     assert device == pytest.approx(truth_ms, rel=TOLERANCE)
@@ -138,6 +138,8 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
         host = [min(rung["latency"]["host_samples_ms"]) for rung in (row, eager)]
         assert host[0] < host[1] / 3  # the smallest: what another process takes is no cost
     assert results["fastest_passing_mode"].endswith("-graph")
+    # HF32 in the convolution is what fp32 costs on this chip by default.
+    assert rungs["fp32-sdpa"]["relative_error"] > 5 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert rungs["bf16-sdpa"]["relative_error"] > 10 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert f"Fastest mode that passes: {results['fastest_passing_mode']}" in done.stdout
 
