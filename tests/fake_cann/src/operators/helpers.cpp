@@ -3,7 +3,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <helpers_aten.h>  // written by build.py
 
-#include <cstring>
+#include <algorithm>
+#include <limits>
 
 namespace fake_cann {
 namespace {
@@ -31,18 +32,6 @@ Tensor round_to_hf32(const Tensor& input) {
   auto* bits = static_cast<uint32_t*>(rounded.data_ptr());
   for (int64_t i = 0; i < rounded.numel(); ++i) bits[i] = to_hf32(bits[i]);
   return rounded;
-}
-
-// fp32, as the chip accumulates; scaled and masked, before the softmax.
-Tensor attention_scores(const Tensor& query, const Tensor& key, const Tensor& mask, double scale, int64_t sparse_mode) {
-  constexpr int64_t kCausal = 2;
-  Tensor scores = at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
-  Tensor hidden = mask;
-  if (sparse_mode == kCausal) {
-    hidden = at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
-  }
-  if (hidden.defined()) scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
-  return scores;
 }
 
 }  // namespace
@@ -76,30 +65,41 @@ Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const 
   return beta.toDouble() == 0 ? scaled : at::add(scaled, self, beta);
 }
 
-void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
-               int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out) {
-  Tensor scores = attention_scores(query, key, mask, scale, sparse_mode);
+Tensor Attention::scores() const {
+  constexpr int64_t kCausal = 2;
+  Tensor scores = at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
+  Tensor hidden = mask;
+  if (sparse_mode == kCausal) {
+    hidden = at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
+  }
+  if (hidden.defined()) scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
+  return scores;
+}
+
+Tensor Attention::drop_some(const Tensor& weights) const {
+  return keep < 1 && drop_mask.defined() ? drop(weights, drop_mask, 1 - keep) : weights;
+}
+
+void Attention::forward(const Out& softmax_max, const Out& softmax_sum, const Out& out) const {
+  Tensor scores = this->scores();
   Tensor maxima = at::amax(scores, -1, true);
   softmax_max = maxima.expand(softmax_max.sizes());
   softmax_sum = at::exp(at::sub(scores, maxima)).sum(-1, true).expand(softmax_sum.sizes());
-  out = at::matmul(at::softmax(scores, -1), value.to(at::kFloat));
+  out = at::matmul(drop_some(at::softmax(scores, -1)), value.to(at::kFloat));
 }
 
-void attention_backward(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& grad,
-                        const Tensor& mask, double scale, int64_t sparse_mode, const Out& grad_query,
-                        const Out& grad_key, const Out& grad_value) {
-  Tensor weights = at::softmax(attention_scores(query, key, mask, scale, sparse_mode), -1);
+void Attention::backward(const Tensor& grad, const Out& grad_query, const Out& grad_key, const Out& grad_value) const {
+  Tensor weights = at::softmax(scores(), -1);
   Tensor wide_grad = grad.to(at::kFloat);
-  Tensor grad_weights = at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2));
+  Tensor grad_weights = drop_some(at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2)));
   Tensor grad_scores = at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
   grad_query = at::matmul(grad_scores, key.to(at::kFloat));
   grad_key = at::matmul(grad_scores.transpose(-1, -2), query.to(at::kFloat));
-  grad_value = at::matmul(weights.transpose(-1, -2), wide_grad);
+  grad_value = at::matmul(drop_some(weights).transpose(-1, -2), wide_grad);
 }
 
-void require_plain_attention(const Text& layout, double keep, const Tensor& shift) {
-  TORCH_CHECK(layout == "BNSD" && keep == 1.0 && !shift.defined(),
-              "attention is emulated for the layout BNSD without dropout and shift");
+void require_plain_attention(const Text& layout, const Tensor& shift) {
+  TORCH_CHECK(layout == "BNSD" && !shift.defined(), "attention is emulated for the layout BNSD without a shift");
 }
 
 at::Generator generator(int64_t seed, int64_t offset) {
@@ -158,9 +158,12 @@ Ints all_if_empty(const Ints& dims, const Tensor& self) {
 }
 
 c10::List<std::optional<Tensor>> optional_indices(const Tensors& indices, bool selects_something) {
+  auto is_empty = [](const Tensor& index) { return !index.defined() || (index.dim() == 1 && index.numel() == 0); };
+  // Where all of them are empty, nothing is selected: they are indices without an entry.
+  bool all_empty = std::all_of(indices.begin(), indices.end(), is_empty);
   c10::List<std::optional<Tensor>> optional;
   for (const Tensor& index : indices) {
-    bool absent = !index.defined() || (index.dim() == 1 && index.numel() == 0 && selects_something);
+    bool absent = !index.defined() || (is_empty(index) && selects_something && !all_empty);
     optional.push_back(absent ? std::nullopt : std::optional<Tensor>(index));
   }
   return optional;

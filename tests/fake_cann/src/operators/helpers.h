@@ -18,14 +18,23 @@ Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type);
 Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
                     int8_t cube_math_type);
 
-// softmax(query @ key^T * scale) @ value in fp32, with the row maxima and sums that torch_npu keeps.
-void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
-               int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out);
-void attention_backward(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& grad,
-                        const Tensor& mask, double scale, int64_t sparse_mode, const Out& grad_query,
-                        const Out& grad_key, const Out& grad_value);
-// Throws for what attention() does not emulate: another layout, dropout, a position shift.
-void require_plain_attention(const Text& layout, double keep, const Tensor& shift);
+// Attention over the layout BNSD. torch_npu keeps the scores' row maxima and the sums of their
+// exponentials for the backward, which here computes the weights anew.
+struct Attention {
+  Tensor query, key, value, mask, drop_mask;
+  double scale, keep;
+  int64_t sparse_mode;
+
+  // softmax(query @ key^T * scale) @ value, in fp32.
+  void forward(const Out& softmax_max, const Out& softmax_sum, const Out& out) const;
+  void backward(const Tensor& grad, const Out& grad_query, const Out& grad_key, const Out& grad_value) const;
+
+ private:
+  Tensor scores() const;
+  Tensor drop_some(const Tensor& weights) const;
+};
+// Throws for what is not emulated: another layout, a position shift.
+void require_plain_attention(const Text& layout, const Tensor& shift);
 
 at::Generator generator(int64_t seed, int64_t offset);
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset);
