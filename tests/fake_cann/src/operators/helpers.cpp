@@ -9,13 +9,18 @@
 namespace fake_cann {
 namespace {
 
-// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows a
-// lower precision, the chips that have HF32 take it.
-enum CubeMathType : int8_t { kKeepDtype = 0, kAllowFp32DownPrecision = 1, kUseFp16 = 2, kUseHf32 = 3 };
+// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows
+// a lower precision, the chips that have HF32 take it.
+enum CubeMathType : int8_t {
+  kKeepDtype = 0,
+  kAllowFp32DownPrecision = 1,
+  kUseFp16 = 2,
+  kUseHf32 = 3
+};
 
-// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23 go.
-// CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default. Numbers
-// below the smallest normal one become zero.
+// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23
+// go. CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default.
+// Numbers below the smallest normal one become zero.
 uint32_t to_hf32(uint32_t bits) {
   constexpr uint32_t kDroppedBits = 12;
   constexpr uint32_t kExponentMask = 0x7F800000, kSignMask = 0x80000000;
@@ -56,8 +61,8 @@ Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type) {
   return first.add_(at::matmul(left.narrow(-1, half, rest), right.narrow(row_dim, half, rest)));
 }
 
-Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
-                    int8_t cube_math_type) {
+Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                    const Scalar& alpha, int8_t cube_math_type) {
   if (a.scalar_type() != at::kFloat) {  // one rounding, behind the sum
     return a.dim() == 2 ? at::addmm(self, a, b, beta, alpha) : at::baddbmm(self, a, b, beta, alpha);
   }
@@ -67,12 +72,15 @@ Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const 
 
 Tensor Attention::scores() const {
   constexpr int64_t kCausal = 2;
-  Tensor scores = at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
+  Tensor scores =
+      at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
   Tensor hidden = mask;
   if (sparse_mode == kCausal) {
-    hidden = at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
+    hidden =
+        at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
   }
-  if (hidden.defined()) scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
+  if (hidden.defined())
+    scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
   return scores;
 }
 
@@ -88,31 +96,35 @@ void Attention::forward(const Out& softmax_max, const Out& softmax_sum, const Ou
   out = at::matmul(drop_some(at::softmax(scores, -1)), value.to(at::kFloat));
 }
 
-void Attention::backward(const Tensor& grad, const Out& grad_query, const Out& grad_key, const Out& grad_value) const {
+void Attention::backward(const Tensor& grad, const Out& grad_query, const Out& grad_key,
+                         const Out& grad_value) const {
   Tensor weights = at::softmax(scores(), -1);
   Tensor wide_grad = grad.to(at::kFloat);
   Tensor grad_weights = drop_some(at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2)));
-  Tensor grad_scores = at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
+  Tensor grad_scores =
+      at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
   grad_query = at::matmul(grad_scores, key.to(at::kFloat));
   grad_key = at::matmul(grad_scores.transpose(-1, -2), query.to(at::kFloat));
   grad_value = at::matmul(drop_some(weights).transpose(-1, -2), wide_grad);
 }
 
 void require_plain_attention(const Text& layout, const Tensor& shift) {
-  TORCH_CHECK(layout == "BNSD" && !shift.defined(), "attention is emulated for the layout BNSD without a shift");
+  TORCH_CHECK(layout == "BNSD" && !shift.defined(),
+              "attention is emulated for the layout BNSD without a shift");
 }
 
 at::Generator generator(int64_t seed, int64_t offset) {
   constexpr uint64_t kStride = 1000003;  // a prime, so that neighbouring offsets give other numbers
-  return at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed) + kStride * static_cast<uint64_t>(offset));
+  return at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed) +
+                                                  kStride * static_cast<uint64_t>(offset));
 }
 
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset) {
   return generator(seed.item<int64_t>(), shift.item<int64_t>() + offset);
 }
 
-void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval, const Out& scale,
-                  const Out& growth_tracker) {
+void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval,
+                  const Out& scale, const Out& growth_tracker) {
   if (found_inf.item<float>() != 0) {
     scale.mul_(backoff);
     growth_tracker.zero_();
@@ -125,14 +137,16 @@ void update_scale(const Tensor& found_inf, double growth, double backoff, int64_
 }
 
 Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator) {
-  Tensor bits = at::empty({mask.numel(), 8}, at::TensorOptions().dtype(at::kByte)).bernoulli_(1 - probability, generator);
+  Tensor bits = at::empty({mask.numel(), 8}, at::TensorOptions().dtype(at::kByte))
+                    .bernoulli_(1 - probability, generator);
   Tensor weights = at::bitwise_left_shift(at::ones({8}, at::kByte), at::arange(8, at::kByte));
   return at::sum(at::mul(bits, weights), 1, false, at::kByte).reshape(mask.sizes());
 }
 
 Tensor drop(const Tensor& input, const Tensor& mask, double probability) {
   Tensor bytes = mask.flatten().unsqueeze(1);
-  Tensor bits = at::bitwise_and(at::bitwise_right_shift(bytes, at::arange(8, at::kByte)), 1).flatten();
+  Tensor bits =
+      at::bitwise_and(at::bitwise_right_shift(bytes, at::arange(8, at::kByte)), 1).flatten();
   Tensor kept = bits.narrow(0, 0, input.numel()).reshape(input.sizes());
   return at::mul(input, kept).div_(1 - probability);
 }
@@ -143,7 +157,8 @@ Tensor divide(const Tensor& self, const Tensor& other, int mode) {
   return at::div(self, other, mode == kTowardsZero ? "trunc" : "floor");
 }
 
-Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduce) {
+Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source,
+               int64_t reduce) {
   static const char* const names[] = {"", "sum", "prod", "amax", "amin"};
   if (reduce == 0) return at::scatter(self, dim, index, source);
   TORCH_CHECK(reduce > 0 && reduce < 5, "scatter: reduction ", reduce);
@@ -158,7 +173,9 @@ Ints all_if_empty(const Ints& dims, const Tensor& self) {
 }
 
 c10::List<std::optional<Tensor>> optional_indices(const Tensors& indices, bool selects_something) {
-  auto is_empty = [](const Tensor& index) { return !index.defined() || (index.dim() == 1 && index.numel() == 0); };
+  auto is_empty = [](const Tensor& index) {
+    return !index.defined() || (index.dim() == 1 && index.numel() == 0);
+  };
   // Where all of them are empty, nothing is selected: they are indices without an entry.
   bool all_empty = std::all_of(indices.begin(), indices.end(), is_empty);
   c10::List<std::optional<Tensor>> optional;
