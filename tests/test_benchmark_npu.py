@@ -253,3 +253,35 @@ def test_a_thousand_forwards_keep_memory_flat(npu_host: EmulatedNpu, tiny_weight
     assert long[0] < 500  # objects: not one is left by each forward
     assert long[1] < 8 << 20  # bytes of resident memory
     assert long[2] == short[2]  # the device's peak is that of one forward
+
+
+CAPTURE = """
+import json
+import npu_patch, torch
+from kit.device import choose
+from kit.device_graph import capture
+from kit.errors import CaptureError
+from kit.health import HealthChecks
+
+device = choose("npu", patched=True, patch_reason="")
+health = HealthChecks(device)
+values = torch.ones(4, device="cuda")
+try:
+    capture(device, lambda: (values * 2).cpu(), "a call that reads from the device")
+except CaptureError as error:
+    print(error)
+health.after("a capture that failed")
+captured = capture(device, lambda: values * 2, "a call that does not")
+values.fill_(3)
+print(captured().tolist(), health.passed)
+"""
+
+
+def test_a_call_that_no_graph_can_hold_is_named_and_the_device_goes_on(
+    npu_host: EmulatedNpu,
+) -> None:
+    done = npu_host.run_code(CAPTURE)
+    assert done.returncode == 0, done.stderr
+    error, replayed = done.stdout.splitlines()[-2:]
+    assert error.startswith("a call that reads from the device cannot be captured: ")
+    assert replayed == "[6.0, 6.0, 6.0, 6.0] 1"

@@ -18,7 +18,7 @@ from kit.benchmark.runner import ModeRunner, run_mode
 from kit.benchmark.sweep import Sweep
 from kit.device import Device, device_errors
 from kit.device_meters import Stopwatch
-from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
+from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.forward import Features, require_finite, to_host
 from kit.inputs import Inputs
 from kit.output import RunLog
@@ -167,7 +167,8 @@ class Course:
                 finally:
                     memory = conditions.memory(runner.peaks)
                     self.found.ladder.append(ladder.row(mode, latency, sweep.rows, memory, error))
-        except OutOfDeviceMemoryError as problem:
+        except (CaptureError, OutOfDeviceMemoryError) as problem:
+            self.bench.health.after(str(problem))
             self.skip(mode, problem)
         except DeviceError:
             raise
