@@ -1,6 +1,5 @@
 """benchmark.py on the emulated NPU: known durations, graphs, faults, memory limits."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,9 +13,15 @@ import pytest
 from tests.benchmark_runs import record_of
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
 
-GELU_MS = 250.0
+GELU_MS = 150.0
 BLOCKS = 2  # of the tiny model, each with one GELU
 TOLERANCE = 0.02
+
+
+LADDER = (
+    "fp32-sdpa,fp32-sdpa-graph,strict-fp32-sdpa,strict-fp32-eager,strict-fp32-eager-graph,"
+    "bf16-sdpa,bf16-sdpa-graph,fp16-eager,fp16-eager-graph"
+)
 
 
 def arguments(folder: Path, weights: Path, photo: Path, *options: str) -> list[str]:
@@ -46,13 +51,13 @@ def known_durations(npu_host: EmulatedNpu, command: Sequence[str], folder: Path)
 def test_reported_latency_is_the_known_duration_within_two_percent(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
-    command = arguments(tmp_path, tiny_weights, photo)
+    command = arguments(tmp_path, tiny_weights, photo, "--size", "32")
     truth_ms = BLOCKS * GELU_MS
-    for attempt in range(2):  # another process may take the machine in the middle of the first
+    for attempt in range(3):  # another process may take the machine in the middle of one
         results = known_durations(npu_host, command, tmp_path)
         latency = results["latency"]
         wall, device = latency["p50_ms"], latency["device_p50_ms"]
-        if attempt or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
+        if attempt == 2 or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
             break
     assert wall == pytest.approx(truth_ms, rel=TOLERANCE)
     assert device == pytest.approx(truth_ms, rel=TOLERANCE)
@@ -66,51 +71,11 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
     assert results["harness"]["overhead_share"] < 0.01
 
 
-DRIFT = """
-import json, sys
-import npu_patch, torch
-from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import Stopwatch
-from kit.health import HealthChecks
-from kit.progress import Progress
-from kit.ranks import Group, Place
-
-device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
-values = torch.zeros(4, device="cuda")
-found = []
-for settles_at in (1000, 20):
-    calls = 0
-    def call():
-        global calls
-        calls += 1
-        for _ in range(min(calls, settles_at)):
-            torch.nn.functional.gelu(values)
-    latency = meter.measure(call, 1, Plan(5, 0), "a call that grows")
-    found.append((latency.warm_up.steady, latency.warm_up.iterations, latency.device_p50_ms))
-print(json.dumps(found))
-"""
-
-
-def test_a_warm_up_that_drifts_is_noticed_and_one_that_settles_ends(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGelu:1000"})
-    assert done.returncode == 0, done.stderr
-    (steady, count, _), (settled, settled_count, settled_ms) = json.loads(
-        done.stdout.splitlines()[-1]
-    )
-    assert not steady
-    assert count > 50  # 100, or 10 s on a slow machine
-    assert settled
-    assert 20 < settled_count < 100
-    assert settled_ms == pytest.approx(20.0, rel=0.1)
-
-
 def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
     command = arguments(
-        tmp_path, tiny_weights, photo, "--iterations", "10", "--modes", "all", "--size", "32"
+        tmp_path, tiny_weights, photo, "--iterations", "10", "--modes", LADDER, "--size", "32"
     )
     done = run(npu_host, command, FAKECANN_ASYNC="1")
     assert done.returncode == 0, done.stderr
@@ -118,7 +83,7 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
     results = record["results"]
     rungs = {row["mode"]: row for row in results["ladder"]}
     assert record["device"]["type"] == "npu"
-    assert len(rungs) == 16
+    assert list(rungs) == LADDER.split(",")
     assert results["skipped_modes"] == []
     assert {row["verdict"] for row in rungs.values()} == {"PASS"}
     for mode, row in rungs.items():
@@ -129,8 +94,11 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
         eager = rungs[mode.removesuffix("-graph")]
         assert row["bits_equal_eager"] is True
         assert row["relative_error"] == eager["relative_error"]
-        assert row["latency"]["host_p50_ms"] < eager["latency"]["host_p50_ms"] / 3
+        host = [min(rung["latency"]["host_samples_ms"]) for rung in (row, eager)]
+        assert host[0] < host[1] / 3  # the smallest: what another process takes is no cost
     assert results["fastest_passing_mode"].endswith("-graph")
+    # HF32 in the convolution is what fp32 costs on this chip by default.
+    assert rungs["fp32-sdpa"]["relative_error"] > 5 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert rungs["bf16-sdpa"]["relative_error"] > 10 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert f"Fastest mode that passes: {results['fastest_passing_mode']}" in done.stdout
 
@@ -157,19 +125,19 @@ def test_memory_that_runs_out_ends_the_sweep_and_the_next_smaller_batch_is_found
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
     command = arguments(
-        tmp_path, tiny_weights, photo, "--batch-sizes", "1,4,256,512", "--attention", "eager"
+        tmp_path, tiny_weights, photo, "--batch-sizes", "1,4,1024,2048", "--size", "64"
     )
-    done = run(npu_host, command, FAKECANN_HBM_GIB="0.125")
+    done = run(npu_host, command, FAKECANN_HBM_GIB="0.0625")
     assert done.returncode == 0, done.stderr
     record = record_of(tmp_path)
     rows = record["results"]["throughput"]
     assert [row["status"] for row in rows] == [
         "measured", "measured", "out_of_memory", "measured",
     ]  # fmt: skip
-    assert [row["batch_size"] for row in rows[:3]] == [1, 4, 256]
+    assert [row["batch_size"] for row in rows[:3]] == [1, 4, 1024]
     assert rows[3]["searched"]
-    assert 4 < rows[3]["batch_size"] < 256
-    assert rows[3]["device_peak_bytes"] < 0.125 * 2**30
+    assert 4 < rows[3]["batch_size"] < 1024
+    assert rows[3]["device_peak_bytes"] < 2**26
     assert rows[3]["device_peak_bytes"] > rows[1]["device_peak_bytes"]
     assert any("out of device memory" in warning for warning in record["warnings"])
 
@@ -199,48 +167,3 @@ def test_ctrl_c_in_the_middle_writes_a_partial_record_and_exits_130(
     assert record["results"]["latency"]["iterations"] > 10
     assert record["results"]["throughput"] == []
     assert "Interrupted: what was measured is kept and marked partial" in out
-
-
-FLAT = """
-import json, sys, tracemalloc
-import npu_patch, torch
-from pathlib import Path
-from kit import model
-from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import PeakMemory, Stopwatch
-from kit.forward import forward
-from kit.health import HealthChecks
-from kit.progress import Progress
-from kit.ranks import Group, Place
-
-device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
-moved = model.load(Path(sys.argv[1]), "sdpa").to(device.torch_device)
-pixels = torch.zeros(1, 3, 32, 32, device=device.torch_device)
-def resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-found = []
-peaks = PeakMemory(device)
-tracemalloc.start()
-for count in (100, 1000):
-    peaks.restart()
-    before = tracemalloc.get_traced_memory()[0], resident()
-    meter.measure(lambda: forward(moved, pixels), 1, Plan(count, 0), f"{count} forwards")
-    after = tracemalloc.get_traced_memory()[0], resident()
-    peak = peaks.take().peak_bytes
-    found.append((after[0] - before[0], after[1] - before[1], peak))
-print(json.dumps(found))
-"""
-
-
-def test_a_thousand_forwards_keep_memory_flat(npu_host: EmulatedNpu, tiny_weights: Path) -> None:
-    done = npu_host.run(
-        ["-c", FLAT, str(tiny_weights)], environment={"OMP_NUM_THREADS": "1"}, timeout_s=180
-    )
-    assert done.returncode == 0, done.stderr
-    short, long = json.loads(done.stdout.splitlines()[-1])
-    assert long[0] < 200_000  # bytes that Python still holds of what the measuring allocated
-    assert long[1] < 8 << 20  # of resident memory
-    assert long[2] == short[2]  # the device's peak is that of one forward

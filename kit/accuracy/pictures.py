@@ -46,7 +46,7 @@ def draw_all(
     files = {"accuracy_layers.png": layers(results, title, label)}
     if fits_grid(measured, stages):
         files["accuracy_tokens.png"] = tokens(measured, stages, image, title)
-        files["accuracy_pca.png"] = pca(measured, stages, image, title, label)
+        files["accuracy_pca.png"] = pca(measured, stages, image, title, (results.reference, label))
     return {Path(name): content for name, content in files.items()}
 
 
@@ -175,24 +175,38 @@ def tokens(measured: Measured, stages: Stages, image: npt.NDArray[np.uint8], tit
 
 
 def pca(
-    measured: Measured, stages: Stages, image: npt.NDArray[np.uint8], title: str, label: str
+    measured: Measured,
+    stages: Stages,
+    image: npt.NDArray[np.uint8],
+    title: str,
+    labels: tuple[str, str],
 ) -> bytes:
-    """Return image, CPU and device features as colours on one basis, and their difference."""
+    """Return image, reference and device features as colours on one basis, and the difference.
+
+    Args:
+        measured: one image's measurement.
+        stages: of the model.
+        image: uint8, rows x columns x 3.
+        title: above all.
+        labels: of the reference, whose components are the basis, and of the device.
+    """
     prefix = prefix_of(stages)
+    examination = measured.examination
+    reference_run = examination.truth if labels[0] == "CPU fp64" else examination.cpu
     sides = [
         to_fp64(run.features.last_hidden_state)[0, prefix:].numpy()
-        for run in (measured.examination.cpu, measured.examination.device)
+        for run in (reference_run, examination.device)
     ]
     reference, device = (colours(side, sides[0]).reshape(*measured.grid, 3) for side in sides)
-    difference = np.abs(device - reference).max(axis=-1)
+    difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
     figure = figure_of(13, 3.8, title)
     axes = figure.subplots(1, 4)
     axes[0].imshow(image, aspect="auto")
-    for panel, map_, name in ((axes[1], reference, "CPU fp32"), (axes[2], device, label)):
+    for panel, map_, name in ((axes[1], reference, labels[0]), (axes[2], device, labels[1])):
         panel.imshow(np.nan_to_num(map_))
         panel.set_title(name)
     shown = axes[3].imshow(difference, cmap="magma", vmin=0, vmax=max(difference.max(), 1e-12))
-    axes[3].set_title(f"difference, {np.nanmax(difference):.2g} of the range at most")
+    axes[3].set_title(f"difference, {difference.max():.2g} of the range at most")
     figure.colorbar(shown, ax=axes[3])
     axes[0].set_title("image")
     for panel in axes:

@@ -107,7 +107,10 @@ class BlockAccuracy:
     )
     cpu_relative_error: float | None = described("CPU fp32 against fp64 after this block.")
     budget: float = described("What the declared arithmetic explains after this block.")
-    explained: bool = described("Whether every operator and the block's output are explained.")
+    explained: bool = described("Whether every operator of the block is explained by itself.")
+    sum_explained: bool = described(
+        "Whether the error after the block, with all that earlier blocks hand on, is explained."
+    )
     worst_operator: OperatorGap | None = described("The operator closest to or beyond its limit.")
     worst_token: TokenPlace | None = described("The worst token of the block's output.")
 

@@ -200,6 +200,8 @@ def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
         times = number(worst.times_limit, ".2g")
         tail = f"{worst.operator} ({worst.name}) at {times} x its limit"
     flag = "" if block.explained else "  UNEXPLAINED"
+    if block.explained and not block.sum_explained:
+        flag = "  (the error after it is not explained)"
     return (
         f"{name:>10}{brief(block.relative_error)}{brief(block.cpu_relative_error)}"
         f"{brief(block.budget)}  {tail}{flag}"
