@@ -4,25 +4,986 @@ On a host whose torch_npu answers, importing this module remaps ``torch.cuda`` t
 any other host it changes nothing, and makes ``import torch`` and ``import transformers`` safe. It
 logs one line to the logger ``npu_patch`` that says which; `status` gives the same to programs.
 
-The file needs only the standard library and torch, and works when it is copied alone.
+    python3 -m npu_patch script.py ARGS...    run somebody's CUDA script unmodified
+    python3 -m npu_patch -m module ARGS...    the same for a module
+    python3 -m npu_patch [--json]             say what is right and wrong on this host
+
+The table of every change comes first: where, which names, how. Below it stand the words of its
+third column, then the states of a host, the doing and undoing, and the command. It is one file,
+which needs the standard library and torch alone, so that it works when it is copied alone.
 """
 
 # ruff: noqa: ANN401 - its wrappers pass on whatever the functions of torch take and return
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import ctypes
 import functools
+import gc
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
+import inspect
+import io
+import json
 import logging
 import os
+import platform
+import re
+import runpy
+import subprocess
 import sys
 import threading
+import types
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+if "restore" in globals():  # a reload: what the old code changed is put back, then changed anew
+    globals()["restore"]()
+
+# ---- The table ------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Where a change goes: the owner (a module or class), its dotted path and the name."""
+
+    owner: Any
+    where: str
+    name: str
+
+
+How = Callable[[Any, Place], Any]  # what was there, and where -> what is put in its place
+
+
+class Row(NamedTuple):
+    """One line: the owners, the names there (or what finds them), how, whether they are new."""
+
+    where: str
+    names: str | Callable[[str], str]
+    how: How
+    new: bool = False
+
+
+def _devices() -> tuple[Row, ...]:
+    """Devices, and what takes one."""
+    return (
+        Row("torch.device", "type", user_device_type),
+        Row("torch", "device", stand_in(device_maker)),
+        Row("torch", "Generator Stream Event", stand_in(object_maker)),
+        Row("torch torch.fft torch.nested torch.Tensor", device_takers, device),
+        Row("torch.Tensor", "new_tensor", device),
+        Row("torch.Tensor", "cuda", to_cuda),
+        Row("torch.Tensor", "type", tensor_type),
+        Row("torch.Tensor", "is_cuda", is_npu),
+        Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
+        Row("torch.nn.Module", "to_empty", device),
+        Row("torch.nn.Module", "cuda", to_cuda),
+        Row("torch.nn.parameter.UninitializedTensorMixin", "_allowed_methods", with_moves),
+        Row("torch.nn.utils.rnn.PackedSequence", "is_cuda", is_npu),
+        Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
+        Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
+        Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
+        Row("torch", "set_default_tensor_type", argument(npu_type_name, "t")),
+        Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
+        Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
+        Row("torch.jit", "load", argument(npu_device, "map_location")),
+        Row("torch.jit.annotations", "try_ann_to_type", scripted_device),
+        Row("torch.utils.data.DataLoader", "__init__", argument(npu_text, "pin_memory_device")),
+        Row(_CHECKPOINT, "set_device_type", argument(npu_type, "device")),
+        Row("torch._C", "_dispatch_key_for_device", argument(npu_type, "device_type", 0)),
+        Row("multiprocessing.spawn", "get_preparation_data", spawned),
+    )
+
+
+def _precision() -> tuple[Row, ...]:
+    """Autocast and gradient scaling; HF32, which is to the NPU what TF32 is to CUDA; attention."""
+    return (
+        Row("torch.amp.autocast_mode.autocast", "__init__", argument(npu_type, "device_type")),
+        Row("torch.amp.autocast_mode", "custom_fwd custom_bwd", argument(npu_type, "device_type")),
+        Row("torch.amp.autocast_mode", "is_autocast_available", argument(npu_type, "device_type")),
+        Row("torch.amp", "custom_fwd custom_bwd is_autocast_available", like(_AUTOCAST)),
+        Row("torch", "is_autocast_enabled set_autocast_enabled", autocast_switch),
+        Row("torch", "get_autocast_dtype set_autocast_dtype", argument(npu_type, "device_type", 0)),
+        Row("torch", "get_autocast_gpu_dtype", autocast_dtype("get_autocast_dtype")),
+        Row("torch", "set_autocast_gpu_dtype", autocast_dtype("set_autocast_dtype")),
+        Row("torch.amp.grad_scaler.GradScaler", "__init__", argument(npu_type, "device")),
+        Row("torch.cuda.amp torch.cuda.amp.grad_scaler", "GradScaler", npu("amp.GradScaler")),
+        Row(_COMMON, "amp_definitely_not_available", for_users(always(False))),
+        Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "autocast", left(_BY_AMP)),
+        Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "custom_fwd custom_bwd", left(_BY_AMP)),
+        Row("torch._C", "_set_cublas_allow_tf32 _set_float32_matmul_precision", hf32("matmul")),
+        Row("torch._C", "_set_cudnn_allow_tf32", hf32("conv")),
+        Row("torch._C", "_set_fp32_precision_setter", hf32_precision),
+        Row("torch._C", "_get_cublas_allow_tf32", hf32_state("matmul")),
+        Row("torch._C", "_get_cudnn_allow_tf32", hf32_state("conv")),
+        Row("torch.backends.cudnn.CudnnModule", "allow_tf32", cudnn_tf32),
+        Row("torch.backends.cuda", "is_built", for_users(always(True))),
+        Row("torch.backends.cuda", "sdp_kernel enable_flash_sdp enable_math_sdp", left(_SDPA)),
+        Row("torch.backends.cuda", "enable_mem_efficient_sdp enable_cudnn_sdp", left(_SDPA)),
+    )
+
+
+def _profiling_and_groups() -> tuple[Row, ...]:
+    """Profilers, ranges on their time line; process groups."""
+    return (
+        Row(_KINETO, "__init__", argument(npu_activities, "activities")),
+        Row("torch.autograd.profiler.profile", "__init__", legacy_profiler),
+        Row("torch.cuda.nvtx", "range_push range_pop range_start range_end mark", nvtx),
+        Row("torch.cuda.nvtx", "range", left("it calls range_push and range_pop")),
+        Row("torch.cuda.profiler", "start stop profile", left("they call cudart()")),
+        Row(_GROUPS, "init_process_group is_backend_available", argument(hccl, "backend")),
+        Row(_GROUPS, "new_group new_subgroups", argument(hccl, "backend")),
+        Row(_GROUPS, "new_subgroups_by_enumeration", argument(hccl, "backend")),
+        Row(_GROUPS, "init_process_group new_group", argument(npu_device, "device_id")),
+        Row(_GROUPS, "get_default_backend_for_device", argument(npu_type, "device")),
+        Row(_GROUPS, "get_backend", distributed_backend),
+        Row(_GROUPS, "is_nccl_available", for_users(always(True))),
+        Row(_MESH, "init_device_mesh", argument(npu_type, "device_type")),
+        Row("torch.distributed", "init_device_mesh", like(_MESH)),
+        Row(f"{_MESH}.DeviceMesh", "__init__", argument(npu_type, "device_type")),
+    )
+
+
+def _torch_cuda() -> tuple[Row, ...]:
+    """torch.cuda itself, name by name; `shared` finds those that torch.npu has too."""
+    return (
+        Row("torch.cuda", "_npu_patch", undoing, new=True),
+        Row("torch.cuda", "is_available device_count", for_users(same)),
+        Row("torch.cuda", "get_device_capability", capability),
+        Row("torch.cuda", "get_device_properties", properties),
+        Row("torch.cuda", "default_generators", default_generators),
+        Row("torch.cuda", "CUDAGraph", npu("NPUGraph")),
+        Row("torch.cuda", "CUDAPluggableAllocator", npu("NPUPluggableAllocator")),
+        Row("torch.cuda", "graph", graph),
+        Row("torch.cuda", "cudart", cudart),
+        Row("torch.cuda", "check_error", check_error),
+        Row("torch.cuda", "device_memory_used", memory_used),
+        Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
+        Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
+        Row("torch.cuda", "_is_in_bad_fork _lazy_call _sleep _get_device _get_generator", same),
+        Row("torch.cuda", "memory_usage temperature power_draw clock_rate", missing(_SMI)),
+        Row("torch.cuda", "list_gpu_processes", missing(_SMI)),
+        Row("torch.cuda", "caching_allocator_enable caching_allocator_disabled", missing(_CACHE)),
+        Row("torch.cuda", "current_solver_handle", missing("CANN has no cuSOLVER")),
+        Row("torch.cuda", "GreenContext", missing("torch.npu.set_stream_limit shares the cores")),
+        Row("torch.cuda", "ComplexFloatStorage ComplexDoubleStorage", missing("use a tensor")),
+        Row("torch.cuda", "CudaError cudaStatus DeferredCudaCallError", left(_ERRORS)),
+        Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
+        Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
+        Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
+        Row("torch.cuda", "sparse jiterator comm", left("torch_npu answers for what it does")),
+        Row("torch.cuda", shared, same),
+    )
+
+
+def _inside_torch_cuda() -> tuple[Row, ...]:
+    """The modules in torch.cuda, and torch_npu where it takes a device or lacks a name of CUDA's."""
+    return (
+        Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
+        Row("torch.cuda.graphs", exported, like("torch.cuda")),
+        Row("torch.cuda.streams", "Stream Event ExternalStream", like("torch.cuda")),
+        Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
+        Row("torch.cuda.memory", "_record_memory_history _snapshot _dump_snapshot", same),
+        Row("torch.cuda.memory", "_set_allocator_settings _get_current_allocator", same),
+        Row("torch.cuda.nccl", "all_reduce reduce broadcast all_gather", missing(_HCCL)),
+        Row("torch.cuda.nccl", "reduce_scatter", missing(_HCCL)),
+        Row("torch.cuda.nccl", "version", missing("torch_npu.npu.utils.get_cann_version('HCCL')")),
+        Row("torch.cuda.tunable", public, missing("CANN tunes its operators by itself")),
+        Row("torch.cuda.gds", public, missing("load through host memory")),
+        Row("torch.cuda.green_contexts", public, like("torch.cuda")),
+        Row(_INDEXED, "_get_device_index", argument(npu_device, "device")),
+        Row("torch.cuda._utils", "_get_device_index", like("torch_npu.npu.utils")),
+        Row("torch_npu.npu.streams.Stream", "cuda_stream", alias("npu_stream"), new=True),
+        Row("torch_npu.npu.streams.Event", "cuda_event", alias("npu_event"), new=True),
+    )
+
+
+_AUTOCAST = "torch.amp.autocast_mode"
+_BUILD = "they describe the build of torch, which has no CUDA"
+_BY_AMP = "it calls torch.amp, which has rows of its own"
+_CACHE = "PYTORCH_NO_NPU_MEMORY_CACHING=1 switches torch_npu's allocator off"
+_CHECKPOINT = "torch.utils.checkpoint.DefaultDeviceType"
+_COMMON = "torch.cuda.amp torch.cuda.amp.common"
+_ERRORS = "types of errors that nothing raises here"
+_GROUPS = "torch.distributed.distributed_c10d torch.distributed"
+_HCCL = "torch.distributed with the back end hccl does this"
+_INDEXED = "torch_npu.npu.utils torch_npu.npu.memory torch_npu.npu"
+_KINETO = "torch.profiler.profiler._KinetoProfile"
+_MESH = "torch.distributed.device_mesh"
+_ROWS = "a module whose names have rows of their own"
+_SDPA = "they set torch's own switches, and torch.npu's set the same"
+_SMI = "npu-smi info shows it"
+NAMED = sys.maxsize  # the position of an argument that comes by name alone
+
+# Libraries that know the NPU. Told that CUDA is there, they take their CUDA path: a wrong back end,
+# a wrong distributed type. They are told the truth, and everybody else sees CUDA.
+NPU_AWARE = {"torch", "torch_npu", "transformers", "accelerate", "diffusers", "peft", "trl"}
+
+
+# ---- What finds names -----------------------------------------------------------------------------
+
+
+def device_takers(path: str) -> str:
+    """Find the names in a module or class that take a device, in whatever torch is installed."""
+    _constructors()  # so that torch remembers the originals, not our wrappers
+    owner, others = _find(path), (type, types.ModuleType, property)
+    return " ".join(
+        name
+        for name in dir(owner)
+        if not name.startswith("__")
+        and callable(value := getattr(owner, name))
+        and not isinstance(value, others)
+        and _device_position(value, name) is not None
+    )
+
+
+def shared(path: str) -> str:
+    """Find the public names of torch.cuda that torch.npu has too, less those of other rows."""
+    named = {name for row in TABLE if row.where == path for name in str(row.names).split()}
+    return " ".join(n for n in torch.cuda.__all__ if n not in named and hasattr(torch.npu, n))
+
+
+def public(path: str) -> str:
+    """Find all public names of a module."""
+    return " ".join(_find(path).__all__)
+
+
+def exported(path: str) -> str:
+    """Find the public names of a module in torch.cuda that torch.cuda has itself."""
+    return " ".join(name for name in _find(path).__all__ if hasattr(torch.cuda, name))
+
+
+def _device_position(function: Any, name: str) -> int | None:
+    """Return where a function takes its device: a position, NAMED, or None for nowhere.
+
+    Operators say so in their schemas, Python functions in their signatures, and torch keeps a list
+    of constructors for ``with torch.device(...)``.
+    """
+    positions = [
+        NAMED if argument_.kwarg_only else index
+        for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+        for index, argument_ in enumerate(schema.arguments)
+        if argument_.name == "device"
+    ]
+    if positions:
+        return min(positions)
+    if isinstance(function, types.FunctionType):
+        return _position(function, "device")
+    return NAMED if any(function is known for known in _constructors()) else None
+
+
+def _position(function: types.FunctionType, name: str) -> int | None:
+    """Return the position of a Python function's parameter, NAMED, or None."""
+    if name not in function.__code__.co_varnames and not hasattr(function, "__wrapped__"):
+        return None
+    parameters = inspect.signature(function).parameters
+    if name not in parameters:
+        return None
+    named = parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    return NAMED if named else list(parameters).index(name)
+
+
+def _constructors() -> Any:
+    return importlib.import_module("torch.utils._device")._device_constructors()
+
+
+# ---- What changes a value: "cuda" where a device is meant, and nothing else -----------------------
+
+# Every name of a CUDA device -> the NPU (torch's device index is an int8). Empty while the patch is
+# not applied, so that a wrapper to which somebody kept a reference does nothing then; it outlives a
+# reload so that such a wrapper works again after one.
+_DEVICES: dict[Any, Any] = globals().get("_DEVICES", {})
+_kinds: set[type] = set()  # the types of its keys
+_device_type: Callable[[Any], str]  # the C getter of torch.device.type
+torch: Any = None  # `apply` fills these; the command must run where torch cannot be imported
+
+
+def _fill_devices() -> None:
+    global _device_type  # noqa: PLW0603 - see above
+    original = type(torch.empty(0).device)
+    _device_type = vars(original)["type"].__get__
+    _kinds.update((str, original))
+    for text in ["cuda", *(f"cuda:{index}" for index in range(128))]:
+        _DEVICES[text] = _DEVICES[original(text)] = original(text.replace("cuda", "npu"))
+
+
+def npu_device(device: Any) -> Any:
+    """Return the NPU for a name of a CUDA device, and anything else as it is."""
+    return _DEVICES.get(device, device) if type(device) in _kinds else device
+
+
+def npu_type(device_type: Any) -> Any:
+    """Return "npu" for "cuda"; several in a list or tuple are taken one by one."""
+    if isinstance(device_type, (list, tuple)):
+        return type(device_type)(map(npu_type, device_type))
+    return (
+        "npu"
+        if _DEVICES and isinstance(device_type, str) and device_type == "cuda"
+        else device_type
+    )
+
+
+def npu_text(location: Any) -> Any:
+    """Return the NPU as text, as torch spells locations: "cuda:0" -> "npu:0"."""
+    return str(npu_device(location)) if isinstance(location, str) else location
+
+
+def npu_location(location: Any) -> Any:
+    """Return torch.load's map_location, whose keys may meet files with "cuda:0" and "npu:0"."""
+    if not isinstance(location, dict):
+        return npu_device(location)
+    return {**{npu_text(key): value for key, value in location.items()}, **location}
+
+
+def npu_tensor_type(name: Any) -> Any:
+    """Return a tensor type's name for the NPU: torch.cuda.HalfTensor -> torch.npu.HalfTensor."""
+    if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
+        return name
+    return name.replace("cuda", "npu", 1)
+
+
+def npu_type_name(kind: Any) -> Any:
+    """Return the same for torch.set_default_tensor_type, which does not take torch_npu's classes."""
+    named = isinstance(kind, type) and kind.__module__ in {"torch.npu", "torch.cuda"}
+    return npu_tensor_type(f"torch.cuda.{kind.__name__}" if named else kind)
+
+
+def hccl(backend: Any) -> Any:
+    """Return a back end's name with HCCL for NCCL: "cpu:gloo,cuda:nccl" -> "cpu:gloo,npu:hccl"."""
+    if not _DEVICES or not isinstance(backend, str):
+        return backend
+    ours = {"nccl": "hccl", "cuda": "npu"}
+    return "".join(ours.get(word.lower(), word) for word in re.split("([,:])", backend))
+
+
+def npu_activities(activities: Any) -> Any:
+    """Return a profiler's activities for the NPU; without CANN's profiling library, the host's."""
+    kind = torch.profiler.ProfilerActivity
+    if not _DEVICES or not activities or kind.CUDA not in activities:
+        return activities
+    chosen = [activity for activity in activities if activity != kind.CUDA]
+    if _can_profile():
+        return [*chosen, kind.PrivateUse1]
+    return chosen or [kind.CPU]
+
+
+def _can_profile() -> bool:
+    """Return whether CANN's profiling library is there; torch_npu's profiler raises without it."""
+    try:
+        ctypes.CDLL("libmspti.so")
+    except OSError:
+        reason = "The profiler shows the host alone: CANN's libmspti.so is not to be found."
+        logging.getLogger("npu_patch").warning(reason)
+        return False
+    return True
+
+
+class _Either(str):
+    """A true word ("npu") that equals CUDA's word ("cuda") too, for comparisons in user's code."""
+
+    __slots__ = ("cuda",)
+    cuda: str
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or other == self.cuda
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __contains__(self, part: str) -> bool:  # type: ignore[override] # as str has it
+        return str.__contains__(self, part) or part in self.cuda
+
+    __hash__ = str.__hash__
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str.__str__(self),)
+
+
+def _either(npu: str, cuda: str) -> _Either:
+    word = _Either(npu)
+    word.cuda = cuda
+    return word
+
+
+# ---- How: the words of the table's third column ---------------------------------------------------
+
+
+def _named_after(original: Any, place: Place, wrapper: Any) -> Any:
+    """Give a wrapper the name by which pickle, torch.fx and a reader find it."""
+    functools.update_wrapper(wrapper, original)
+    if not isinstance(place.owner, type):
+        wrapper.__module__, wrapper.__qualname__ = place.where, place.name
+    return wrapper
+
+
+def _asked_by_user() -> bool:
+    """Return whether the caller's caller is outside the libraries that know the NPU."""
+    name: str = sys._getframe(2).f_globals.get("__name__") or ""
+    return name.partition(".")[0] not in NPU_AWARE
+
+
+def argument(change: Callable[[Any], Any], name: str, position: int | None = None) -> How:
+    """Change one argument, or its default; the signature tells the position where none is given."""
+
+    def how(original: Any, place: Place) -> Any:
+        index, default = position, None
+        if index is None:
+            index = _position(original, name)
+            index = NAMED if index is None else index
+            if index != NAMED:
+                default = inspect.signature(original).parameters[name].default
+        has_cuda_default = change(default) is not default
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > index:
+                args = (*args[:index], change(args[index]), *args[index + 1 :])
+            elif name in kwargs:
+                kwargs[name] = change(kwargs[name])
+            elif has_cuda_default:
+                kwargs[name] = change(default)
+            return original(*args, **kwargs)
+
+        return _named_after(original, place, wrapper)
+
+    return how
+
+
+def device(original: Any, place: Place) -> Any:
+    """Change the device that a function takes. Written for speed: every torch.ones passes here."""
+    position = _device_position(original, place.name)
+    get, kinds = _DEVICES.get, _kinds
+
+    def by_name(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            npu = get(kwargs.get("device"))
+            if npu is not None:
+                kwargs["device"] = npu
+        return original(*args, **kwargs)
+
+    def by_position(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > index:
+            if type(args[index]) in kinds:  # else it is a dtype or a tensor
+                npu = get(args[index])
+                if npu is not None:
+                    args = (*args[:index], npu, *args[index + 1 :])
+        elif kwargs:
+            npu = get(kwargs.get("device"))
+            if npu is not None:
+                kwargs["device"] = npu
+        return original(*args, **kwargs)
+
+    index = NAMED if position is None else position
+    return _named_after(original, place, by_name if index == NAMED else by_position)
+
+
+def same(original: Any, place: Place) -> Any:
+    """Take torch.npu's function or class of the same name, with CUDA's names for its arguments."""
+    npu = getattr(_find(place.where.replace("torch.cuda", "torch_npu.npu", 1)), place.name)
+    if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
+        return npu
+    pairs = zip(inspect.signature(original).parameters, inspect.signature(npu).parameters)
+    names = {cuda: ours for cuda, ours in pairs if cuda != ours}
+    if not names:
+        return npu
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return npu(*args, **{names.get(name, name): value for name, value in kwargs.items()})
+
+    return _named_after(original, place, wrapper)
+
+
+def npu(path: str) -> How:
+    """Take what torch.npu has at this path."""
+
+    def how(original: Any, place: Place) -> Any:
+        try:
+            return functools.reduce(getattr, path.split("."), torch.npu)
+        except AttributeError:
+            return missing("this torch_npu has none")(original, place)
+
+    return how
+
+
+def like(path: str) -> How:
+    """Take what a module, patched by a row above, has under the same name."""
+    return lambda original, place: getattr(_find(path), place.name)
+
+
+def always(answer: Any) -> How:
+    """Give one answer, whatever the arguments."""
+    return lambda original, place: _named_after(original, place, lambda *_, **__: answer)
+
+
+def for_users(how: How) -> How:
+    """Let the user's code call the replacement, and libraries that know the NPU the original."""
+
+    def chosen(original: Any, place: Place) -> Any:
+        replacement = how(original, place)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if _DEVICES and _asked_by_user():
+                return replacement(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        return _named_after(original, place, wrapper)
+
+    return chosen
+
+
+def missing(instead: str) -> How:
+    """Raise NotImplementedError and say what to do instead."""
+
+    def how(original: Any, place: Place) -> Any:
+        message = f"{place.where}.{place.name} has no counterpart on an Ascend NPU: {instead}."
+
+        def wrapper(*args: Any, **kwargs: Any) -> NoReturn:
+            raise NotImplementedError(message)
+
+        if isinstance(original, type):
+            return type(original.__name__, (original,), {"__new__": wrapper})
+        return _named_after(original, place, wrapper)
+
+    return how
+
+
+def left(reason: str) -> How:
+    """Leave it as it is, for a reason."""
+    assert reason
+    return lambda original, place: original
+
+
+def alias(other: str) -> How:
+    """Give an attribute a second name."""
+    return lambda original, place: property(lambda self: getattr(self, other))
+
+
+def is_npu(original: Any, place: Place) -> Any:
+    """Make is_cuda of a tensor, a storage or a packed sequence true on the NPU for users."""
+
+    def getter(self: Any) -> bool:
+        if place.where == "torch.Tensor" and self.is_cpu:  # the fastest answer
+            return False
+        where = self.device if hasattr(self, "device") else self.data.device
+        if _DEVICES and _device_type(where) == "npu":
+            return _asked_by_user()
+        return bool(original.__get__(self))
+
+    return property(getter, doc=original.__doc__)
+
+
+def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
+    """Put a class there that stands in for a type of torch, whose objects `maker` makes.
+
+    isinstance, issubclass, ==, hash and attributes answer as the type does, by its own C functions.
+    """
+
+    def how(original: Any, place: Place) -> Any:
+        make, kind = maker(original), type(original)
+
+        def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            # A subclass that somebody made of it makes its own objects.
+            return (make if cls is replacement else kind.__call__)(cls, *args, **kwargs)
+
+        def answer(name: str) -> Any:
+            method = getattr(kind, name)
+            if final:
+                return method.__get__(original)
+            return lambda cls, *given: method(original if cls is replacement else cls, *given)
+
+        final = not original.__flags__ & 1 << 10  # Py_TPFLAGS_BASETYPE
+        methods = {name: answer(name) for name in ("__instancecheck__", "__eq__", "__hash__")}
+        methods["__subclasscheck__"] = lambda cls, other: kind.__subclasscheck__(
+            original if cls is replacement else cls, original if other is replacement else other
+        )
+        methods |= {"__call__": call, "__getattr__": lambda cls, name: getattr(original, name)}
+        meta = type(f"_{place.name}Type", (kind,), methods)
+        body = {"__module__": place.where, "__doc__": original.__doc__}
+        replacement = meta(place.name, () if final else (original,), body)
+        return replacement
+
+    return how
+
+
+def device_maker(original: Any) -> Callable[..., Any]:
+    """Make torch.device: ("cuda:1"), ("cuda", 1), (type="cuda", index=1), (device=...), (1)."""
+    get = _DEVICES.get
+
+    def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs:
+            npu = get(args[0])
+            return original(args[0]) if npu is None else npu
+        named = {
+            key: npu_device(v) if key == "device" else npu_type(v) for key, v in kwargs.items()
+        }
+        return original(*map(npu_type, args), **named)
+
+    return make
+
+
+def object_maker(original: Any) -> Callable[..., Any]:
+    """Make a torch.Generator, Stream or Event, which take a device first or by name."""
+
+    def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        named = {key: npu_device(value) for key, value in kwargs.items()}
+        return original(*map(npu_device, args), **named)
+
+    return make
+
+
+def user_device_type(original: Any, place: Place) -> Any:
+    """Let ``x.device.type == "cuda"`` hold in the user's code, where it also still is "npu".
+
+    That comparison guards synchronization, autocast and pinned memory in countless programs; with
+    the bare truth they would go the CPU's way without a word. Printing it tells the truth.
+    """
+    get, both = original.__get__, _either("npu", "cuda")
+
+    def getter(self: Any) -> str:
+        answer: str = get(self)
+        return both if answer == "npu" and _DEVICES and _asked_by_user() else answer
+
+    return property(getter)
+
+
+def to_cuda(original: Any, place: Place) -> Any:
+    """Tensor.cuda and Module.cuda: the same as .to with the device, given in any form or not."""
+    move = place.owner.to
+
+    def cuda(self: Any, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not _DEVICES:
+            return original(self, device, *args, **kwargs)
+        if args:  # Tensor.cuda(device, non_blocking)
+            kwargs["non_blocking"] = args[0]
+        index = f":{device}" if isinstance(device, int) else ""
+        return move(
+            self, npu_device(f"cuda{index}" if index or device is None else device), **kwargs
+        )
+
+    return _named_after(original, place, cuda)
+
+
+def storage_cuda(original: Any, place: Place) -> Any:
+    """Storage.cuda, as .npu."""
+
+    def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
+        return self.npu(npu_device(device), non_blocking)
+
+    return _named_after(original, place, cuda)
+
+
+def tensor_type(original: Any, place: Place) -> Any:
+    """Tensor.type: takes "torch.cuda.HalfTensor", and its answer equals such a name too."""
+
+    def wrapper(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is not None:
+            return original(self, npu_tensor_type(dtype), *args, **kwargs)
+        answer = original(self)
+        if answer.startswith("torch.npu.") and _DEVICES and _asked_by_user():
+            return _either(answer, answer.replace("npu", "cuda", 1))
+        return answer
+
+    return _named_after(original, place, wrapper)
+
+
+def with_moves(original: Any, place: Place) -> Any:
+    """Let a parameter that has no shape yet take the patched methods too."""
+    return [*original, torch.Tensor.to, torch.Tensor.cuda]
+
+
+def scripted_device(original: Any, place: Place) -> Any:
+    """Let torch.jit take as an annotation the type torch.device itself, beside its stand-in."""
+    (real,) = (kind for kind in _kinds if kind is not str)
+
+    def wrapper(annotation: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(torch.device if annotation is real else annotation, *args, **kwargs)
+
+    return _named_after(original, place, wrapper)
+
+
+class _ImportHere:
+    """Unpickled in a spawned process, it imports this module there before anything else."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        folder = str(Path(__file__).resolve().parent)
+        return eval, (f"(__import__('sys').path.append({folder!r}), __import__('npu_patch'))",)
+
+
+def spawned(original: Any, place: Place) -> Any:
+    """Let processes that multiprocessing spawns have the patch, however this one came to it."""
+
+    def wrapper(name: str) -> dict[str, Any]:
+        return {**original(name), "npu_patch": _ImportHere()}
+
+    return _named_after(original, place, wrapper)
+
+
+def undoing(original: Any, place: Place) -> Any:
+    """Leave the mark by which another copy of this module finds the patch applied, to undo it."""
+    return restore
+
+
+# ---- How, for autocast, HF32, profilers and process groups ----------------------------------------
+
+
+def autocast_switch(original: Any, place: Place) -> Any:
+    """torch.is_autocast_enabled and set_autocast_enabled: without a device type they mean CUDA."""
+    full = 1 if place.name.startswith("is") else 2
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _DEVICES and len(args) + len(kwargs) < full:
+            return original("npu", *args, *kwargs.values())
+        return original(*map(npu_type, args), **{k: npu_type(v) for k, v in kwargs.items()})
+
+    return _named_after(original, place, wrapper)
+
+
+def autocast_dtype(name: str) -> How:
+    """torch.get_autocast_gpu_dtype() and its setter, which name no device."""
+
+    def how(original: Any, place: Place) -> Any:
+        function = getattr(torch, name)
+
+        def wrapper(*args: Any) -> Any:
+            return function("npu", *args) if _DEVICES else original(*args)
+
+        return _named_after(original, place, wrapper)
+
+    return how
+
+
+def _set_hf32(operator: str) -> None:
+    if _DEVICES:
+        precision = torch._C._get_fp32_precision_getter("cuda", operator)
+        getattr(torch.npu, operator).allow_hf32 = precision == "tf32"
+
+
+def hf32(operator: Literal["matmul", "conv"]) -> How:
+    """Hand a new value of torch's TF32 switch on to torch_npu's HF32 switch."""
+
+    def how(original: Any, place: Place) -> Any:
+        def wrapper(*args: Any) -> Any:
+            answer = original(*args)
+            _set_hf32(operator)
+            return answer
+
+        return _named_after(original, place, wrapper)
+
+    return how
+
+
+def hf32_precision(original: Any, place: Place) -> Any:
+    """Do so for torch.backends' fp32_precision, which names the back end and the operator."""
+    changed = {"matmul": ("matmul",), "conv": ("conv",), "all": ("matmul", "conv")}
+
+    def wrapper(backend: str, operator: str, precision: str) -> Any:
+        answer = original(backend, operator, precision)
+        for switch in changed.get(operator, ()) if backend in {"cuda", "generic"} else ():
+            _set_hf32(switch)
+        return answer
+
+    return _named_after(original, place, wrapper)
+
+
+def hf32_state(operator: Literal["matmul", "conv"]) -> How:
+    """Answer for TF32 with the state of torch_npu's HF32 switch, whoever set it."""
+
+    def how(original: Any, place: Place) -> Any:
+        def wrapper() -> bool:
+            return bool(getattr(torch.npu, operator).allow_hf32 if _DEVICES else original())
+
+        return _named_after(original, place, wrapper)
+
+    return how
+
+
+def cudnn_tf32(original: Any, place: Place) -> Any:
+    """torch.backends.cudnn.allow_tf32, a descriptor of two functions that rows above patched."""
+    return type(original)(torch._C._get_cudnn_allow_tf32, torch._C._set_cudnn_allow_tf32)
+
+
+def legacy_profiler(original: Any, place: Place) -> Any:
+    """torch.autograd.profiler.profile(use_cuda=True) and (use_device="cuda")."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _DEVICES and (kwargs.get("use_device") == "cuda" or kwargs.pop("use_cuda", False)):
+            kwargs["use_device"] = "npu" if _can_profile() else None
+        return original(*args, **kwargs)
+
+    return _named_after(original, place, wrapper)
+
+
+def distributed_backend(original: Any, place: Place) -> Any:
+    """torch.distributed.get_backend: "hccl", which in the user's code equals "nccl" too."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> str:
+        answer: str = original(*args, **kwargs)
+        asked = answer == "hccl" and _DEVICES and _asked_by_user()
+        return _either("hccl", "nccl") if asked else answer
+
+    return _named_after(original, place, wrapper)
+
+
+# ---- How, for what torch.cuda has and torch.npu has not --------------------------------------------
+
+
+def capability(original: Any, place: Place) -> Any:
+    """The compute capability: programs ask it for bf16, which begins at 8.0.
+
+    torch_npu answers None unless TORCH_NPU_DEVICE_CAPABILITY says what to answer.
+    """
+
+    def get_device_capability(device: Any = None) -> tuple[int, int]:
+        torch.npu.get_device_properties(device)  # raises for a device that is not there
+        if os.environ.get("TORCH_NPU_DEVICE_CAPABILITY"):
+            return torch.npu.get_device_capability(device)  # type: ignore[no-any-return]
+        return (8, 0) if torch.npu.is_bf16_supported() else (7, 0)
+
+    return _named_after(original, place, get_device_capability)
+
+
+class _Properties:
+    """The properties of a device: torch_npu's, with the numbers of CUDA that it leaves None."""
+
+    def __init__(self, properties: Any, capability: tuple[int, int]) -> None:
+        self._properties = properties
+        self.major, self.minor = capability
+        cores = getattr(properties, "multi_processor_count", None)
+        self.multi_processor_count = cores or properties.cube_core_num
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._properties, name)
+
+    def __repr__(self) -> str:
+        return repr(self._properties)
+
+
+def properties(original: Any, place: Place) -> Any:
+    """torch.cuda.get_device_properties, complete."""
+
+    def get_device_properties(device: Any = None) -> _Properties:
+        found = torch.npu.get_device_properties(device)
+        return _Properties(found, torch.cuda.get_device_capability(device))
+
+    return _named_after(original, place, get_device_properties)
+
+
+class _Cudart:
+    """What torch.cuda.cudart() offers, as far as an NPU has it; 0 means success there."""
+
+    cudaProfilerStart = cudaProfilerStop = staticmethod(lambda: 0)  # noqa: N815 - CUDA's names
+    cudaMemGetInfo = staticmethod(lambda device=None: torch.npu.mem_get_info(device))  # noqa: N815
+
+    def __getattr__(self, name: str) -> NoReturn:
+        message = f"{name} belongs to CUDA's runtime, which an Ascend host does not have."
+        raise type("NotOnNPU", (NotImplementedError, AttributeError), {})(message)
+
+
+def cudart(original: Any, place: Place) -> Any:
+    """torch.cuda.cudart()."""
+    return always(_Cudart())(original, place)
+
+
+def check_error(original: Any, place: Place) -> Any:
+    """torch.cuda.check_error(result)."""
+
+    def check(result: int) -> None:
+        if int(result):
+            raise RuntimeError(f"The runtime reports error {int(result)}.")
+
+    return _named_after(original, place, check)
+
+
+def memory_used(original: Any, place: Place) -> Any:
+    """torch.cuda.device_memory_used: the bytes in use on the device, by anybody."""
+
+    def device_memory_used(device: Any = None) -> int:
+        free, total = torch.npu.mem_get_info(device)
+        return int(total - free)
+
+    return _named_after(original, place, device_memory_used)
+
+
+def stream_from_pointer(original: Any, place: Place) -> Any:
+    """torch.cuda.get_stream_from_external(data_ptr, device)."""
+    return _named_after(
+        original, place, lambda data_ptr, device=None: torch.npu.ExternalStream(data_ptr, device)
+    )
+
+
+def default_generators(original: Any, place: Place) -> Any:
+    """torch.cuda.default_generators, which torch_npu makes when it starts the device."""
+
+    def update() -> None:
+        if _DEVICES:
+            torch.cuda.default_generators = torch.npu.default_generators
+
+    torch.npu._lazy_call(update)
+    return torch.npu.default_generators
+
+
+def graph(original: Any, place: Place) -> Any:
+    """torch.cuda.graph, whose first argument has another name and whose last another place."""
+
+    def __init__(  # noqa: N807 - it becomes a method
+        self: Any,
+        cuda_graph: Any,
+        pool: Any = None,
+        stream: Any = None,
+        capture_error_mode: str = "global",
+        **kwargs: Any,
+    ) -> None:
+        kwargs["capture_error_mode"] = capture_error_mode
+        torch.npu.graph.__init__(self, cuda_graph, pool=pool, stream=stream, **kwargs)
+
+    body = {"__module__": place.where, "__init__": __init__}
+    return type(place.name, (torch.npu.graph,), body)
+
+
+class _Ranges(threading.local):
+    """The open nvtx ranges of a thread, as handles of mstx."""
+
+    def __init__(self) -> None:
+        self.open: list[int] = []
+
+
+_RANGES = _Ranges()
+
+
+def nvtx(original: Any, place: Place) -> Any:
+    """The functions of torch.cuda.nvtx, on mstx: they mark the profiler's time line."""
+    mstx = torch.npu.mstx
+
+    def range_push(msg: str) -> int:
+        _RANGES.open.append(mstx.range_start(str(msg)))
+        return len(_RANGES.open) - 1
+
+    def range_pop() -> int:
+        if not _RANGES.open:
+            return -1
+        mstx.range_end(_RANGES.open.pop())
+        return len(_RANGES.open)
+
+    def range_start(msg: str) -> int:
+        return int(mstx.range_start(str(msg)) or 0)
+
+    def range_end(range_id: int) -> None:
+        mstx.range_end(range_id)
+
+    def mark(msg: str) -> None:
+        mstx.mark(str(msg))
+
+    functions = (range_push, range_pop, range_start, range_end, mark)
+    named = {function.__name__: function for function in functions}
+    return _named_after(original, place, named[place.name])
+
+
+# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work --------
 
 State = Literal[
     "applied",
@@ -34,8 +995,11 @@ State = Literal[
     "torch_npu_broken",
     "no_device",
     "transfer_to_npu_active",
+    "failed",
 ]
-APPLIED_MESSAGE = "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
+_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+_LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+_FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
 
 
 @dataclass(frozen=True)
@@ -55,14 +1019,8 @@ class Status:
     def message(self) -> str:
         """The one line that is logged."""
         if self.applied:
-            return APPLIED_MESSAGE
+            return "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
         return " ".join(filter(None, (f"NPU monkey-patch not applied: {self.reason}.", self.mend)))
-
-
-# ---- The host: which state is it in? Nothing here may import torch_npu where it cannot work. ----
-
-_PAIRING = "Install the torch-npu made for this torch: pip install --no-deps 'torch-npu=={}.*'"
-_CANN = "Install CANN, or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
 def _version(package: str) -> str:
@@ -73,263 +1031,137 @@ def _version(package: str) -> str:
 
 
 def _release(version: str) -> str:
-    """Return the release of a version alone: 2.9.0.post1+git -> 2.9.0."""
-    return ".".join(version.split("+", maxsplit=1)[0].split(".")[:3])
+    """Return the first three numbers of a version: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
+    found = re.match(r"\d+(\.\d+){0,2}", version)
+    return found.group() if found else ""
 
 
-def _import_torch_npu() -> Status | None:
-    """Import torch and torch_npu where that can work.
+def _pairing_problem() -> Status | None:
+    ours, theirs = _version("torch-npu"), _version("torch")
+    if not ours or not theirs or _release(ours) == _release(theirs):
+        return None
+    mend = f"Install the pair: pip install --no-deps 'torch-npu=={_release(theirs)}.*'"
+    return Status("version_mismatch", f"torch-npu {ours} is not made for torch {theirs}", mend)
 
-    Returns None where both are there, else the state of the host. Then torch does not try to load
-    torch_npu, nor do this process's children, and libraries that look for torch_npu find none.
+
+def _import_problem() -> Status | None:
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # whatever its C++ raises: this host cannot use it
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "cannot open shared object file" in cause:
+            reason = f"torch_npu does not find CANN ({cause.partition(':')[0]})"
+            return Status("cann_absent", reason, _LOAD_CANN)
+        mend = "Run python3 -m npu_patch, which says what does not fit."
+        return Status("torch_npu_broken", f"torch_npu cannot be imported ({cause})", mend)
+    return None
+
+
+def _host_problem() -> Status | None:
+    """Import torch and torch_npu where that works; return None then, else the state of the host.
+
+    Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
+    and libraries that look for torch_npu find none.
     """
     if not importlib.util.find_spec("torch"):
         return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
     if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
         return Status("torch_npu_absent", "torch_npu is not installed")
-    asked = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
-    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    failed = _try_torch_npu()
-    if failed is None:
-        if asked is None:
-            del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
-        else:
-            os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = asked
+    before = os.environ.get(_AUTOLOAD)
+    os.environ[_AUTOLOAD] = "0"
+    problem = _pairing_problem() or _import_problem()
+    if problem is None:
+        os.environ.pop(_AUTOLOAD) if before is None else os.environ.update({_AUTOLOAD: before})
         return None
-    importlib.import_module("torch")
-    for name in [name for name in sys.modules if name.split(".")[0] == "torch_npu"]:
+    importlib.import_module("torch")  # while the variable keeps it from importing torch_npu
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_npu"]:
         del sys.modules[name]
     # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
     sys.modules["torch_npu"] = None  # type: ignore[assignment]
-    return failed
+    return problem
 
 
-def _try_torch_npu() -> Status | None:
-    ours, theirs = _version("torch-npu"), _version("torch")
-    if ours and _release(ours) != _release(theirs):
-        reason = f"torch-npu {ours} is not made for torch {theirs}"
-        return Status("version_mismatch", reason, _PAIRING.format(_release(theirs)))
-    try:
-        importlib.import_module("torch_npu")
-    except Exception as error:  # whatever it raises, the host is broken
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if ".so" in cause and "cannot open shared object file" in cause:
-            library = cause.split(":")[0]
-            return Status("cann_absent", f"CANN is not installed or not loaded ({library})", _CANN)
-        return Status("torch_npu_broken", f"torch_npu does not import ({cause})", _CANN)
-    return None
-
-
-def _probe() -> Status | None:
+def _patch_problem() -> Status | None:
     """Return None where the patch can be applied, else the state that says why not."""
-    missing = _import_torch_npu()
-    if missing is not None:
-        return missing
+    problem = _host_problem()
+    if problem is not None:
+        return problem
     if "torch_npu.contrib.transfer_to_npu" in sys.modules:
-        reason = "torch_npu.contrib.transfer_to_npu is active already and cannot be undone"
+        reason = "torch_npu.contrib.transfer_to_npu is active and cannot be undone"
         return Status("transfer_to_npu_active", reason, "Import npu_patch instead of it.")
     if not importlib.import_module("torch").npu.is_available():
-        reason = "torch_npu and CANN are here, but no NPU answers"
-        mend = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and access to /dev/davinci*."
-        return Status("no_device", reason, mend)
+        return Status("no_device", "torch_npu and CANN are here, but no NPU answers", _FIND_NPU)
     return None
 
 
-# ---- Devices: a "cuda" where a device is meant becomes an "npu", and nothing else does. ----
+# ---- Doing and undoing -----------------------------------------------------------------------------
 
-# Every way to name a CUDA device -> the NPU (torch's device index is an int8). Empty while the patch
-# is not applied, so that a wrapper that somebody kept a reference to does nothing then.
-_DEVICES: dict[Any, Any] = {}
-
-
-def _fill_devices() -> None:
-    import torch
-
-    original = type(torch.empty(0).device)
-    for text in ["cuda", *(f"cuda:{index}" for index in range(128))]:
-        npu = original(text.replace("cuda", "npu"))
-        _DEVICES[text] = _DEVICES[original(text)] = npu
-
-
-def _npu_type(device_type: Any) -> Any:
-    """Return "npu" for the device type "cuda", and anything else as it is."""
-    return "npu" if _DEVICES and device_type == "cuda" else device_type
-
-
-def _npu_device(device: Any) -> Any:
-    """Return the NPU for a name of a CUDA device, and anything else as it is."""
-    try:
-        return _DEVICES.get(device, device)
-    except TypeError:  # not hashable, so no device
-        return device
-
-
-def _by_keyword(original: Any, name: str = "device") -> Any:
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if name in kwargs:
-            kwargs[name] = _npu_device(kwargs[name])
-        return original(*args, **kwargs)
-
-    return wrapper
-
-
-def _by_argument(position: int, name: str = "device", default: Any = None) -> Callable[[Any], Any]:
-    change = _npu_type if name == "device_type" else _npu_device
-
-    def how(original: Any) -> Any:
-        @functools.wraps(original)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > position:
-                device = change(args[position])
-                args = (*args[:position], device, *args[position + 1 :])
-            elif name in kwargs:
-                kwargs[name] = change(kwargs[name])
-            elif default is not None:
-                kwargs[name] = change(default)
-            return original(*args, **kwargs)
-
-        return wrapper
-
-    return how
-
-
-def _stand_in(original: Any) -> Any:
-    """Return a class that stands in for a final C type and makes its objects."""
-
-    class Meta(type):
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if args:
-                args = (_npu_device(args[0]), *args[1:])
-            for name in ("device", "type"):
-                if name in kwargs:
-                    kwargs[name] = _npu_device(kwargs[name])
-            if len(args) + len(kwargs) > 1:  # ("cuda", 1) is a type and an index
-                args = tuple(getattr(a, "type", a) for a in args)
-                kwargs = {k: getattr(a, "type", a) for k, a in kwargs.items()}
-            return original(*args, **kwargs)
-
-        def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, original)
-
-        def __subclasscheck__(cls, subclass: type) -> bool:
-            return issubclass(subclass, original)
-
-        def __eq__(cls, other: object) -> bool:
-            return other is cls or other is original
-
-        def __hash__(cls) -> int:
-            return hash(original)
-
-    name = original.__name__
-    return Meta(
-        name, (), {"__module__": "torch", "__qualname__": name, "__doc__": original.__doc__}
-    )
-
-
-def _cuda_method(original: Any) -> Any:
-    @functools.wraps(original)
-    def cuda(self: Any, device: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return self.npu(_npu_device(device), *args, **kwargs)
-
-    return cuda
-
-
-# ---- The table: where, which names, how. ----
-
-Row = tuple[str, str, Callable[..., Any]]
-_ABSENT = object()
-
-
-def _same_of(module: str) -> Callable[..., Any]:
-    def how(original: Any, name: str) -> Any:
-        return getattr(importlib.import_module(module), name, original)
-
-    how.needs_name = True  # type: ignore[attr-defined]
-    return how
-
-
-def _value(value: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda original: value()
-
-
-def _factories() -> str:
-    """Return the names in torch that take a device: their schemas say so, or torch's own list."""
-    import torch
-    from torch.utils._device import _device_constructors
-
-    # Filled now and kept by torch, so that `with torch.device(...)` still knows the originals.
-    known = _device_constructors()
-    schemas = torch._C._jit_get_schemas_for_operator
-    names = []
-    for name, value in vars(torch).items():
-        if callable(value) and not isinstance(value, type):
-            arguments = (a.name for schema in schemas(f"aten::{name}") for a in schema.arguments)
-            try:
-                found = value in known
-            except TypeError:
-                found = False
-            if found or "device" in arguments:
-                names.append(name)
-    return " ".join(names)
-
-
-def _npu(path: str) -> Any:
-    value: Any = importlib.import_module("torch_npu").npu
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _rows() -> list[Row]:
-    same = _same_of("torch_npu.npu")
-    names = " ".join(importlib.import_module("torch.cuda").__all__)
-    keep = {"amp", "memory", "random", "streams", "graphs"}
-    return [
-        ("torch", _factories(), _by_keyword),
-        ("torch", "device", _stand_in),
-        ("torch", "load", _by_argument(1, "map_location")),
-        ("torch", "is_autocast_enabled", _by_argument(0, "device_type", "cuda")),
-        ("torch.Tensor", "to", _by_argument(1)),
-        ("torch.Tensor", "new_empty new_full new_ones new_tensor new_zeros", _by_keyword),
-        ("torch.Tensor", "cuda", _cuda_method),
-        ("torch.Tensor", "is_cuda", _value(lambda: importlib.import_module("torch").Tensor.is_npu)),
-        ("torch.nn.Module", "to", _by_argument(1)),
-        ("torch.nn.Module", "cuda", _cuda_method),
-        ("torch.cuda", " ".join(n for n in names.split() if n not in keep), same),
-        ("torch.cuda", "CUDAGraph", _value(lambda: _npu("NPUGraph"))),
-        ("torch.amp.autocast_mode.autocast", "__init__", _by_argument(1, "device_type")),
-        ("torch.amp.grad_scaler.GradScaler", "__init__", _by_argument(1, default="cuda")),
-    ]
-
-
-def _find(where: str) -> Any:
-    """Return the module or class at a dotted path."""
-    parts = where.split(".")
-    for end in range(len(parts), 0, -1):
-        try:
-            owner = importlib.import_module(".".join(parts[:end]))
-        except ModuleNotFoundError:
-            continue
-        return functools.reduce(getattr, parts[end:], owner)
-    raise ModuleNotFoundError(where)
-
-
+TABLE = (
+    *_devices(),
+    *_precision(),
+    *_profiling_and_groups(),
+    *_torch_cuda(),
+    *_inside_torch_cuda(),
+)
+_ABSENT: Any = object()
+_LOCK = threading.RLock()
 _undo: list[Callable[[], None]] = []
-_lock = threading.RLock()
-_status: Status
+_status = Status("restored", "nothing was asked of it yet")
 
 
-def _do(owner: Any, name: str, how: Callable[..., Any]) -> None:
-    """Replace one attribute, and note how to put back what was there (nothing, if inherited)."""
-    before = vars(owner).get(name, _ABSENT)
-    original = getattr(owner, name)
-    after = how(original, name) if hasattr(how, "needs_name") else how(original)
+def _find(path: str) -> Any:
+    """Return the module or class at a dotted path; a ModuleNotFoundError where there is none."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError, AttributeError):
+            owner = importlib.import_module(".".join(parts[:end]))
+            return functools.reduce(getattr, parts[end:], owner)
+    raise ModuleNotFoundError(f"There is no {path} in this torch.")
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute, or delete it where the value is _ABSENT; of a C type too.
+
+    A type of C takes no attributes by setattr. Its dictionary does, if the interpreter is told.
+    """
+    if isinstance(owner, type) and not owner.__flags__ & 1 << 9:  # Py_TPFLAGS_HEAPTYPE
+        (attributes,) = gc.get_referents(owner.__dict__)
+        attributes.pop(name) if value is _ABSENT else attributes.update({name: value})
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
+    elif value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+def _do(place: Place, how: How) -> None:
+    """Replace one attribute, and note how to undo it: an inherited one is deleted, not reassigned."""
+    before = vars(place.owner).get(place.name, _ABSENT)
+    original = getattr(place.owner, place.name, None)
+    if isinstance(place.owner, type) and before is not _ABSENT:
+        original = getattr(before, "__func__", before)  # not what a descriptor answers
+    after = how(original, place)
     if after is original:
         return
-    put = functools.partial(setattr, owner, name, before)
-    _undo.append(functools.partial(delattr, owner, name) if before is _ABSENT else put)
-    setattr(owner, name, after)
+    static = isinstance(before, staticmethod) or place.name == "__new__"
+    _undo.append(functools.partial(_set, place.owner, place.name, before))
+    _set(place.owner, place.name, staticmethod(after) if static else after)
+    operator = torch.jit._builtins._find_builtin(original)
+    if operator is not None:  # torch.jit knows its operators by the identity of torch's functions
+        table = torch.jit._builtins._get_builtin_table()
+        _undo.append(functools.partial(table.pop, id(after), None))
+        table[id(after)] = operator
+
+
+def _do_row(row: Row) -> None:
+    for where in row.where.split():
+        try:
+            owner = _find(where)
+        except ModuleNotFoundError:
+            continue  # of another version of torch
+        for name in (row.names if isinstance(row.names, str) else row.names(where)).split():
+            if row.new or hasattr(owner, name):
+                _do(Place(owner, where, name), row.how)
 
 
 def _undo_all() -> None:
@@ -341,35 +1173,35 @@ def _undo_all() -> None:
 def apply() -> Status:
     """Remap torch.cuda to torch.npu where an NPU answers; say why not elsewhere.
 
-    Applying twice is applying once. Where a row of the table fails, nothing is changed and the
+    Applying twice is applying once. Where a row of the table fails, everything is put back and the
     error is raised.
     """
-    global _status  # noqa: PLW0603 - the state of the process, which is what this module changes
-    with _lock:
+    global _status, torch  # noqa: PLW0603 - the state of the process, which this module is for
+    with _LOCK:
         if _undo:
             return _status
-        problem = _probe()
-        if problem is not None:
-            _status = problem
-            return _status
-        try:
-            _fill_devices()
-            for where, names, how in _rows():
-                owner = _find(where)
-                for name in names.split():
-                    if hasattr(owner, name):
-                        _do(owner, name, how)
-        except BaseException:
-            _undo_all()
-            raise
-        _status = Status("applied", "an NPU answers")
+        problem = _patch_problem()
+        if problem is None:
+            torch = importlib.import_module("torch")
+            other = vars(torch.cuda).get("_npu_patch")
+            try:
+                if other is None:
+                    _fill_devices()
+                    for row in TABLE:
+                        _do_row(row)
+                else:  # another copy of this module has applied it, and can undo it
+                    _undo.append(other)
+            except BaseException:
+                _undo_all()
+                raise
+        _status = problem or Status("applied", "torch_npu, CANN and an NPU answer")
         return _status
 
 
 def restore() -> Status:
-    """Put back every attribute; the very objects that were there before `apply`."""
+    """Undo `apply`: every attribute is the very object again that it was before."""
     global _status  # noqa: PLW0603
-    with _lock:
+    with _LOCK:
         if _undo:
             _undo_all()
             _status = Status("restored", "it was applied and has been undone")
@@ -378,11 +1210,11 @@ def restore() -> Status:
 
 @contextlib.contextmanager
 def patched() -> Iterator[Status]:
-    """Apply the patch for a while. Where it was applied already, it stays so afterwards."""
-    was_applied = bool(_undo)
-    current = apply()
+    """Apply the patch for a while. Where it was applied before, it stays so afterwards."""
+    was_applied = _status.applied
+    now = apply()
     try:
-        yield current
+        yield now
     finally:
         if not was_applied:
             restore()
@@ -393,9 +1225,295 @@ def status() -> Status:
     return _status
 
 
-if __name__ != "__main__":
+def _apply_at_import() -> None:
+    """Apply the patch and log the one line. The import does not fail for what is wrong here."""
+    global _status  # noqa: PLW0603
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    apply()
-    logging.getLogger("npu_patch").log(
-        logging.INFO if not _status.mend else logging.WARNING, _status.message
+    try:
+        apply()
+    except Exception as error:  # everything is put back, and the script runs as without the patch
+        reason = f"a change to torch failed, all were undone ({type(error).__name__}: {error})"
+        _status = Status("failed", reason, "Run python3 -m npu_patch and report what it says.")
+    level = logging.WARNING if _status.mend else logging.INFO
+    logging.getLogger("npu_patch").log(level, _status.message)
+
+
+# ---- The command: diagnosis -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the diagnosis: what it is about, what was found, whether that is right, the mend."""
+
+    name: str
+    value: str
+    right: bool
+    mend: str = ""
+
+
+# Asks CANN itself, without torch, in a process of its own: a broken library may end that process.
+_ASK_CANN = """
+import ctypes, json
+acl = ctypes.CDLL("libascendcl.so")
+acl.aclInit(None)
+count, version = ctypes.c_uint32(0), ctypes.create_string_buffer(512)
+failed = acl.aclrtGetDeviceCount(ctypes.byref(count))
+name = ""
+if count.value and not failed:
+    acl.aclrtSetDevice(0)
+    acl.aclrtGetSocName.restype = ctypes.c_char_p
+    name = (acl.aclrtGetSocName() or b"").decode()
+try:
+    acl.aclsysGetCANNVersion(0, version)
+except AttributeError:
+    pass
+print(json.dumps({"chips": count.value, "chip": name, "version": version.value.decode()}))
+"""
+_ASK_TORCH = """
+import json, torch, torch_npu
+answer = (torch.ones(2, device="npu") + 1).cpu().tolist()
+print(json.dumps({"right": answer == [2.0, 2.0], "driver": "", "count": torch.npu.device_count()}))
+"""
+_TORCH_SECONDS = 120  # torch and torch_npu import in 4 s here, a cold host takes longer
+
+
+def _ask(code: str, seconds: float) -> tuple[dict[str, Any], str]:
+    """Run code in another Python; return what it printed as JSON, and the last line of its errors."""
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {}, f"no answer within {seconds:.0f} s"
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        answer: dict[str, Any] = json.loads(lines[-1])
+        return answer, ""
+    errors = [line for line in done.stderr.strip().splitlines() if ": " in line]
+    return {}, errors[-1] if errors else f"it ended with code {done.returncode}"
+
+
+def _check_python() -> Check:
+    right = sys.version_info >= (3, 10)
+    return Check(
+        "Python", platform.python_version(), right, "" if right else "Use Python 3.10 or newer."
     )
+
+
+def _check_package(name: str, package: str) -> Check:
+    version = _version(package)
+    found = importlib.util.find_spec(name) is not None
+    if found:
+        return Check(package, version or "installed, of no known version", True)
+    return Check(package, "not installed", False, f"Install it: pip install {package}")
+
+
+def _check_pairing() -> Check:
+    ours, theirs = _version("torch-npu"), _version("torch")
+    if not ours or not theirs:
+        return Check("pairing with torch", "unknown", False, "Install torch and torch-npu first.")
+    problem = _pairing_problem()
+    if problem is None:
+        return Check("pairing with torch", f"torch-npu {ours} is made for torch {theirs}", True)
+    return Check("pairing with torch", problem.reason, False, problem.mend)
+
+
+def _cann_for(version: str) -> str:
+    """Return the CANN release that the torch-npu wheel's own description names for its version.
+
+    The description has a table: CANN release | torch | torch-npu with post-number | branch.
+    """
+    release = ""
+    for line in (importlib.metadata.metadata("torch-npu").get_payload() or "").splitlines():
+        cells = [cell.strip() for cell in str(line).strip().strip("|").split("|")]
+        if len(cells) == 4:  # noqa: PLR2004
+            release = cells[0].removeprefix("CANN ") if cells[0].startswith("CANN ") else release
+            if cells[2] == version.partition("+")[0]:
+                return release
+    return ""
+
+
+def _check_cann(cann: dict[str, Any], problem: str) -> Check:
+    if problem:
+        return Check("CANN", f"not loaded ({problem})", False, _LOAD_CANN)
+    version = cann["version"] or _cann_version_file()
+    return Check("CANN", version or "loaded, of no known version", True)
+
+
+def _cann_version_file() -> str:
+    home = os.environ.get("ASCEND_HOME_PATH", "/usr/local/Ascend/ascend-toolkit/latest")
+    for file in sorted(Path(home).glob("*-linux/ascend_toolkit_install.info")):
+        found = re.search(r"^version=(\S+)", file.read_text(errors="replace"), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return ""
+
+
+def _check_cann_pairing(cann: str) -> Check:
+    name, ours = "pairing with CANN", _version("torch-npu")
+    wanted = _cann_for(ours) if ours else ""
+    if not wanted or not cann:
+        return Check(name, f"torch-npu {ours or 'absent'} names no CANN release for itself", True)
+    # 8.5.1 does for 8.5.0, and 8.3.RC1 for nothing but itself.
+    right = (
+        cann.rpartition(".")[0] == wanted.rpartition(".")[0]
+        if "RC" not in wanted
+        else cann == wanted
+    )
+    value = f"torch-npu {ours} is made for CANN {wanted}, here is {cann}"
+    return Check(
+        name, value, right, "" if right else f"Install CANN {wanted} or the torch-npu for {cann}."
+    )
+
+
+def _check_driver(chips: int) -> Check:
+    file = Path("/usr/local/Ascend/driver/version.info")
+    if file.is_file():
+        found = re.search(r"^Version=(\S+)", file.read_text(errors="replace"), re.MULTILINE)
+        return Check("driver", found.group(1) if found else "of no known version", True)
+    if chips:
+        return Check("driver", f"no {file} (as in a container), but chips answer", True)
+    return Check("driver", f"no {file}", False, "Install the Ascend driver on the host.")
+
+
+def _check_chips(cann: dict[str, Any]) -> Check:
+    chips = int(cann.get("chips", 0))
+    if chips:
+        return Check("chips", f"{chips} x {cann['chip']}", True)
+    return Check("chips", "none", False, _FIND_NPU)
+
+
+def _check_environment() -> Check:
+    names = ("ASCEND_HOME_PATH", "ASCEND_RT_VISIBLE_DEVICES", _AUTOLOAD, "TORCH_COMPILE_DISABLE")
+    values = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    if os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "0").strip() == "":
+        mend = "Unset ASCEND_RT_VISIBLE_DEVICES, or give it the numbers of the chips to use."
+        return Check(
+            "environment", "ASCEND_RT_VISIBLE_DEVICES is empty and hides every chip", False, mend
+        )
+    return Check("environment", values or "nothing set", True)
+
+
+def _check_numpy(cann: str) -> Check:
+    version = _version("numpy")
+    right = not (cann.startswith("8.2") and version.startswith("2."))
+    mend = "" if right else "CANN 8.2 fails with numpy 2 (error 500001): pip install 'numpy<2'"
+    return Check("numpy", version or "not installed", right, mend)
+
+
+def diagnose() -> tuple[Check, ...]:
+    """Look at the host, without torch in this process; the last line is whether an NPU computes."""
+    cann, problem = _ask(_ASK_CANN, 60)
+    found = _check_cann(cann, problem)
+    version = found.value if found.right else ""
+    checks = (
+        _check_python(),
+        _check_package("torch", "torch"),
+        _check_package("torch_npu", "torch-npu"),
+        _check_pairing(),
+        found,
+        _check_cann_pairing(version),
+        _check_driver(int(cann.get("chips", 0))),
+        _check_chips(cann),
+        _check_numpy(version),
+        _check_environment(),
+    )
+    if not all(check.right for check in checks):
+        return (*checks, Check("NPU", "not tried", False, "Mend the lines above first."))
+    answer, problem = _ask(_ASK_TORCH, _TORCH_SECONDS)
+    if answer.get("right"):
+        return (*checks, Check("NPU", "computes", True))
+    return (*checks, Check("NPU", problem or "computes wrongly", False, "See the error."))
+
+
+def _report(as_json: bool) -> int:
+    checks = diagnose()
+    ready = checks[-1].right
+    if as_json:
+        report = {
+            "schema_version": 1,
+            "ready": ready,
+            "checks": [asdict(check) for check in checks],
+        }
+        print(json.dumps(report, indent=2))  # noqa: T201 - the command's output
+        return int(not ready)
+    for check in checks:
+        mark = "right" if check.right else "WRONG"
+        mend = f" -> {check.mend}" if check.mend else ""
+        print(f"{mark}  {check.name:<18} {check.value}{mend}")  # noqa: T201
+    return int(not ready)
+
+
+# ---- The command: running somebody's script ---------------------------------------------------------
+
+
+def _execute(arguments: list[str]) -> None:
+    """Run a script, or with -m a module, as ``python3`` itself would."""
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __package__=None, __annotations__={})
+    path = arguments[0]
+    if path == "-m":
+        sys.argv = ["-m", *arguments[2:]]
+        sys.modules["__main__"] = main
+        runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
+        return
+    sys.argv = list(arguments)
+    folder = Path(path).resolve().parent
+    archive = Path(path).is_dir() or zipfile.is_zipfile(path)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = path if archive else str(folder)
+    sys.modules["__main__"] = main
+    if archive:
+        runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
+        return
+    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
+    loader = importlib.machinery.SourceFileLoader("__main__", file)
+    main.__dict__.update(__file__=file, __loader__=loader, __cached__=None)
+    with io.open_code(file) as stream:
+        code = compile(stream.read(), file, "exec", dont_inherit=True)
+    exec(code, main.__dict__)
+
+
+def _hide_our_frames(error: BaseException) -> None:
+    """Let the traceback of an error begin where the script does."""
+    shown, hook = error.__traceback__, sys.excepthook
+    while shown is not None and shown.tb_frame.f_code is not _execute.__code__:
+        shown = shown.tb_next
+    shown = shown.tb_next if shown is not None else None
+
+    def show(
+        kind: type[BaseException], value: BaseException, _: types.TracebackType | None
+    ) -> None:
+        hook(kind, value.with_traceback(shown), shown)
+
+    sys.excepthook = show
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see the top of this file."""
+    if not arguments or arguments == ["--json"]:
+        return _report(as_json=bool(arguments))
+    if (
+        arguments[0] in {"-h", "--help"}
+        or arguments == ["-m"]
+        or (arguments[0].startswith("-") and arguments[0] != "-m")
+    ):
+        print(__doc__)  # noqa: T201
+        return 0 if arguments[0] in {"-h", "--help"} else 2
+    if arguments[0] != "-m" and not Path(arguments[0]).exists():
+        message = f"can't open file '{Path(arguments[0]).absolute()}': [Errno 2] No such file or directory"
+        print(f"{sys.executable}: {message}", file=sys.stderr)  # noqa: T201
+        return 2
+    importlib.import_module("npu_patch")  # under its own name, which applies the patch
+    try:
+        _execute(arguments)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _hide_our_frames(error)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+_apply_at_import()

@@ -1,6 +1,7 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,8 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
     An error is one line on stderr and leaves earlier results as they were. Of torchrun's ranks
     the first one prints and writes.
     """
+    # The run's own log prints npu_patch's line; logging's last resort must not print it again.
+    logging.getLogger("npu_patch").addHandler(logging.NullHandler())
     try:
         arguments = parse(argv)
         leads = ranks.place().leads

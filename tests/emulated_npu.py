@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fake_cann import build
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAULT_PREFIX = "FAKECANN_"
 # npu_patch sets these in the parent, whose host is another one.
@@ -30,10 +32,9 @@ class EmulatedNpu:
             for name, value in os.environ.items()
             if not name.startswith(FAULT_PREFIX) and name not in SET_BY_THE_PATCH
         }
-        paths = [str(self.library_folder), inherited.get("LD_LIBRARY_PATH", "")]
         return {
             **inherited,
-            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
+            **build.cann_variables(self.library_folder),
             "HF_HUB_OFFLINE": "1",
             **(changes or {}),
         }

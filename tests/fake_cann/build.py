@@ -8,8 +8,8 @@ Neither torch nor torch-npu is imported, since importing them needs the librarie
 
 import concurrent.futures
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shlex
@@ -23,7 +23,7 @@ SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_FOLDER_VARIABLE = "FAKE_CANN_BUILD_DIR"
 
-FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-fmax-errors=3", "-fPIC", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-Wall", "-Wextra", "-fmax-errors=3", "-fPIC", "-fvisibility=hidden")
 LONGEST_MESSAGE = 4000  # one error in a template can print a thousand lines of candidates
 # torch_npu links to these too; all that it wants of them stands in libascendcl.so.
 OTHER_NAMES = (
@@ -41,8 +41,11 @@ class BuildError(Exception):
 
 
 def package_folder(name: str) -> Path | None:
-    """Find where an installed package lies without importing it; None when it is not installed."""
-    spec = importlib.util.find_spec(name)
+    """Find where an installed package lies without importing it; None when it is not installed.
+
+    sys.modules is not asked: npu_patch hides a torch_npu there that has no CANN.
+    """
+    spec = importlib.machinery.PathFinder.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0])
@@ -63,6 +66,16 @@ def unavailable_reason() -> str | None:
     if compiler() is None:
         return "the emulated NPU needs g++ 12 or newer, which is not installed"
     return None
+
+
+def cann_variables(libraries: Path) -> dict[str, str]:
+    """Return what CANN's set_env.sh would set, for the stub in this folder."""
+    paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
+        "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries),
+    }
 
 
 def acl_include_folder(torch_npu: Path) -> Path:
@@ -87,7 +100,7 @@ def build_key() -> str:
     for package in ("torch", "torch-npu"):
         digest.update(importlib.metadata.version(package).encode())
         digest.update(str(package_folder(package.replace("-", "_"))).encode())
-    for source in source_files():
+    for source in [Path(__file__), *source_files()]:
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -108,23 +121,24 @@ def run_compiler(*arguments: str | Path) -> None:
     sys.stderr.write(finished.stderr)  # warnings
 
 
-def write_aten_header(torch: Path, folder: Path) -> None:
-    """Write `aten_operators.h`: the header of every `at::` operator that the sources use.
+def write_aten_header(torch: Path, source: Path, folder: Path) -> None:
+    """Write `<source>_aten.h`: the header of every `at::` operator that the source uses.
 
     All of ATen in one header takes the compiler twice as long, and a list kept by hand would be a
     second line for each operator.
     """
-    text = "".join(path.read_text() for path in (SOURCE_FOLDER / "operators").iterdir())
+    text = source.read_text()
+    for name in re.findall(r'#include "(\w+\.inc)"', text):
+        text += (source.parent / name).read_text()
     used = sorted(set(re.findall(r"\bat::(\w+)\(", text)))
     headers = [f"ATen/ops/{name}.h" for name in used]
     present = [header for header in headers if (torch / "include" / header).is_file()]
     lines = ["#pragma once", *(f"#include <{header}>" for header in present)]
-    (folder / "aten_operators.h").write_text("\n".join(lines) + "\n")
+    (folder / f"{source.stem}_aten.h").write_text("\n".join(lines) + "\n")
 
 
 def compile_all(torch: Path, torch_npu: Path, objects: Path) -> None:
     """Compile every .cpp file into `objects`, as many at once as there are cores."""
-    write_aten_header(torch, objects)
     includes = [
         f"-I{objects}",
         f"-isystem{acl_include_folder(torch_npu)}",
@@ -133,15 +147,18 @@ def compile_all(torch: Path, torch_npu: Path, objects: Path) -> None:
     ]
     # The files that include all of ATen take longest, so they start first.
     sources = sorted(SOURCE_FOLDER.rglob("*.cpp"), key=lambda path: path.parent == SOURCE_FOLDER)
+
+    def compile_one(source: Path) -> None:
+        write_aten_header(torch, source, objects)
+        # Optimizing hundreds of lambdas doubles the time of the build and saves none at run time.
+        level = "-O0" if source.stem.endswith("_operators") else "-O1"
+        run_compiler(
+            *(*FLAGS, level, *includes, "-c", source, "-o", objects / f"{source.stem}.o")
+        )
+
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [
-            pool.submit(
-                run_compiler, *FLAGS, *includes, "-c", source, "-o", objects / f"{source.stem}.o"
-            )
-            for source in sources
-        ]
-        for job in jobs:
-            job.result()
+        for _ in pool.map(compile_one, sources):
+            pass
 
 
 def link_all(torch: Path, objects: Path, libraries: Path) -> None:
@@ -159,6 +176,8 @@ def link_all(torch: Path, objects: Path, libraries: Path) -> None:
     )
     for name in OTHER_NAMES:
         (libraries / name).symlink_to("libascendcl.so")
+    for name in ("runtime", "compiler"):  # torch_npu wants them below ASCEND_HOME_PATH
+        (libraries / name).mkdir()
 
 
 def build() -> Path:

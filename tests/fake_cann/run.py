@@ -25,8 +25,7 @@ def main() -> int:
     except build.BuildError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
-    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    os.environ.update(build.cann_variables(libraries))
     return os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 

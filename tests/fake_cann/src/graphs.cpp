@@ -63,7 +63,7 @@ API aclError aclmdlRIExecuteAsync(aclmdlRI handle, aclrtStream stream_handle) {
   try {
     stream.submit({"graphReplay", replay, 0, true});
   } catch (const std::exception& error) {
-    return fail(ACL_ERROR_RT_MODEL_EXECUTE, error.what());
+    return fail(ACL_ERROR_RT_MODEL_EXECUTE, reason_of(error));
   }
   return device_error(stream.device);
 }

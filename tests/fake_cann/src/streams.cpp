@@ -43,6 +43,11 @@ void sleep_until(int64_t deadline_ns) {
 
 }  // namespace
 
+std::string reason_of(const std::exception& error) {
+  std::string text = error.what();
+  return text.substr(0, text.find('\n'));
+}
+
 int64_t now_ns() {
   auto since_boot = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since_boot).count();
@@ -77,7 +82,7 @@ void Stream::submit(Task task) {
     try {
       execute(task, task.submitted_ns);
     } catch (const KernelAborted& error) {
-      failure_ = task.name + ": " + error.what();
+      failure_ = task.name + ": " + reason_of(error);
     }
     return;
   }
@@ -116,7 +121,7 @@ void Stream::run_queue() {
     try {
       if (!skip) execute(task, task.submitted_ns);
     } catch (const std::exception& error) {
-      failure = task.name + ": " + error.what();
+      failure = task.name + ": " + reason_of(error);
     }
     task = {};
     lock.lock();

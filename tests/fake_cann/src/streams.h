@@ -73,6 +73,9 @@ class Stream {
   std::thread worker_;
 };
 
+// The first line of an exception: torch puts the frames of its stack below.
+SHARED std::string reason_of(const std::exception& error);
+
 int64_t now_ns();
 int next_id();
 

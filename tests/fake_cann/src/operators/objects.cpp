@@ -7,7 +7,6 @@
 #include <c10/util/Half.h>
 
 #include <cstdio>
-#include <cstdlib>
 
 namespace fake_cann {
 namespace {
@@ -44,8 +43,9 @@ int launch(aclOpExecutor* executor, aclrtStream handle) {
   try {
     submit(handle, name, std::move(owned->run), duration_ns(name));
   } catch (const std::exception& error) {
-    fprintf(stderr, "[fake_cann] %s: %s\n", name.c_str(), error.what());
-    return fail(kLaunchFailed, name + ": " + error.what());
+    std::string reason = name + ": " + reason_of(error);
+    fprintf(stderr, "[fake_cann] %s\n", reason.c_str());
+    return fail(kLaunchFailed, reason);
   }
   return device_error(stream.device);
 }
@@ -95,10 +95,10 @@ API int aclDestroyScalarList(const aclScalarList* list) {
 }
 API int aclDestroyAclOpExecutor(aclOpExecutor* executor) { return delete executor, 0; }
 
-// torch_npu asks this after an operator whose output's size depends on the data, and frees the array.
+// torch_npu asks this after an operator whose output's size depends on the data, and deletes the array.
 API int aclGetViewShape(const aclTensor* tensor, int64_t** size, uint64_t* dimensions) {
   *dimensions = tensor->size.size();
-  *size = static_cast<int64_t*>(malloc(sizeof(int64_t) * (*dimensions + 1)));
+  *size = new int64_t[*dimensions + 1];
   std::copy(tensor->size.begin(), tensor->size.end(), *size);
   return 0;
 }

@@ -96,6 +96,12 @@ void run_operator(const char* name, const Stream& stream, const Tensors& outputs
   corrupt(faults, outputs);
 }
 
+void log_call(const char* name, const std::vector<std::string>& arguments) {
+  std::string text;
+  for (const std::string& argument : arguments) text += "|" + argument;
+  log(3, "call %s %s", name, text.c_str());
+}
+
 std::string describe(const Tensor& tensor) {
   if (!tensor.defined()) return "null";
   std::ostringstream text;

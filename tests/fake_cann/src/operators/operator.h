@@ -11,7 +11,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace fake_cann {
 
@@ -22,6 +24,8 @@ using Ints = std::vector<int64_t>;
 using Floats = std::vector<float>;
 using Bools = std::vector<bool>;
 using Scalars = std::vector<Scalar>;
+using MaybeTensor = std::optional<Tensor>;
+using MaybeScalar = std::optional<Scalar>;
 using Text = std::string;
 using Dtype = at::ScalarType;
 
@@ -97,6 +101,16 @@ struct Abi<Scalars> {
   }
 };
 template <>
+struct Abi<MaybeTensor> {
+  using type = const aclTensor*;
+  static MaybeTensor own(type handle) { return handle ? MaybeTensor(tensor_of(handle)) : std::nullopt; }
+};
+template <>
+struct Abi<MaybeScalar> {
+  using type = const aclScalar*;
+  static MaybeScalar own(type handle) { return handle ? MaybeScalar(handle->value) : std::nullopt; }
+};
+template <>
 struct Abi<Ints> {
   using type = const aclIntArray*;
   static Ints own(type handle) { return handle ? handle->values : Ints(); }
@@ -129,6 +143,10 @@ std::string describe(Dtype type);
 std::string describe(const Text& text);
 std::string describe(double value);
 template <class T>
+std::string describe(const std::optional<T>& value) {
+  return value ? describe(*value) : "null";
+}
+template <class T>
 std::string describe(const std::vector<T>& values) {
   std::string text = "{";
   for (const auto& value : values) text += describe(value) + " ";
@@ -144,32 +162,39 @@ inline void collect_outputs(Tensors& outputs, const Outs& outs) {
   for (const Out& out : outs) collect_outputs(outputs, out);
 }
 
+void log_call(const char* name, const std::vector<std::string>& arguments);
+
 // Runs `compute` as a thread that torch knows nothing of would, with the faults that are due.
 void run_operator(const char* name, const Stream& stream, const Tensors& outputs, const std::function<void()>& compute);
 // True when the operator has nothing to do at all: FAKECANN_NOOP, and no fault is set for it.
 bool is_idle(const char* name);
 
-// The C entry points of the operator Op, whose compute() has the parameters P.
-template <class Op, class Signature = decltype(Op::compute)>
+// What all operators with the parameters P have in common, compiled once for all of them.
+template <class... P>
+struct Signature {
+  using Compute = void (*)(P...);
+
+  static int prepare(const char* name, Compute compute, typename Abi<P>::type... arguments, aclOpExecutor** executor) {
+    *executor = new aclOpExecutor{name, nullptr};
+    if (is_idle(name)) return 0;
+    (*executor)->run = [name, compute, ... owned = Abi<P>::own(arguments)](Stream& stream) {
+      Tensors outputs;
+      (collect_outputs(outputs, owned), ...);
+      run_operator(name, stream, outputs, [&] { compute(owned...); });
+    };
+    if (options().log_level >= 3) log_call(name, {describe(Abi<P>::own(arguments))...});
+    return 0;
+  }
+};
+
+// The C entry point of the operator Op, whose compute() has the parameters P.
+template <class Op, class Compute = decltype(Op::compute)>
 struct EntryPoint;
 template <class Op, class... P>
 struct EntryPoint<Op, void(P...)> {
   static int prepare(typename Abi<P>::type... arguments, uint64_t* workspace_bytes, aclOpExecutor** executor) {
     *workspace_bytes = 0;
-    *executor = new aclOpExecutor{Op::kName, nullptr};
-    if (is_idle(Op::kName)) return 0;
-    std::tuple<P...> owned(Abi<P>::own(arguments)...);
-    if (options().log_level >= 3) {
-      std::string text;
-      std::apply([&](const P&... value) { ((text += "|" + describe(value)), ...); }, owned);
-      log(3, "call %s %s", Op::kName, text.c_str());
-    }
-    (*executor)->run = [owned](Stream& stream) {
-      Tensors outputs;
-      std::apply([&](const P&... value) { (collect_outputs(outputs, value), ...); }, owned);
-      run_operator(Op::kName, stream, outputs, [&] { std::apply(Op::compute, owned); });
-    };
-    return 0;
+    return Signature<P...>::prepare(Op::kName, Op::compute, arguments..., executor);
   }
 };
 

@@ -1,0 +1,137 @@
+#include "helpers.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <helpers_aten.h>  // written by build.py
+
+#include <cstring>
+
+namespace fake_cann {
+namespace {
+
+// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows a
+// lower precision, the chips that have HF32 take it.
+enum CubeMathType : int8_t { kKeepDtype = 0, kAllowFp32DownPrecision = 1, kUseFp16 = 2, kUseHf32 = 3 };
+
+// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23 go.
+// CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default. Numbers
+// below the smallest normal one become zero.
+uint32_t to_hf32(uint32_t bits) {
+  constexpr uint32_t kDroppedBits = 12;
+  constexpr uint32_t kExponentMask = 0x7F800000, kSignMask = 0x80000000;
+  uint32_t exponent = bits & kExponentMask;
+  if (exponent == kExponentMask) return bits;  // infinity and NaN stay
+  if (exponent == 0) return bits & kSignMask;
+  uint32_t odd = bits >> kDroppedBits & 1;
+  bits += (1u << (kDroppedBits - 1)) - 1 + odd;
+  return bits & ~((1u << kDroppedBits) - 1);
+}
+
+Tensor round_to_hf32(const Tensor& input) {
+  Tensor rounded = input.contiguous().clone();
+  auto* bits = static_cast<uint32_t*>(rounded.data_ptr());
+  for (int64_t i = 0; i < rounded.numel(); ++i) bits[i] = to_hf32(bits[i]);
+  return rounded;
+}
+
+// fp32, as the chip accumulates; scaled and masked, before the softmax.
+Tensor attention_scores(const Tensor& query, const Tensor& key, const Tensor& mask, double scale, int64_t sparse_mode) {
+  constexpr int64_t kCausal = 2;
+  Tensor scores = at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
+  Tensor hidden = mask;
+  if (sparse_mode == kCausal) {
+    hidden = at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
+  }
+  if (hidden.defined()) scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
+  return scores;
+}
+
+}  // namespace
+
+Tensor cube(const Tensor& input, int8_t cube_math_type) {
+  if (!input.defined() || input.scalar_type() != at::kFloat) return input;
+  switch (cube_math_type) {
+    case kAllowFp32DownPrecision:
+    case kUseHf32: return round_to_hf32(input);
+    case kUseFp16: return input.to(at::kHalf).to(at::kFloat);
+    default: return input;
+  }
+}
+
+void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
+               int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out) {
+  Tensor scores = attention_scores(query, key, mask, scale, sparse_mode);
+  Tensor maxima = at::amax(scores, -1, true);
+  softmax_max = maxima.expand(softmax_max.sizes());
+  softmax_sum = at::exp(at::sub(scores, maxima)).sum(-1, true).expand(softmax_sum.sizes());
+  out = at::matmul(at::softmax(scores, -1), value.to(at::kFloat));
+}
+
+void attention_backward(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& grad,
+                        const Tensor& mask, double scale, int64_t sparse_mode, const Out& grad_query,
+                        const Out& grad_key, const Out& grad_value) {
+  Tensor weights = at::softmax(attention_scores(query, key, mask, scale, sparse_mode), -1);
+  Tensor wide_grad = grad.to(at::kFloat);
+  Tensor grad_weights = at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2));
+  Tensor grad_scores = at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
+  grad_query = at::matmul(grad_scores, key.to(at::kFloat));
+  grad_key = at::matmul(grad_scores.transpose(-1, -2), query.to(at::kFloat));
+  grad_value = at::matmul(weights.transpose(-1, -2), wide_grad);
+}
+
+void require_plain_attention(const Text& layout, double keep, const Tensor& shift) {
+  TORCH_CHECK(layout == "BNSD" && keep == 1.0 && !shift.defined(),
+              "attention is emulated for the layout BNSD without dropout and shift");
+}
+
+at::Generator generator(int64_t seed, int64_t offset) {
+  constexpr uint64_t kStride = 1000003;  // a prime, so that neighbouring offsets give other numbers
+  return at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed) + kStride * static_cast<uint64_t>(offset));
+}
+
+at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset) {
+  return generator(seed.item<int64_t>(), shift.item<int64_t>() + offset);
+}
+
+Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator) {
+  Tensor bits = at::empty({mask.numel(), 8}, at::TensorOptions().dtype(at::kByte)).bernoulli_(1 - probability, generator);
+  Tensor weights = at::bitwise_left_shift(at::ones({8}, at::kByte), at::arange(8, at::kByte));
+  return at::sum(at::mul(bits, weights), 1, false, at::kByte).reshape(mask.sizes());
+}
+
+Tensor drop(const Tensor& input, const Tensor& mask, double probability) {
+  Tensor bytes = mask.flatten().unsqueeze(1);
+  Tensor bits = at::bitwise_and(at::bitwise_right_shift(bytes, at::arange(8, at::kByte)), 1).flatten();
+  Tensor kept = bits.narrow(0, 0, input.numel()).reshape(input.sizes());
+  return at::mul(input, kept).div_(1 - probability);
+}
+
+Tensor divide(const Tensor& self, const Tensor& other, int mode) {
+  constexpr int kExact = 0, kTowardsZero = 1;
+  if (mode == kExact) return at::div(self, other);
+  return at::div(self, other, mode == kTowardsZero ? "trunc" : "floor");
+}
+
+Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduce) {
+  static const char* const names[] = {"", "sum", "prod", "amax", "amin"};
+  if (reduce == 0) return at::scatter(self, dim, index, source);
+  TORCH_CHECK(reduce > 0 && reduce < 5, "scatter: reduction ", reduce);
+  return at::scatter_reduce(self, dim, index, source, names[reduce]);
+}
+
+Ints all_if_empty(const Ints& dims, const Tensor& self) {
+  if (!dims.empty()) return dims;
+  Ints all;
+  for (int64_t dim = 0; dim < self.dim(); ++dim) all.push_back(dim);
+  return all;
+}
+
+c10::List<std::optional<Tensor>> optional_indices(const Tensors& indices, bool selects_something) {
+  c10::List<std::optional<Tensor>> optional;
+  for (const Tensor& index : indices) {
+    bool absent = !index.defined() || (index.dim() == 1 && index.numel() == 0 && selects_something);
+    optional.push_back(absent ? std::nullopt : std::optional<Tensor>(index));
+  }
+  return optional;
+}
+
+}  // namespace fake_cann
