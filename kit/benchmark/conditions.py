@@ -66,8 +66,7 @@ def latency_warnings(name: str, latency: Latency) -> list[str]:
         slack = CLOCK_TOLERANCE * wall_ms + CLOCK_TOLERANCE_MS
         if abs(wall_ms - device_ms) > slack:
             warnings.append(
-                f"the device's clock says {device_ms:.2f} ms where the host's says "
-                f"{wall_ms:.2f} ms"
+                f"the device's clock says {device_ms:.2f} ms where the host's says {wall_ms:.2f} ms"
             )
     return [f"{name}: {'; '.join(warnings)}"] if warnings else []
 
