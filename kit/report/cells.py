@@ -50,7 +50,7 @@ class Cells:
 
     def error(self, node: Node) -> Cell:
         """Return a relative error or a difference; null means that it is not finite."""
-        return self.number(node, ".3g", null=self.texts.not_finite)
+        return self.number(node, "#.3g", null=self.texts.not_finite)
 
     def fixed(self, node: Node, places: int) -> Cell:
         """Return an error with so many decimals, as the console has it; a tiny one by its size.

@@ -9,6 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, Literal
 
 
@@ -120,13 +121,19 @@ def damage_of_object(value: object, dataclass: type, path: str) -> Iterator[str]
     if not isinstance(value, dict):
         yield path
         return
-    hints = typing.get_type_hints(dataclass)
-    for name in (field.name for field in dataclasses.fields(dataclass)):
+    for name, hint in hints_of(dataclass).items():
         below = f"{path}.{name}" if path else name
         if name in value:
-            yield from damage(value[name], hints[name], below)
+            yield from damage(value[name], hint, below)
         else:
             yield below
+
+
+@cache
+def hints_of(dataclass: type) -> dict[str, Any]:
+    """Return a dataclass's fields and their types; reading them is slow."""
+    hints = typing.get_type_hints(dataclass)
+    return {field.name: hints[field.name] for field in dataclasses.fields(dataclass)}
 
 
 def damage_of_union(value: object, choices: tuple[Any, ...], path: str) -> Iterator[str]:

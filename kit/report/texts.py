@@ -5,6 +5,7 @@ words/<language>.json holds a language's words, under the same names in each.
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kit.report.section_texts import SectionTexts
@@ -114,6 +115,7 @@ class Texts(SectionTexts):
     has_warnings: str
 
 
+@cache
 def load(language: str) -> Texts:
     """Return the texts of a language.
 

@@ -245,8 +245,7 @@ def causes_table(causes: list[Node], cells: Cells) -> Table:
         (
             cells.text(cause.at("cause")),
             cells.text(cause.at("where")),
-            cells.error(cause.at("before")),
-            cells.error(cause.at("relative_error")),
+            *(tried(cause, name, cells) for name in ("before", "relative_error")),
             cells.percent(cause.at("removes")),
             cells.text(cause.at("note")),
         )
@@ -254,3 +253,10 @@ def causes_table(causes: list[Node], cells: Cells) -> Table:
     )
     columns = (texts.cause, texts.side, texts.before, texts.after, texts.removes, texts.note)
     return Table(texts.causes_caption, columns, rows, sortable=True)
+
+
+def tried(cause: Node, name: str, cells: Cells) -> Cell:
+    """Return an error of a cause; one that was not tried has none, and a note that says why."""
+    if cause.at(name).null and cause.at("note").text():
+        return cells.none()
+    return cells.error(cause.at(name))

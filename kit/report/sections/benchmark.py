@@ -65,7 +65,7 @@ def throughput_table(results: Node, cells: Cells) -> Table:
     texts = cells.texts
     columns = (
         "batch_size", "throughput_ips", "avg_latency_ms", "queued_throughput_ips",
-        "device_peak_bytes", texts.state,
+        texts.device_peak, texts.state,
     )  # fmt: skip
     rows = tuple(throughput_row(row, cells) for row in results.at("throughput").items())
     return Table(texts.throughput_caption, columns, rows, sortable=True)

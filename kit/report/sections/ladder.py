@@ -40,8 +40,8 @@ def table(rows: list[Node], fastest: Node, cells: Cells) -> Table:
     """Return one row per mode."""
     texts = cells.texts
     columns = (
-        texts.mode, "p50_ms", "p99_ms", "best_throughput_ips", "best_batch_size", "host_p50_ms",
-        texts.device_peak, "relative_error", "cosine_similarity", texts.bits_equal, texts.verdict,
+        texts.mode, texts.verdict, "p50_ms", "best_throughput_ips", "best_batch_size",
+        "host_p50_ms", texts.device_peak, "relative_error", "cosine_similarity", texts.bits_equal,
     )  # fmt: skip
     return Table(
         texts.ladder_caption,
@@ -59,8 +59,8 @@ def ladder_row(row: Node, fastest: Node, cells: Cells) -> tuple[Cell, ...]:
         mode = Cell(f"{mode.text} ★", "code")
     return (
         mode,
+        verdict_cell(row.at("verdict"), cells),
         figure(latency, "p50_ms", cells),
-        figure(latency, "p99_ms", cells),
         cells.number(row.at("best_throughput_ips"), ".2f"),
         cells.whole(row.at("best_batch_size")),
         cells.number(latency.at("host_p50_ms"), ".3f", " ms"),
@@ -68,7 +68,6 @@ def ladder_row(row: Node, fastest: Node, cells: Cells) -> tuple[Cell, ...]:
         cells.fixed(row.at("relative_error"), 6),
         cells.number(row.at("cosine_similarity"), ".6f", null=texts.not_finite),
         cells.yes(row.at("bits_equal_eager")),
-        verdict_cell(row.at("verdict"), cells),
     )
 
 
