@@ -17,12 +17,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from kit.arguments import shared_parser
+from kit import ranks
+from kit.arguments import OneLineParser, shared_parser
 from kit.entry import ROOT, Outcome, now, run_script
 from kit.output import RunLog
+from kit.progress import Progress
 
 BUDGET_FACTOR = 10.0
+BATCH_SIZE = 8
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,9 +55,51 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="an error is explained up to this many times what the declared arithmetic makes "
         "(default: %(default)g)",
     )
-    arguments = parser.parse_args(argv)
-    if not arguments.budget_factor >= 1:
+    folder = parser.add_argument_group("folder of images")
+    folder.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help="images that the device computes at once (default: %(default)s)",
+    )
+    folder.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images, 0 for a thread (default: by the number of images)",
+    )
+    folder.add_argument(
+        "--references",
+        type=Path,
+        metavar="DIR",
+        help="where CPU references are kept for the next run (default: OUTPUT_DIR/references)",
+    )
+    folder.add_argument(
+        "--no-references", action="store_true", help="keep no CPU references on the disk"
+    )
+    folder.add_argument(
+        "--restart", action="store_true", help="do not take over what a stopped run finished"
+    )
+    return checked(parser, parser.parse_args(argv))
+
+
+def checked(parser: OneLineParser, arguments: argparse.Namespace) -> argparse.Namespace:
+    """Return the options after a look at their values.
+
+    Raises:
+        KitError: for one that makes no sense.
+    """
+    if not arguments.budget_factor >= 1:  # NaN too
         parser.error(f"--budget-factor {arguments.budget_factor:g}: give a number of at least 1")
+    if not 1 <= arguments.batch_size <= 4096:
+        parser.error(f"--batch-size {arguments.batch_size}: give a number from 1 to 4096")
+    if arguments.workers is not None and not 0 <= arguments.workers <= 256:
+        parser.error(f"--workers {arguments.workers}: give a number from 0 to 256")
+    if arguments.no_references and arguments.references is not None:
+        parser.error("--references and --no-references exclude each other: give one")
+    if arguments.references is None and not arguments.no_references:
+        arguments.references = arguments.output_dir / "references"
     return arguments
 
 
@@ -69,16 +115,18 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     inputs = gather(arguments, ROOT, log)
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment, fallbacks, workbench
-    from kit.accuracy import session
     from kit.accuracy.record import AccuracyRecord
     from kit.accuracy.report import report
+    from kit.accuracy.session import Session
 
-    patch = workbench.report_patch(npu_patch.status(), log)
-    device = workbench.open_device(arguments, patch, log)
-    log.info(f"Loading image from: {inputs.first.path}")
-    with fallbacks.watch(device.type == "npu") as fallen:
-        bench = workbench.set_up(arguments, inputs, device, log)
-        done = session.compare(arguments, bench, inputs, log)
+    with ranks.joined(ranks.place()) as group:
+        patch = workbench.report_patch(npu_patch.status(), log)
+        device = workbench.open_device(arguments, patch, log, group.place.local_rank)
+        log.info(f"Loading image from: {inputs.first.path}")
+        progress = Progress(silent=not group.place.leads)
+        with fallbacks.watch(device.type == "npu") as fallen:
+            bench = workbench.set_up(arguments, inputs, device, log)
+            done = Session(arguments, bench, group, log).compare(inputs, progress)
     workbench.report_fallbacks(fallen, log)
     record = AccuracyRecord(
         status="complete",

@@ -150,6 +150,18 @@ def strict_fp32(active: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+@contextlib.contextmanager
+def reduced_fp32(*, matmul: bool, convolution: bool) -> Iterator[None]:
+    """Set TF32 (on an NPU: HF32) for each of the two within the block, and restore it after."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.backends.cudnn.allow_tf32 = convolution
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def float_modes(device: Device) -> tuple[FloatMode, FloatMode]:
     """Return what fp32 (matrix products, convolutions) compute with on this device now."""
     if device.type == "cpu":

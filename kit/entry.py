@@ -14,6 +14,7 @@ from kit.errors import KitError
 from kit.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent  # the kit's folder, whatever the current one is
+OUR_MODULES = ("kit", "npu_patch")
 EXIT_PASSED = 0
 EXIT_FAILED_VERDICT = 1
 EXIT_COULD_NOT_RUN = 2
@@ -68,6 +69,13 @@ def run_script(parse: Parse, run: Run, argv: Sequence[str] | None = None) -> int
             publish(arguments, log, outcome)
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        return EXIT_COULD_NOT_RUN
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in OUR_MODULES:  # a fault of ours, not of the host's
+            raise
+        message = f"the package {name} is not installed: pip install -r requirements.txt"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - the same
         return EXIT_COULD_NOT_RUN
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout at exit.

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +42,39 @@ class RunLog:
     def text(self) -> str:
         """Return all lines, each ended, as the text log's content."""
         return "".join(f"{line}\n" for line in self.lines)
+
+
+class LineFile:
+    """A file that grows line by line; each line is on the disk before the next is begun."""
+
+    def __init__(self, path: Path, first: Sequence[str]) -> None:
+        """Begin the file with these lines, in place of what it held; it changes all at once.
+
+        Raises:
+            KitError: where it cannot be written.
+        """
+        self.path = path
+        publish({path: "".join(f"{line}\n" for line in first).encode()})
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Add lines; a process that is killed leaves at most the last one cut off.
+
+        Raises:
+            KitError: where they cannot be written.
+        """
+        try:
+            self._file.write("".join(f"{line}\n" for line in lines).encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        self._file.close()
 
 
 def record_json(record: Record) -> bytes:

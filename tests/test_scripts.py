@@ -104,6 +104,23 @@ def test_help_names_every_option_and_imports_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import inference; sys.exit(inference.main([]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the package torch is not installed: pip install -r requirements.txt\n"
+    )
+
+
 def test_ctrl_c_is_one_line_exit_code_130_and_nothing_written(
     long_run: list[str], tmp_path: Path
 ) -> None:

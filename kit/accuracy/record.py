@@ -107,7 +107,10 @@ class BlockAccuracy:
     )
     cpu_relative_error: float | None = described("CPU fp32 against fp64 after this block.")
     budget: float = described("What the declared arithmetic explains after this block.")
-    explained: bool = described("Whether every operator and the block's output are explained.")
+    explained: bool = described("Whether every operator of the block is explained by itself.")
+    sum_explained: bool = described(
+        "Whether the error after the block, with all that earlier blocks hand on, is explained."
+    )
     worst_operator: OperatorGap | None = described("The operator closest to or beyond its limit.")
     worst_token: TokenPlace | None = described("The worst token of the block's output.")
 
@@ -120,9 +123,12 @@ class Cause:
     where: Literal["device", "reference"] = described(
         "'device': the device computed again; 'reference': the CPU imitated the cause."
     )
-    relative_error: float | None = described("last_hidden_state's error with the switch.")
-    before: float | None = described("The same error without the switch.")
-    removes: float | None = described("Share of the error that the switch removes, 0 to 1.")
+    relative_error: float | None = described(
+        "With the switch, of last_hidden_state: the device's error against fp64, or its distance "
+        "from the CPU that imitates the cause on top of the declared arithmetic."
+    )
+    before: float | None = described("The same figure without the switch.")
+    removes: float | None = described("Share of it that the switch removes, 0 to 1.")
     note: str = described("Why it was not tried, or empty.")
 
 

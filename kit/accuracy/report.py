@@ -200,6 +200,8 @@ def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
         times = number(worst.times_limit, ".2g")
         tail = f"{worst.operator} ({worst.name}) at {times} x its limit"
     flag = "" if block.explained else "  UNEXPLAINED"
+    if block.explained and not block.sum_explained:
+        flag = "  (the error after it is not explained)"
     return (
         f"{name:>10}{brief(block.relative_error)}{brief(block.cpu_relative_error)}"
         f"{brief(block.budget)}  {tail}{flag}"
@@ -208,7 +210,10 @@ def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
 
 def causes(results: AccuracyResults) -> list[str]:
     """Return what --explain found."""
-    lines = ["Known causes, one by one (relative error of last_hidden_state against fp64):"]
+    lines = [
+        "Known causes, one by one, by last_hidden_state (device: its error against fp64;",
+        "reference: its distance from a CPU in the declared arithmetic that imitates the cause):",
+    ]
     for cause in results.explain:
         if cause.note:
             lines.append(f"  {cause.cause} ({cause.where}): {cause.note}")

@@ -176,7 +176,8 @@ def block_accuracy(examined: StageExamination, stages: Stages, measured: Measure
         relative_error=finite(gap.error),
         cpu_relative_error=finite(examined.cpu_error),
         budget=gap.budget,
-        explained=examined.first_unexplained(factor) is None and gap.excess(factor) <= 1,
+        explained=examined.first_unexplained(factor) is None,
+        sum_explained=gap.excess(factor) <= 1,
         worst_operator=None if worst is None else operator_gap(worst, factor),
         worst_token=token_place(gap.token, gap.token_error, math.nan, stages, measured.grid)
         if in_order and gap.token is not None

@@ -1,17 +1,29 @@
 """What accuracy.py does between setting up and its record."""
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit import preprocessing
-from kit.accuracy.record import AccuracyResults
+import torch
+
+from kit import images, preprocessing
+from kit.accuracy.explain import explain
+from kit.accuracy.folder import FolderRun
+from kit.accuracy.folder_record import folder_accuracy
+from kit.accuracy.record import AccuracyResults, BrokenImage, FolderAccuracy
 from kit.accuracy.results import results_of
 from kit.accuracy.single import Measured, Sides, make_sides, measure
+from kit.accuracy.verdict import Verdict
+from kit.entry import ROOT
+from kit.images import DecodedImage
 from kit.inputs import Inputs
 from kit.output import RunLog
+from kit.progress import Progress
+from kit.ranks import Group
 from kit.workbench import Workbench
+
+Pictures = Callable[[], dict[Path, bytes]]
 
 
 @dataclass(frozen=True)
@@ -30,35 +42,127 @@ class Done:
     input_shape: tuple[int, ...]
     images: int
     exit_code: int
-    pictures: Callable[[], dict[Path, bytes]]
+    pictures: Pictures
 
 
-def compare(arguments: argparse.Namespace, bench: Workbench, inputs: Inputs, log: RunLog) -> Done:
-    """Compare the device with the CPU.
+class Session:
+    """One run of accuracy.py on a bench."""
 
-    Raises:
-        KitError: where an input does not allow it.
-        DeviceError: where the device fails or no longer computes.
-    """
-    sides = make_sides(bench, arguments.budget_factor, log)
-    pixels = preprocessing.preprocess(inputs.first.pixels, bench.steps)
-    log.info(f"Input shape: {pixels.shape}")
-    log.info(f"Device: {bench.device.torch_device}")
-    log.info(f"Comparing {sides.references.declared} with the CPU...")
-    measured = measure(sides, pixels, log)
-    warn(measured, sides, log)
-    results = results_of(
-        measured,
-        sides.references.stages,
-        sides.references.declared,
-        image=str(inputs.first.path),
-        source=bench.model_info.source,
-        self_check=sides.self_check,
+    def __init__(
+        self, arguments: argparse.Namespace, bench: Workbench, group: Group, log: RunLog
+    ) -> None:
+        """Move the model to the device.
+
+        Raises:
+            DeviceError: where the device fails.
+        """
+        self.arguments = arguments
+        self.group = group
+        self.log = log
+        self.sides: Sides = make_sides(bench, arguments.budget_factor, log)
+
+    def compare(self, inputs: Inputs, progress: Progress) -> Done:
+        """Compare the device with the CPU on one image, or on a folder of them.
+
+        Raises:
+            KitError: where an input does not allow it.
+            DeviceError: where the device fails or no longer computes.
+        """
+        log, bench = self.log, self.sides.bench
+        pixels = preprocessing.preprocess(inputs.first.pixels, bench.steps)
+        log.info(f"Input shape: {pixels.shape}")
+        log.info(f"Device: {bench.device.torch_device}")
+        log.info(f"Comparing {self.sides.references.declared} with the CPU...")
+        given: Path | None = self.arguments.image
+        if given is None or not given.is_dir():
+            return self.one_image(inputs.first, pixels, None, ())
+        return self.folder(inputs, progress)
+
+    def one_image(
+        self,
+        image: DecodedImage,
+        pixels: torch.Tensor,
+        folder: FolderAccuracy | None,
+        reasons: Sequence[str],
+    ) -> Done:
+        """Measure one image in full; of a folder, its worst one.
+
+        Args:
+            image: as it was decoded.
+            pixels: preprocessed, 1 x 3 x rows x columns.
+            folder: the whole folder's figures.
+            reasons: why the folder fails; none where it does not.
+        """
+        measured = measure(self.sides, pixels, self.log)
+        warn_of_identical_bits(measured, self.sides, self.log)
+        if reasons:
+            measured = replace(measured, verdict=failed(measured.verdict, reasons))
+        causes = explain(self.sides, pixels) if self.arguments.explain else ()
+        results = results_of(
+            measured,
+            self.sides.references.stages,
+            self.sides.references.declared,
+            image=str(image.path),
+            source=self.sides.bench.model_info.source,
+            self_check=self.sides.self_check,
+            explain=causes,
+            folder=folder,
+        )
+        count = 1 if folder is None else folder.images
+        code = measured.verdict.exit_code(self.arguments.strict)
+
+        def pictures() -> dict[Path, bytes]:
+            from kit.accuracy.pictures import draw_all  # matplotlib, when all is measured
+
+            stages, label = self.sides.references.stages, self.sides.bench.device.label
+            return draw_all(measured, results, stages, image.pixels, label)
+
+        return Done(results, tuple(pixels.shape), count, code, pictures)
+
+    def folder(self, inputs: Inputs, progress: Progress) -> Done:
+        """Compare every image of the folder, then measure the worst one in full."""
+        paths = images.find(self.arguments.image, ROOT)
+        before = paths[: len(paths) - len(inputs.paths)]  # gather has warned of them
+        run = FolderRun(self.arguments, self.sides, self.group, progress, self.log)
+        found = run.run(inputs.paths)
+        skipped = [BrokenImage(str(path), f"{path} cannot be decoded") for path in before]
+        found = replace(found, broken=[*skipped, *found.broken])
+        arithmetic = self.sides.references.declared.arithmetic
+        folder = folder_accuracy(found, arithmetic, self.group.size)
+        done = None
+        if self.group.place.leads:
+            worst = images.decode(Path(folder.worst[0].image))
+            pixels = preprocessing.preprocess(worst.pixels, self.sides.bench.steps)
+            reasons = folder_reasons(folder)
+            done = self.one_image(worst, pixels, folder, reasons)
+        # The others end with the same exit code; pictures are the first rank's alone.
+        shared = self.group.gather(done and replace(done, pictures=dict), "the verdict")[0]
+        if self.group.place.leads:
+            run.journal.remove()
+        chosen = done or shared
+        assert chosen is not None  # rank 0 has made one
+        return chosen
+
+
+def folder_reasons(folder: FolderAccuracy) -> list[str]:
+    """Return why a folder fails; none where it does not."""
+    if folder.failed == 0:
+        return []
+    return [f"{folder.failed} of {folder.images} images are beyond a limit"]
+
+
+def failed(verdict: Verdict, reasons: Sequence[str]) -> Verdict:
+    """Return the folder's verdict where an image of it failed."""
+    transient = (
+        ()
+        if verdict.outcome == "fail"
+        else ("its worst image was inside the limits when it was measured again",)
     )
-    return Done(results, tuple(pixels.shape), 1, measured.verdict.exit_code(arguments.strict), dict)
+    kept = verdict.reasons if verdict.outcome == "fail" else ()
+    return replace(verdict, text="FAIL", outcome="fail", reasons=(*reasons, *transient, *kept))
 
 
-def warn(measured: Measured, sides: Sides, log: RunLog) -> None:
+def warn_of_identical_bits(measured: Measured, sides: Sides, log: RunLog) -> None:
     """Warn of identical bits where two machines cannot have them."""
     if sides.self_check:
         return

@@ -63,6 +63,8 @@ def conclude(
     if (wrong := examination.wrong(LIMITS[arithmetic].operator_token_error)) is not None:
         reasons += (wrong_sentence(*wrong, stages, grid, arithmetic),)
     if reasons:
+        if wrong is None and unexplained is not None:
+            reasons += (unexplained_sentence(*unexplained, examination.factor, stages),)
         return Verdict("FAIL", "fail", reasons, block, operator)
     if unexplained is None:
         text, outcome = ("SELF-CHECK", "self-check") if self_check else ("PASS", "pass")

@@ -1,0 +1,53 @@
+"""Run accuracy.py in the tests: in this process, or as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from PIL import Image
+
+from kit import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "accuracy.py"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return the record of a run, held to its schema."""
+    record: dict[str, Any] = json.loads((folder / "accuracy.json").read_text("utf-8"))
+    jsonschema.validate(record, schema.record_schema(schema.RECORDS["accuracy"]))
+    return record
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """Return the results in the record of a run."""
+    results: dict[str, Any] = record_of(folder)["results"]
+    return results
+
+
+def run_process(*options: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run accuracy.py in a process of its own and return what it printed."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, options)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+        timeout=120,
+    )
+
+
+def make_images(folder: Path, count: int) -> Path:
+    """Make so many different small images in folder and return it."""
+    folder.mkdir()
+    red, green = Image.linear_gradient("L"), Image.radial_gradient("L")
+    for number in range(count):
+        blue = red.rotate(37 * number)
+        image = Image.merge("RGB", (green.rotate(11 * number), blue, red))
+        image.resize((70 + number, 60)).save(folder / f"{number:03}.png")
+    return folder

@@ -1,0 +1,128 @@
+"""accuracy.py on the emulated NPU: sound it passes, with a fault it never does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.accuracy_runs import SCRIPT, make_images, results_of
+from tests.emulated_npu import EmulatedNpu
+
+
+@pytest.fixture
+def run_npu(npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path) -> Any:  # noqa: ANN401 - a function with options
+    """Run accuracy.py on the emulated NPU; returns the process and its output folder."""
+
+    def run(*options: str | Path, environment: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - as above
+        folder = tmp_path / "out"
+        given = [str(option) for option in options]
+        argv: list[str | Path] = [SCRIPT, "--weights", tiny_weights, "--output-dir", folder, *given]
+        if "--image" not in given:
+            argv += ["--image", photo]
+        return npu_host.run(argv, environment=environment), folder
+
+    return run
+
+
+def test_a_sound_npu_passes_and_its_hf32_is_explained(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
+    done, folder = run_npu("--strict")
+    assert done.returncode == 0, done.stderr
+    results = results_of(folder)
+    assert results["verdict"] == "PASS"
+    assert results["reference"] == "CPU fp32"
+    assert results["limits"]["arithmetic"] == "hf32"
+    assert results["pooler_output"]["device"] == "npu:0"
+    assert results["first_unexplained_block"] is None
+    tokens = results["last_hidden_state"]
+    assert tokens["against_truth"] > 10 * tokens["cpu_against_truth"]
+    assert tokens["against_truth"] == pytest.approx(tokens["budget"], rel=0.5)
+    assert "OVERALL: PASS (vector-level relative error < 1% and cosine similarity > 0.999)" in (
+        done.stdout
+    )
+
+
+def test_strict_fp32_brings_the_npu_back_to_fp32s_own_noise(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
+    done, folder = run_npu("--strict-fp32", "--device", "npu:1")
+    results = results_of(folder)
+    assert done.returncode == 0, done.stderr
+    assert results["limits"]["arithmetic"] == "fp32"
+    assert results["last_hidden_state"]["device"] == "npu:1"
+    assert results["last_hidden_state"]["against_truth"] < 5e-6
+
+
+def test_explain_names_hf32_convolution_as_what_it_removes(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
+    done, folder = run_npu("--explain")
+    assert done.returncode == 0, done.stderr
+    causes = {cause["cause"]: cause for cause in results_of(folder)["explain"]}
+    assert causes["HF32 convolution off"]["removes"] > 0.95
+    assert causes["eager attention"]["removes"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("fault", "block", "operator"),
+    [
+        ("FAKECANN_NAN=aclnnConvolution:1", -1, "embedding"),
+        ("FAKECANN_NAN=aclnnFlashAttentionScore:2", 1, "attention"),
+        ("FAKECANN_NAN=aclnnLayerNorm:5", 2, "norm"),
+        ("FAKECANN_WRONG_TOKEN=aclnnFlashAttentionScore:1:1", 0, "attention"),
+        ("FAKECANN_WRONG_TOKEN=aclnnGelu:3:200", 1, "MLP"),
+        ("FAKECANN_WRONG=aclnnLayerNorm:*:1.5", 0, "norm"),
+    ],
+)
+def test_a_wrong_result_of_an_operator_fails_and_is_located(
+    run_npu: Any, fault: str, block: int, operator: str  # noqa: ANN401 - the fixture
+) -> None:  # fmt: skip
+    name, _, value = fault.partition("=")
+    done, folder = run_npu(environment={name: value})
+    results = results_of(folder)
+    assert done.returncode == 1, done.stderr
+    assert results["verdict"] == "FAIL"
+    assert results["first_unexplained_block"] == block
+    assert results["first_unexplained_operator"]["operator"] == operator
+    assert "Verdict: PASS" not in done.stdout
+
+
+def test_an_operator_two_percent_off_is_inside_the_thresholds_and_fails_under_strict(
+    run_npu: Any,  # noqa: ANN401 - the fixture
+) -> None:
+    fault = {"FAKECANN_WRONG": "aclnnLayerNorm:3:1.02"}
+    done, folder = run_npu("--strict", environment=fault)
+    assert done.returncode == 1, done.stderr
+    assert "OVERALL: PASS" in done.stdout
+    assert results_of(folder)["verdict"] == "PASS, unexplained error from block 1"
+    assert results_of(folder)["first_unexplained_operator"]["operator"] == "norm"
+
+
+@pytest.mark.parametrize(
+    ("fault", "queue"),
+    [
+        ("FAKECANN_FAIL=aclnnGelu:2", "0"),
+        ("FAKECANN_FAIL=aclnnGelu:2", "1"),
+        ("FAKECANN_ABORT=aclnnLayerNorm:5", "1"),
+        ("FAKECANN_HBM_GIB=0.0001", "1"),
+    ],
+)
+def test_a_failing_device_ends_with_exit_code_2_and_no_record(
+    run_npu: Any, fault: str, queue: str  # noqa: ANN401 - the fixture
+) -> None:  # fmt: skip
+    name, _, value = fault.partition("=")
+    done, folder = run_npu(environment={name: value, "TASK_QUEUE_ENABLE": queue})
+    assert done.returncode == 2, done.stdout
+    assert "error: " in done.stderr
+    assert not (folder / "accuracy.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["WRONG_TOKEN", "NAN"])
+def test_a_fault_in_the_middle_of_a_folder_fails_one_image_or_its_batch(
+    run_npu: Any, tmp_path: Path, kind: str  # noqa: ANN401 - the fixture
+) -> None:  # fmt: skip
+    images = make_images(tmp_path / "images", 5)
+    fault = {f"FAKECANN_{kind}": "aclnnGelu:6:3"}
+    options = ["--image", images, "--batch-size", "1", "--no-references", "--workers", "0"]
+    done, folder = run_npu(*options, environment=fault)
+    assert done.returncode == 1, done.stderr
+    results = results_of(folder)
+    assert results["verdict"] == "FAIL"
+    assert results["folder"]["failed"] == 1
+    assert results["folder"]["images"] == 5

@@ -1,0 +1,189 @@
+"""The metrics against numpy, in fp64, at every scale."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from kit.accuracy.judge import judge
+from kit.accuracy.limits import LIMITS, arithmetic_of
+from kit.metrics import compare, compare_tokens, percentiles_of
+
+STORED = Path(__file__).resolve().parent / "data" / "metrics.safetensors"
+Wide = npt.NDArray[np.longdouble]
+
+
+def numpy_figures(reference: torch.Tensor, measured: torch.Tensor) -> dict[str, float]:
+    """Compute the same figures with numpy's widest type, straight from their definitions."""
+    expected, found = (
+        t.to(torch.float64).numpy().astype(np.longdouble).ravel() for t in (reference, measured)
+    )
+    difference = found - expected
+    norm = np.sqrt((expected * expected).sum())
+    other = np.sqrt((found * found).sum())
+    return {
+        "relative_error": float(np.sqrt((difference * difference).sum()) / norm),
+        "cosine": float((expected * found).sum() / norm / other),
+        "mse": float((difference * difference).mean()),
+        "max_abs_diff": float(np.abs(difference).max()),
+    }
+
+
+def stored() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a reference and a measurement of 1 x 7 x 16, fp32, as they were once recorded."""
+    tensors = load_file(STORED)
+    return tensors["reference"], tensors["measured"]
+
+
+def test_the_figures_are_numpys_on_stored_tensors() -> None:
+    reference, measured = stored()
+    expected, found = numpy_figures(reference, measured), compare(reference, measured)
+    for name, value in expected.items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-12), name
+    # Recorded when the tensors were, so that a change of both sides shows too.
+    assert found.relative_error == pytest.approx(0.010139103, rel=1e-6)
+    assert found.max_abs_diff == pytest.approx(0.024801254, rel=1e-6)
+
+
+@pytest.mark.parametrize("power", range(-30, 31, 5))
+def test_the_figures_hold_at_scales_from_1e_30_to_1e30(power: int) -> None:
+    reference, measured = (t.to(torch.float64) * 10.0**power for t in stored())
+    expected, found = numpy_figures(reference, measured), compare(reference, measured)
+    for name, value in expected.items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-11), name
+    tokens = compare_tokens(reference, measured)
+    plain = compare_tokens(*stored())
+    assert torch.allclose(tokens.relative, plain.relative, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_no_sum_of_squares_overflows_or_vanishes(scale: float) -> None:
+    reference, measured = (t.to(torch.float64) * scale for t in stored())
+    found = compare(reference, measured)
+    assert found.relative_error == pytest.approx(compare(*stored()).relative_error, rel=1e-9)
+    assert found.cosine == pytest.approx(compare(*stored()).cosine, rel=1e-12)
+
+
+def test_scales_that_differ_from_token_to_token_do_not_hide_the_small_ones() -> None:
+    reference = torch.tensor([[1e20, 0.0], [1e-20, 0.0]], dtype=torch.float64)
+    measured = torch.tensor([[1e20, 0.0], [2e-20, 0.0]], dtype=torch.float64)
+    assert compare(reference, measured).relative_error < 1e-30
+    tokens = compare_tokens(reference, measured)
+    assert tokens.worst == 1
+    assert tokens.worst_relative == pytest.approx(1.0)
+
+
+def test_zeros_on_both_sides_agree_and_on_one_side_do_not() -> None:
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    assert compare(zero, zero).relative_error == 0
+    assert compare(zero, zero).cosine == 1
+    assert compare(zero, one).relative_error == math.inf
+    assert compare(zero, one).cosine == 0
+    assert compare(one, zero).relative_error == 1
+    assert compare(one, zero).cosine == 0
+    assert compare_tokens(zero, one).worst_relative == math.inf
+    assert compare_tokens(zero, zero).worst_cosine == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", ["reference", "measured", "both"])
+def test_what_is_not_finite_has_its_place_and_its_side(value: float, side: str) -> None:
+    reference, measured = torch.ones(1, 4, 3), torch.ones(1, 4, 3)
+    if side != "measured":
+        reference[0, 2, 1] = value
+    if side != "reference":
+        measured[0, 2, 1] = value
+    found = compare(reference, measured)
+    assert not found.finite
+    assert found.broken == (0, 2, 1)
+    assert found.broken_side == side
+    assert found.broken_count == 1
+    tokens = compare_tokens(reference, measured)
+    assert tokens.worst == 2
+    assert math.isinf(tokens.worst_relative)
+    assert math.isnan(tokens.worst_cosine)
+    assert not judge(reference, measured, "fp32").passed
+
+
+def test_one_wrong_token_of_201_hides_in_the_whole_and_not_among_the_tokens() -> None:
+    generator = torch.Generator().manual_seed(1)
+    reference = torch.randn(1, 201, 64, generator=generator)
+    reference[0, :100] *= 20
+    measured = reference.clone()
+    measured[0, 150] = 0
+    judged = judge(reference, measured, "fp32")
+    assert judged.relative_error_passed
+    assert judged.cosine_passed
+    assert not judged.tokens_passed
+    assert not judged.passed
+    assert judged.tokens.worst == 150
+
+
+def test_percentiles_are_numpys_linear_ones() -> None:
+    values = torch.rand(37, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for percent, value in percentiles_of(values):
+        assert value == pytest.approx(np.percentile(values.numpy(), percent), rel=1e-12)
+
+
+def test_tensors_of_different_shapes_or_without_elements_are_refused() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        compare(torch.ones(2), torch.ones(3))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(torch.ones(0, 3), torch.ones(0, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype_is_compared_in_fp64(dtype: torch.dtype) -> None:
+    reference = torch.linspace(-3, 3, 30, dtype=torch.float64).reshape(3, 10)
+    measured = reference.to(dtype)
+    expected = numpy_figures(reference, measured)
+    found = compare(reference, measured)
+    assert found.relative_error == pytest.approx(expected["relative_error"], rel=1e-12, abs=1e-18)
+    assert found.identical == (dtype == torch.float64)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 5),
+    st.integers(1, 33),
+    st.floats(-25, 25),
+    st.floats(-12, 1),
+)
+def test_properties_of_the_figures(
+    seed: int, tokens: int, width: int, scale_power: float, error_power: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    reference = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+    noise = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+    measured = reference + 10.0**error_power * noise
+    scale = 10.0**scale_power
+    plain, scaled = compare(reference, measured), compare(reference * scale, measured * scale)
+    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-9)
+    assert scaled.max_abs_diff == pytest.approx(plain.max_abs_diff * scale, rel=1e-9)
+    assert -1 <= plain.cosine <= 1
+    if plain.relative_error < 1:  # the angle of a ball of that radius around the reference
+        assert plain.cosine >= math.sqrt(1 - plain.relative_error**2) - 1e-12
+    each = compare_tokens(reference, measured)
+    assert each.worst_relative >= plain.relative_error * (1 - 1e-12)
+    errors = [error for _, error in each.percentiles]
+    assert errors == sorted(errors)
+    order = torch.randperm(tokens, generator=generator)
+    shuffled = compare(reference[order], measured[order])
+    assert shuffled.relative_error == pytest.approx(plain.relative_error, rel=1e-12)
+
+
+def test_the_limits_follow_from_what_the_run_declares() -> None:
+    assert arithmetic_of("fp32", "fp32", "fp32") == "fp32"
+    assert arithmetic_of("fp32", "fp32", "hf32") == "hf32"
+    assert arithmetic_of("fp32", "tf32", "fp32") == "tf32"
+    assert arithmetic_of("bf16", "fp32", "hf32") == "bf16"
+    for name, limits in LIMITS.items():
+        assert limits.reason, name
+    assert (LIMITS["fp32"].relative_error, LIMITS["fp32"].cosine) == (0.01, 0.999)
