@@ -89,7 +89,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
         Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
         Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
-        Row("torch", "set_default_tensor_type", argument(npu_type_name, "t")),
+        Row("torch", "set_default_tensor_type", default_tensor_type),
         Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
         Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
         Row("torch.jit", "load", argument(npu_device, "map_location")),
@@ -163,6 +163,7 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "graph", graph),
         Row("torch.cuda", "cudart", cudart),
         Row("torch.cuda", "check_error", check_error),
+        Row("torch.cuda", "mem_get_info", memory_info),
         Row("torch.cuda", "device_memory_used", memory_used),
         Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
         Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
@@ -177,7 +178,8 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
         Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
         Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
-        Row("torch.cuda", "sparse jiterator comm", left("torch_npu answers for what it does")),
+        Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
+        Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
         Row("torch.cuda", shared, same),
     )
 
@@ -346,12 +348,6 @@ def npu_tensor_type(name: Any) -> Any:
     if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
         return name
     return name.replace("cuda", "npu", 1)
-
-
-def npu_type_name(kind: Any) -> Any:
-    """Return the same for torch.set_default_tensor_type, which does not take torch_npu's classes."""
-    named = isinstance(kind, type) and kind.__module__ in {"torch.npu", "torch.cuda"}
-    return npu_tensor_type(f"torch.cuda.{kind.__name__}" if named else kind)
 
 
 def hccl(backend: Any) -> Any:
@@ -691,6 +687,18 @@ def tensor_type(original: Any, place: Place) -> Any:
     return _named_after(original, place, wrapper)
 
 
+def default_tensor_type(original: Any, place: Place) -> Any:
+    """torch.set_default_tensor_type, which torch_npu's types do not serve: a dtype and a device."""
+
+    def wrapper(t: Any) -> None:
+        name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
+        there = _DEVICES and name.startswith(("torch.cuda.", "torch.npu."))
+        torch.set_default_device("npu" if there else None)
+        original(f"torch.{name.rpartition('.')[2]}" if there else t)
+
+    return _named_after(original, place, wrapper)
+
+
 def with_moves(original: Any, place: Place) -> Any:
     """Let a parameter that has no shape yet take the patched methods too."""
     return [*original, torch.Tensor.to, torch.Tensor.cuda]
@@ -877,7 +885,7 @@ class _Cudart:
     """What torch.cuda.cudart() offers, as far as an NPU has it; 0 means success there."""
 
     cudaProfilerStart = cudaProfilerStop = staticmethod(lambda: 0)  # noqa: N815 - CUDA's names
-    cudaMemGetInfo = staticmethod(lambda device=None: torch.npu.mem_get_info(device))  # noqa: N815
+    cudaMemGetInfo = staticmethod(lambda device=None: torch.cuda.mem_get_info(device))  # noqa: N815
 
     def __getattr__(self, name: str) -> NoReturn:
         message = f"{name} belongs to CUDA's runtime, which an Ascend host does not have."
@@ -899,11 +907,21 @@ def check_error(original: Any, place: Place) -> Any:
     return _named_after(original, place, check)
 
 
+def memory_info(original: Any, place: Place) -> Any:
+    """torch.cuda.mem_get_info, which on the NPU fails unless a device was chosen before."""
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        with torch.npu.device(torch.npu.current_device() if device is None else device):
+            return torch.npu.mem_get_info(device)  # type: ignore[no-any-return]
+
+    return _named_after(original, place, mem_get_info)
+
+
 def memory_used(original: Any, place: Place) -> Any:
     """torch.cuda.device_memory_used: the bytes in use on the device, by anybody."""
 
     def device_memory_used(device: Any = None) -> int:
-        free, total = torch.npu.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         return int(total - free)
 
     return _named_after(original, place, device_memory_used)
@@ -1061,10 +1079,13 @@ def _host_problem() -> Status | None:
     """Import torch and torch_npu where that works; return None then, else the state of the host.
 
     Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
-    and libraries that look for torch_npu find none.
+    and libraries that look for torch_npu find none. `restore` leaves that as it is.
     """
+    global _hidden  # noqa: PLW0603
     if not importlib.util.find_spec("torch"):
         return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
+    if _hidden is not None:
+        return _hidden
     if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
         return Status("torch_npu_absent", "torch_npu is not installed")
     before = os.environ.get(_AUTOLOAD)
@@ -1078,6 +1099,7 @@ def _host_problem() -> Status | None:
         del sys.modules[name]
     # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
     sys.modules["torch_npu"] = None  # type: ignore[assignment]
+    _hidden = problem
     return problem
 
 
@@ -1106,6 +1128,7 @@ TABLE = (
 _ABSENT: Any = object()
 _LOCK = threading.RLock()
 _undo: list[Callable[[], None]] = []
+_hidden: Status | None = globals().get("_hidden")  # why torch_npu is hidden from libraries; else None
 _status = Status("restored", "nothing was asked of it yet")
 
 
@@ -1457,15 +1480,15 @@ def _execute(arguments: list[str]) -> None:
         runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         return
     sys.argv = list(arguments)
+    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     folder = Path(path).resolve().parent
     archive = Path(path).is_dir() or zipfile.is_zipfile(path)
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = path if archive else str(folder)
+        sys.path[0] = file if archive else str(folder)
     sys.modules["__main__"] = main
     if archive:
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     loader = importlib.machinery.SourceFileLoader("__main__", file)
     main.__dict__.update(__file__=file, __loader__=loader, __cached__=None)
     with io.open_code(file) as stream:

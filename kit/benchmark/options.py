@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kit import ranks
 from kit.arguments import OneLineParser, shared_parser
 from kit.benchmark import modes
 from kit.errors import KitError
@@ -144,7 +145,24 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     base = modes.of_options(arguments.dtype, arguments.attention, arguments.strict_fp32)
     arguments.ladder = arguments.modes is not None
     arguments.modes = modes.parse(arguments.modes, base) if arguments.ladder else (base,)
+    if ranks.place().world_size > 1:
+        refuse_under_torchrun(arguments)
     main = arguments.modes[0]
     arguments.dtype, arguments.attention = main.dtype, main.attention
     arguments.strict_fp32 = arguments.strict_fp32 and not base.strict and not arguments.ladder
     return arguments
+
+
+def refuse_under_torchrun(arguments: argparse.Namespace) -> None:
+    """Check that the options make sense for several ranks.
+
+    Raises:
+        KitError: where they name one device for all, or a ladder.
+    """
+    if ":" in arguments.device:
+        raise KitError(
+            f"--device {arguments.device} under torchrun: each rank takes the device of its own "
+            f"number, use --device {arguments.device.partition(':')[0]}"
+        )
+    if len(arguments.modes) > 1:
+        raise KitError("--modes: one mode under torchrun, all devices run it; climb with one")

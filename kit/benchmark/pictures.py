@@ -57,7 +57,7 @@ def draw_latency(axes: "Axes", latency: Latency) -> None:
             value, color=ORANGE, linestyle=style, linewidth=1, label=f"{name} {value:.2f}{mark}"
         )
     axes.set(title="Latency at batch 1", xlabel="forward", ylabel="ms")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
 

@@ -82,7 +82,7 @@ class Sweep:
                 latency,
                 "measured",
                 queued_ips,
-                peak.peak_bytes if peak else None,
+                peak,
                 searched=searched,
             )
         )

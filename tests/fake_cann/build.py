@@ -152,7 +152,9 @@ def compile_all(torch: Path, torch_npu: Path, objects: Path) -> None:
         write_aten_header(torch, source, objects)
         # Optimizing hundreds of lambdas doubles the time of the build and saves none at run time.
         level = "-O0" if source.stem.endswith("_operators") else "-O1"
-        run_compiler(*(*FLAGS, level, *includes, "-c", source, "-o", objects / f"{source.stem}.o"))
+        run_compiler(
+            *(*FLAGS, level, *includes), *("-c", source, "-o", objects / f"{source.stem}.o")
+        )
 
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for _ in pool.map(compile_one, sources):

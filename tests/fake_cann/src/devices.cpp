@@ -101,8 +101,11 @@ API aclError aclrtSetDevice(int32_t device) {
   if (!exists(device)) {
     return fail(ACL_ERROR_RT_INVALID_DEVICEID, "there is no device " + std::to_string(device));
   }
-  if (aclError error = device_error(device)) return error;
   std::lock_guard<std::mutex> guard(mutex);
+  // A device in use is only selected, which asks nothing of the chip.
+  if (!active[device]) {
+    if (aclError error = device_error(device)) return error;
+  }
   thread_device = device;
   contexts[device].device = device;
   active[device] = true;
@@ -119,12 +122,12 @@ API aclError aclrtResetDevice(int32_t device) {
   return ACL_SUCCESS;
 }
 API aclError aclrtGetCurrentContext(aclrtContext* context) {
-  if (thread_device < 0) return ACL_ERROR_RT_CONTEXT_NULL;
+  if (thread_device < 0) return fail(ACL_ERROR_RT_CONTEXT_NULL, "this thread has set no device");
   *context = &contexts[thread_device];
   return ACL_SUCCESS;
 }
 API aclError aclrtSetCurrentContext(aclrtContext context) {
-  if (!context) return ACL_ERROR_RT_CONTEXT_NULL;
+  if (!context) return fail(ACL_ERROR_RT_CONTEXT_NULL, "no context");
   thread_device = static_cast<Context*>(context)->device;
   return ACL_SUCCESS;
 }

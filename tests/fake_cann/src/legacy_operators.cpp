@@ -1,12 +1,16 @@
-// libascendcl.so: the older "aclop" path. torch_npu takes it for an operator whose aclnn name is
-// missing from libopapi.so; none is emulated, so all it has to do is to say which one was wanted.
+// libascendcl.so: the older "aclop" path. torch_npu takes it for BroadcastTo, which has no aclnn name,
+// and for any operator whose aclnn name is missing from libopapi.so: then all that this file does is
+// to say which one was wanted.
+#include "faults.h"
 #include "options.h"
+#include "streams.h"
 
 #include <acl/acl_op_compiler.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 using namespace fake_cann;
@@ -26,6 +30,40 @@ struct Buffer {
   size_t bytes;
 };
 
+// How many bytes one element of the type has; 0 for types that no broadcast meets.
+size_t element_bytes(aclDataType type) {
+  switch (type) {
+    case ACL_BOOL:
+    case ACL_INT8:
+    case ACL_UINT8: return 1;
+    case ACL_FLOAT16:
+    case ACL_BF16:
+    case ACL_INT16: return 2;
+    case ACL_FLOAT:
+    case ACL_INT32: return 4;
+    case ACL_DOUBLE:
+    case ACL_INT64: return 8;
+    default: return 0;
+  }
+}
+
+// Copies a contiguous tensor into a larger contiguous one, repeating dimensions of size 1.
+void broadcast(const Description& from, const char* source, const Description& to, char* target) {
+  size_t bytes = element_bytes(from.type), missing = to.dimensions.size() - from.dimensions.size();
+  int64_t elements = 1;
+  for (int64_t size : to.dimensions) elements *= size;
+  for (int64_t element = 0; element < elements; ++element) {
+    int64_t rest = element, position = 0, stride = 1;
+    for (size_t dim = to.dimensions.size(); dim-- > missing;) {
+      int64_t index = rest % to.dimensions[dim], size = from.dimensions[dim - missing];
+      rest /= to.dimensions[dim];
+      position += size == 1 ? 0 : index * stride;
+      stride *= size;
+    }
+    memcpy(target + element * bytes, source + position * bytes, bytes);
+  }
+}
+
 const Description* description_of(const aclTensorDesc* handle) { return reinterpret_cast<const Description*>(handle); }
 
 aclError not_emulated(const char* name) {
@@ -37,16 +75,32 @@ aclError not_emulated(const char* name) {
   return fail(ACL_ERROR_OP_NOT_FOUND, std::string("operator not emulated: aclop ") + name);
 }
 
+const Buffer* buffer_of(const aclDataBuffer* handle) { return reinterpret_cast<const Buffer*>(handle); }
+
+aclError execute(const char* name, const aclTensorDesc* from, const aclDataBuffer* source, const aclTensorDesc* to,
+                 const aclDataBuffer* target, aclrtStream stream) {
+  if (strcmp(name, "BroadcastTo") || !element_bytes(description_of(from)->type)) return not_emulated(name);
+  if (aclError error = device_error(stream_of(stream).device)) return error;
+  auto run = [from = *description_of(from), to = *description_of(to), source = buffer_of(source)->data,
+              target = buffer_of(target)->data](Stream&) {
+    if (!options().no_compute) broadcast(from, static_cast<char*>(source), to, static_cast<char*>(target));
+  };
+  submit(stream, name, run, duration_ns(name));
+  return ACL_SUCCESS;
+}
+
 }  // namespace
 
-API aclError aclopCompileAndExecute(const char* name, int, const aclTensorDesc* const*, const aclDataBuffer* const*, int,
-                                    const aclTensorDesc* const*, aclDataBuffer* const*, const aclopAttr*, aclopEngineType,
-                                    aclopCompileType, const char*, aclrtStream) {
-  return not_emulated(name);
+API aclError aclopCompileAndExecute(const char* name, int, const aclTensorDesc* const* inputs,
+                                    const aclDataBuffer* const* sources, int, const aclTensorDesc* const* outputs,
+                                    aclDataBuffer* const* targets, const aclopAttr*, aclopEngineType, aclopCompileType,
+                                    const char*, aclrtStream stream) {
+  return execute(name, inputs[0], sources[0], outputs[0], targets[0], stream);
 }
-API aclError aclopCompileAndExecuteV2(const char* name, int, aclTensorDesc**, aclDataBuffer**, int, aclTensorDesc**,
-                                      aclDataBuffer**, aclopAttr*, aclopEngineType, aclopCompileType, const char*, aclrtStream) {
-  return not_emulated(name);
+API aclError aclopCompileAndExecuteV2(const char* name, int, aclTensorDesc** inputs, aclDataBuffer** sources, int,
+                                      aclTensorDesc** outputs, aclDataBuffer** targets, aclopAttr*, aclopEngineType,
+                                      aclopCompileType, const char*, aclrtStream stream) {
+  return execute(name, inputs[0], sources[0], outputs[0], targets[0], stream);
 }
 
 API aclTensorDesc* aclCreateTensorDesc(aclDataType type, int count, const int64_t* dimensions, aclFormat format) {

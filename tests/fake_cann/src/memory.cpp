@@ -112,7 +112,7 @@ API aclError aclrtFreeHost(void* pointer) {
 
 API aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free_bytes, size_t* total_bytes) {
   int device = current_device();
-  if (device < 0) return ACL_ERROR_RT_CONTEXT_NULL;
+  if (device < 0) return fail(ACL_ERROR_RT_CONTEXT_NULL, "this thread has set no device");
   if (aclError error = device_error(device)) return error;
   std::lock_guard<std::mutex> guard(mutex);
   *total_bytes = options().device_bytes;

@@ -29,6 +29,7 @@ struct Options {
   bool poison;        // fresh device memory is 0xA5, so that reading it before writing shows
   bool asynchronous;  // one worker thread per stream
   bool no_compute;    // operators do nothing, so that only the host's own cost is left
+  bool tanh_gelu;     // aclnnGelu computes the tanh formula that CANN documents for it
   bool strict;        // an operator that is not emulated ends the process
 
   std::vector<Rule> durations;     // value: microseconds

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <set>
 
 namespace fake_cann {
@@ -33,6 +34,13 @@ std::vector<Stream*> streams_of(int device) {
     if (stream->device == device) found.push_back(stream);
   }
   return found;
+}
+
+// torch_npu's exception at the next wait gives only a code, so the reason goes to stderr too.
+std::string failure_of(const Task& task, const std::exception& error) {
+  std::string failure = task.name + ": " + reason_of(error);
+  fprintf(stderr, "[fake_cann] %s\n", failure.c_str());
+  return failure;
 }
 
 // A stream sleeps to an absolute deadline, so a late wake-up is not added to the next task's time.
@@ -82,7 +90,7 @@ void Stream::submit(Task task) {
     try {
       execute(task, task.submitted_ns);
     } catch (const KernelAborted& error) {
-      failure_ = task.name + ": " + reason_of(error);
+      failure_ = failure_of(task, error);
     }
     return;
   }
@@ -121,7 +129,7 @@ void Stream::run_queue() {
     try {
       if (!skip) execute(task, task.submitted_ns);
     } catch (const std::exception& error) {
-      failure = task.name + ": " + reason_of(error);
+      failure = failure_of(task, error);
     }
     task = {};
     lock.lock();

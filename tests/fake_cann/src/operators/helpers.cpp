@@ -57,6 +57,25 @@ Tensor cube(const Tensor& input, int8_t cube_math_type) {
   }
 }
 
+Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type) {
+  Tensor left = cube(a, cube_math_type), right = cube(b, cube_math_type);
+  int64_t half = left.size(-1) / 2;
+  if (left.scalar_type() != at::kFloat || half == 0) return at::matmul(left, right);
+  int64_t row_dim = right.dim() == 1 ? 0 : -2;
+  Tensor first = at::matmul(left.narrow(-1, 0, half), right.narrow(row_dim, 0, half));
+  int64_t rest = left.size(-1) - half;
+  return first.add_(at::matmul(left.narrow(-1, half, rest), right.narrow(row_dim, half, rest)));
+}
+
+Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
+                    int8_t cube_math_type) {
+  if (a.scalar_type() != at::kFloat) {  // one rounding, behind the sum
+    return a.dim() == 2 ? at::addmm(self, a, b, beta, alpha) : at::baddbmm(self, a, b, beta, alpha);
+  }
+  Tensor scaled = at::mul(product(a, b, cube_math_type), alpha);
+  return beta.toDouble() == 0 ? scaled : at::add(scaled, self, beta);
+}
+
 void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
                int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out) {
   Tensor scores = attention_scores(query, key, mask, scale, sparse_mode);
@@ -90,6 +109,19 @@ at::Generator generator(int64_t seed, int64_t offset) {
 
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset) {
   return generator(seed.item<int64_t>(), shift.item<int64_t>() + offset);
+}
+
+void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval, const Out& scale,
+                  const Out& growth_tracker) {
+  if (found_inf.item<float>() != 0) {
+    scale.mul_(backoff);
+    growth_tracker.zero_();
+  } else if (growth_tracker.item<int>() + 1 == interval) {
+    scale.mul_(growth);
+    growth_tracker.zero_();
+  } else {
+    growth_tracker.add_(1);
+  }
 }
 
 Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator) {

@@ -11,6 +11,13 @@ namespace fake_cann {
 // The input of a matrix product or convolution as the cube unit reads it under `cube_math_type`.
 Tensor cube(const Tensor& input, int8_t cube_math_type);
 
+// Matrix product of the cube unit. It adds up in blocks, so in another order than the CPU: fp32
+// results differ by fp32's own noise, which is also how a test can see that the CPU did not compute.
+Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type);
+// beta * self + alpha * (a @ b), where a beta of 0 ignores NaN in self.
+Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
+                    int8_t cube_math_type);
+
 // softmax(query @ key^T * scale) @ value in fp32, with the row maxima and sums that torch_npu keeps.
 void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
                int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out);
@@ -22,6 +29,10 @@ void require_plain_attention(const Text& layout, double keep, const Tensor& shif
 
 at::Generator generator(int64_t seed, int64_t offset);
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset);
+
+// Gradient scaling: less after an infinity was found, more after `interval` steps without one.
+void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval, const Out& scale,
+                  const Out& growth_tracker);
 
 // CANN packs a dropout mask into bits, eight to a byte; a set bit keeps its element.
 Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator);
