@@ -112,7 +112,7 @@ def block(number: int, name: str, error: float) -> BlockAccuracy:
     """Return one block's part of an accuracy record."""
     gap = OperatorGap("mlp.up_proj.output", "MLP", error / 3.1, 0.0002917, error / 1.7, 0.0009733,
                       0.4271 + number / 37)  # fmt: skip
-    return BlockAccuracy(number, name, error, error / 2013, error / 1.3, True, gap, None)
+    return BlockAccuracy(number, name, error, error / 2013, error / 1.3, True, True, gap, None)
 
 
 def accuracy() -> AccuracyRecord:

@@ -140,6 +140,7 @@ class SectionTexts:
     times_limit: str
     explained: str
     unexplained_mark: str
+    sum_unexplained: str
     causes_caption: str
     cause: str
     side: str

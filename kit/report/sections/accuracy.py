@@ -218,9 +218,7 @@ def blocks_table(stages: list[Node], cells: Cells) -> Table:
             cells.error(stage.at("budget")),
             worst_operator(stage.at("worst_operator"), cells),
             cells.number(stage.at("worst_operator", "times_limit"), ".2g", " ×"),
-            cells.passed(
-                stage.at("explained"), good=texts.explained, bad=texts.unexplained_mark
-            ),
+            explanation(stage, cells),
         )
         for stage in stages
     )  # fmt: skip
@@ -229,6 +227,18 @@ def blocks_table(stages: list[Node], cells: Cells) -> Table:
         texts.times_limit, texts.result,
     )  # fmt: skip
     return Table(texts.blocks_caption, columns, rows, sortable=True)
+
+
+def explanation(stage: Node, cells: Cells) -> Cell:
+    """Return whether the declared arithmetic explains a block's error."""
+    texts = cells.texts
+    cell = cells.passed(stage.at("explained"), good=texts.explained, bad=texts.unexplained_mark)
+    if cell.kind != "good":
+        return cell
+    whole = stage.at("sum_explained")
+    if whole.flag() is None:
+        return cells.missing()
+    return cell if whole.flag() else Cell(texts.sum_unexplained, "doubtful")
 
 
 def worst_operator(operator: Node, cells: Cells) -> Cell:
