@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from kit.report.blocks import Block, Cell, Report
 
@@ -53,7 +54,12 @@ def html_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"kind": kind, "data_uri": data_uri, "visible": visible}
+    environment.filters |= {
+        "breakable": breakable,
+        "data_uri": data_uri,
+        "kind": kind,
+        "visible": visible,
+    }
     return environment
 
 
@@ -98,6 +104,11 @@ def data_uri(png: bytes) -> str:
 def visible(text: str) -> str:
     """Return a text whose control characters, those that turn its direction too, are seen."""
     return CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def breakable(name: str) -> Markup:
+    """Return a column's name that may break behind each underscore."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
 def as_markdown(value: object) -> str:

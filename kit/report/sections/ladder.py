@@ -56,7 +56,7 @@ def ladder_row(row: Node, fastest: Node, cells: Cells) -> tuple[Cell, ...]:
     latency, texts = row.at("latency"), cells.texts
     mode = cells.code(row.at("mode"))
     if mode.kind == "code" and mode.text == fastest.text():
-        mode = Cell(f"{mode.text} ★", "code")
+        mode = Cell(f"★ {mode.text}", "code")
     return (
         mode,
         verdict_cell(row.at("verdict"), cells),
