@@ -47,7 +47,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 if "restore" in globals():  # a reload: what the old code changed is put back, then changed anew
     globals()["restore"]()
 
-# ---- The table ------------------------------------------------------------------------------------
+# ---- The table ---------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
@@ -80,7 +80,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.Tensor", "new_tensor", device),
         Row("torch.Tensor", "cuda", to_cuda),
         Row("torch.Tensor", "type", tensor_type),
-        Row("torch.Tensor", "is_cuda", is_npu),
+        Row("torch.Tensor", "is_cuda", tensor_is_npu),
         Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
         Row("torch.nn.Module", "to_empty", device),
         Row("torch.nn.Module", "cuda", to_cuda),
@@ -185,7 +185,7 @@ def _torch_cuda() -> tuple[Row, ...]:
 
 
 def _inside_torch_cuda() -> tuple[Row, ...]:
-    """The modules in torch.cuda, and torch_npu where it takes a device or lacks a name of CUDA's."""
+    """The modules in torch.cuda; torch_npu, where it takes a device or lacks a name of CUDA's."""
     return (
         Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
         Row("torch.cuda.graphs", exported, like("torch.cuda")),
@@ -228,7 +228,7 @@ NAMED = sys.maxsize  # the position of an argument that comes by name alone
 NPU_AWARE = {"torch", "torch_npu", "transformers", "accelerate", "diffusers", "peft", "trl"}
 
 
-# ---- What finds names -----------------------------------------------------------------------------
+# ---- What finds names --------------------------------------------------------------------------
 
 
 def device_takers(path: str) -> str:
@@ -295,7 +295,7 @@ def _constructors() -> Any:
     return importlib.import_module("torch.utils._device")._device_constructors()
 
 
-# ---- What changes a value: "cuda" where a device is meant, and nothing else -----------------------
+# ---- What changes a value: "cuda" where a device is meant, and nothing else --------------------
 
 # Every name of a CUDA device -> the NPU (torch's device index is an int8). Empty while the patch is
 # not applied, so that a wrapper to which somebody kept a reference does nothing then; it outlives a
@@ -322,13 +322,10 @@ def npu_device(device: Any) -> Any:
 
 def npu_type(device_type: Any) -> Any:
     """Return "npu" for "cuda"; several in a list or tuple are taken one by one."""
-    if isinstance(device_type, (list, tuple)):
-        return type(device_type)(map(npu_type, device_type))
-    return (
-        "npu"
-        if _DEVICES and isinstance(device_type, str) and device_type == "cuda"
-        else device_type
-    )
+    if isinstance(device_type, str):
+        return "npu" if device_type == "cuda" and _DEVICES else device_type
+    several = isinstance(device_type, (list, tuple))
+    return type(device_type)(map(npu_type, device_type)) if several else device_type
 
 
 def npu_text(location: Any) -> Any:
@@ -407,7 +404,7 @@ def _either(npu: str, cuda: str) -> _Either:
     return word
 
 
-# ---- How: the words of the table's third column ---------------------------------------------------
+# ---- How: the words of the table's third column ------------------------------------------------
 
 
 def _named_after(original: Any, place: Place, wrapper: Any) -> Any:
@@ -438,7 +435,9 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if len(args) > index:
-                args = (*args[:index], change(args[index]), *args[index + 1 :])
+                changed = change(args[index])
+                if changed is not args[index]:
+                    args = (*args[:index], changed, *args[index + 1 :])
             elif name in kwargs:
                 kwargs[name] = change(kwargs[name])
             elif has_cuda_default:
@@ -483,7 +482,8 @@ def same(original: Any, place: Place) -> Any:
     npu = getattr(_find(place.where.replace("torch.cuda", "torch_npu.npu", 1)), place.name)
     if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
         return npu
-    pairs = zip(inspect.signature(original).parameters, inspect.signature(npu).parameters)
+    theirs, own = inspect.signature(original).parameters, inspect.signature(npu).parameters
+    pairs = zip(theirs, own, strict=False)  # the longer one takes the rest by its own names
     names = {cuda: ours for cuda, ours in pairs if cuda != ours}
     if not names:
         return npu
@@ -560,15 +560,27 @@ def alias(other: str) -> How:
 
 
 def is_npu(original: Any, place: Place) -> Any:
-    """Make is_cuda of a tensor, a storage or a packed sequence true on the NPU for users."""
+    """Make is_cuda of a storage or a packed sequence true on the NPU, for users."""
 
     def getter(self: Any) -> bool:
-        if place.where == "torch.Tensor" and self.is_cpu:  # the fastest answer
-            return False
         where = self.device if hasattr(self, "device") else self.data.device
         if _DEVICES and _device_type(where) == "npu":
             return _asked_by_user()
         return bool(original.__get__(self))
+
+    return property(getter, doc=original.__doc__)
+
+
+def tensor_is_npu(original: Any, place: Place) -> Any:
+    """Make Tensor.is_cuda true on the NPU, for users; most often asked of what is on the host."""
+    get, device_type = original.__get__, _device_type
+
+    def getter(self: Any) -> bool:
+        if self.is_cpu:
+            return False
+        if device_type(self.device) == "npu" and _DEVICES:
+            return _asked_by_user()
+        return bool(get(self))
 
     return property(getter, doc=original.__doc__)
 
@@ -580,7 +592,9 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
     """
 
     def how(original: Any, place: Place) -> Any:
-        make, kind = maker(original), type(original)
+        make = maker(original)
+        kind: Any = type(original)
+        replacement: Any = None
 
         def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
             # A subclass that somebody made of it makes its own objects.
@@ -597,7 +611,10 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
         methods["__subclasscheck__"] = lambda cls, other: kind.__subclasscheck__(
             original if cls is replacement else cls, original if other is replacement else other
         )
-        methods |= {"__call__": call, "__getattr__": lambda cls, name: getattr(original, name)}
+        methods |= {
+            "__call__": make if final else call,
+            "__getattr__": lambda cls, name: getattr(original, name),
+        }
         meta = type(f"_{place.name}Type", (kind,), methods)
         body = {"__module__": place.where, "__doc__": original.__doc__}
         replacement = meta(place.name, () if final else (original,), body)
@@ -680,7 +697,7 @@ def tensor_type(original: Any, place: Place) -> Any:
         if dtype is not None:
             return original(self, npu_tensor_type(dtype), *args, **kwargs)
         answer = original(self)
-        if answer.startswith("torch.npu.") and _DEVICES and _asked_by_user():
+        if "npu" in answer and _DEVICES and _asked_by_user():
             return _either(answer, answer.replace("npu", "cuda", 1))
         return answer
 
@@ -736,7 +753,7 @@ def undoing(original: Any, place: Place) -> Any:
     return restore
 
 
-# ---- How, for autocast, HF32, profilers and process groups ----------------------------------------
+# ---- How, for autocast, HF32, profilers and process groups -------------------------------------
 
 
 def autocast_switch(original: Any, place: Place) -> Any:
@@ -746,6 +763,8 @@ def autocast_switch(original: Any, place: Place) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if _DEVICES and len(args) + len(kwargs) < full:
             return original("npu", *args, *kwargs.values())
+        if not kwargs:
+            return original(npu_type(args[0]), *args[1:])
         return original(*map(npu_type, args), **{k: npu_type(v) for k, v in kwargs.items()})
 
     return _named_after(original, place, wrapper)
@@ -837,7 +856,7 @@ def distributed_backend(original: Any, place: Place) -> Any:
     return _named_after(original, place, wrapper)
 
 
-# ---- How, for what torch.cuda has and torch.npu has not --------------------------------------------
+# ---- How, for what torch.cuda has and torch.npu has not ----------------------------------------
 
 
 def capability(original: Any, place: Place) -> Any:
@@ -1001,7 +1020,7 @@ def nvtx(original: Any, place: Place) -> Any:
     return _named_after(original, place, named[place.name])
 
 
-# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work --------
+# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work -----
 
 State = Literal[
     "applied",
@@ -1049,7 +1068,7 @@ def _version(package: str) -> str:
 
 
 def _release(version: str) -> str:
-    """Return the first three numbers of a version: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
+    """Return a version's first three numbers: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
     found = re.match(r"\d+(\.\d+){0,2}", version)
     return found.group() if found else ""
 
@@ -1116,7 +1135,7 @@ def _patch_problem() -> Status | None:
     return None
 
 
-# ---- Doing and undoing -----------------------------------------------------------------------------
+# ---- Doing and undoing -------------------------------------------------------------------------
 
 TABLE = (
     *_devices(),
@@ -1128,7 +1147,9 @@ TABLE = (
 _ABSENT: Any = object()
 _LOCK = threading.RLock()
 _undo: list[Callable[[], None]] = []
-_hidden: Status | None = globals().get("_hidden")  # why torch_npu is hidden from libraries; else None
+_hidden: Status | None = globals().get(
+    "_hidden"
+)  # why torch_npu is hidden from libraries; else None
 _status = Status("restored", "nothing was asked of it yet")
 
 
@@ -1158,7 +1179,7 @@ def _set(owner: Any, name: str, value: Any) -> None:
 
 
 def _do(place: Place, how: How) -> None:
-    """Replace one attribute, and note how to undo it: an inherited one is deleted, not reassigned."""
+    """Replace one attribute, and note how to undo it; an inherited one is to be deleted."""
     before = vars(place.owner).get(place.name, _ABSENT)
     original = getattr(place.owner, place.name, None)
     if isinstance(place.owner, type) and before is not _ABSENT:
@@ -1261,12 +1282,12 @@ def _apply_at_import() -> None:
     logging.getLogger("npu_patch").log(level, _status.message)
 
 
-# ---- The command: diagnosis -----------------------------------------------------------------------
+# ---- The command: diagnosis --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis: what it is about, what was found, whether that is right, the mend."""
+    """One line of the diagnosis: what it is about, what was found, whether right, the mend."""
 
     name: str
     value: str
@@ -1301,7 +1322,7 @@ _TORCH_SECONDS = 120  # torch and torch_npu import in 4 s here, a cold host take
 
 
 def _ask(code: str, seconds: float) -> tuple[dict[str, Any], str]:
-    """Run code in another Python; return what it printed as JSON, and the last line of its errors."""
+    """Run code in another Python; return the JSON it printed, and the last line of its errors."""
     command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -1346,9 +1367,10 @@ def _cann_for(version: str) -> str:
     The description has a table: CANN release | torch | torch-npu with post-number | branch.
     """
     release = ""
-    for line in (importlib.metadata.metadata("torch-npu").get_payload() or "").splitlines():
-        cells = [cell.strip() for cell in str(line).strip().strip("|").split("|")]
-        if len(cells) == 4:  # noqa: PLR2004
+    description = importlib.metadata.distribution("torch-npu").read_text("METADATA") or ""
+    for line in description.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 4:
             release = cells[0].removeprefix("CANN ") if cells[0].startswith("CANN ") else release
             if cells[2] == version.partition("+")[0]:
                 return release
@@ -1466,7 +1488,7 @@ def _report(as_json: bool) -> int:
     return int(not ready)
 
 
-# ---- The command: running somebody's script ---------------------------------------------------------
+# ---- The command: running somebody's script ----------------------------------------------------
 
 
 def _execute(arguments: list[str]) -> None:
@@ -1523,7 +1545,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)  # noqa: T201
         return 0 if arguments[0] in {"-h", "--help"} else 2
     if arguments[0] != "-m" and not Path(arguments[0]).exists():
-        message = f"can't open file '{Path(arguments[0]).absolute()}': [Errno 2] No such file or directory"
+        file = Path(arguments[0]).absolute()
+        message = f"can't open file '{file}': [Errno 2] No such file or directory"
         print(f"{sys.executable}: {message}", file=sys.stderr)  # noqa: T201
         return 2
     importlib.import_module("npu_patch")  # under its own name, which applies the patch

@@ -40,3 +40,6 @@ def before_call(number: int, action: Callable[[], None]) -> Callable[..., Sample
         return original(self, call)
 
     return time
+
+
+Go = Callable[..., tuple[int, Path]]

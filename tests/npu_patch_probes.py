@@ -30,7 +30,7 @@ def _snapshot() -> dict[tuple[str, str], object]:
         except ModuleNotFoundError:
             continue
         found.update({(path, name): value for name, value in vars(owner).items()})
-    operators = torch.jit._builtins._get_builtin_table()  # type: ignore[attr-defined]
+    operators = torch.jit._builtins._get_builtin_table()
     found.update({("torch.jit", str(key)): value for key, value in operators.items()})
     return found
 
@@ -139,7 +139,7 @@ def reload_does_not_wrap_twice() -> None:
     kept = torch.ones
     importlib.reload(npu_patch)
     assert npu_patch.status().applied
-    assert torch.ones.__wrapped__ is original  # type: ignore[attr-defined]
+    assert torch.ones.__wrapped__ is original
     assert kept(1, device="cuda").is_cuda
     npu_patch.restore()
     assert torch.ones is original
@@ -196,7 +196,7 @@ def threads_that_apply_and_restore_leave_one_state() -> None:
         thread.join()
     npu_patch.restore()
     npu_patch.apply()
-    assert torch.ones.__wrapped__.__class__.__name__ == "builtin_function_or_method"  # type: ignore[attr-defined]
+    assert torch.ones.__wrapped__.__class__.__name__ == "builtin_function_or_method"
     assert {key for key, _ in before} == {key for key, _ in _snapshot()}
 
 
@@ -293,11 +293,11 @@ def _account_for(path: str, names: list[str]) -> None:
 
 def a_missing_function_says_what_to_do() -> None:
     for name in ("temperature", "power_draw", "clock_rate", "list_gpu_processes", "memory_usage"):
-        with pytest.raises(NotImplementedError, match=f"torch.cuda.{name} .* npu-smi"):
+        with pytest.raises(NotImplementedError, match=rf"torch\.cuda\.{name} .* npu-smi"):
             getattr(torch.cuda, name)()
     with pytest.raises(NotImplementedError, match="hccl"):
         torch.cuda.nccl.all_reduce([torch.ones(1)])
-    with pytest.raises(NotImplementedError, match="torch.cuda.tunable.enable"):
+    with pytest.raises(NotImplementedError, match=r"torch\.cuda\.tunable\.enable"):
         torch.cuda.tunable.enable()
     with pytest.raises(NotImplementedError, match="cudaHostRegister"):
         torch.cuda.cudart().cudaHostRegister(0, 1, 0)
@@ -307,7 +307,7 @@ def a_missing_function_says_what_to_do() -> None:
 
 
 def tf32_switches_reach_hf32() -> None:
-    npu: Any = torch.npu  # type: ignore[attr-defined]
+    npu: Any = torch.npu
     assert npu.conv.allow_hf32 is True
     torch.backends.cudnn.allow_tf32 = False
     assert npu.conv.allow_hf32 is False
@@ -326,7 +326,7 @@ def tf32_switches_reach_hf32() -> None:
 
 
 def precision_names_reach_hf32() -> None:
-    npu: Any = torch.npu  # type: ignore[attr-defined]
+    npu: Any = torch.npu
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     assert npu.matmul.allow_hf32 is True
     torch.backends.cuda.matmul.fp32_precision = "ieee"
@@ -347,7 +347,16 @@ def back_ends_are_named_exactly() -> None:
 
 
 def devices_are_named_exactly() -> None:
-    for text in ("cuda_ckpt", "/data/cuda:0", "cuda:128", "cuda:01", "cuda: 0", "CUDA", "xcuda", ""):
+    for text in (
+        "cuda_ckpt",
+        "/data/cuda:0",
+        "cuda:128",
+        "cuda:01",
+        "cuda: 0",
+        "CUDA",
+        "xcuda",
+        "",
+    ):
         assert npu_patch.npu_device(text) is text
     for value in (0, None, torch.float32, [], {"cuda": 1}, torch.ones(1)):
         assert npu_patch.npu_device(value) is value
@@ -370,7 +379,7 @@ def an_original_device_of_cuda_is_understood() -> None:
 
 def annotations_with_the_original_device_are_scripted() -> None:
     original = type(torch.ones(1).device)
-    annotations = torch.jit.annotations  # type: ignore[attr-defined]
+    annotations = torch.jit.annotations
     for device in (original, torch.device):
         kind = annotations.try_ann_to_type(device, None)
         assert str(kind) == "Device"

@@ -1,6 +1,5 @@
 """benchmark.py on the emulated NPU: known durations, graphs, faults, memory limits."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -54,11 +53,11 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
 ) -> None:
     command = arguments(tmp_path, tiny_weights, photo, "--size", "32")
     truth_ms = BLOCKS * GELU_MS
-    for attempt in range(2):  # another process may take the machine in the middle of the first
+    for attempt in range(3):  # another process may take the machine in the middle of one
         results = known_durations(npu_host, command, tmp_path)
         latency = results["latency"]
         wall, device = latency["p50_ms"], latency["device_p50_ms"]
-        if attempt or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
+        if attempt == 2 or abs(wall - truth_ms) <= TOLERANCE * truth_ms:
             break
     assert wall == pytest.approx(truth_ms, rel=TOLERANCE)
     assert device == pytest.approx(truth_ms, rel=TOLERANCE)
@@ -70,46 +69,6 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
     assert row["throughput_ips"] == pytest.approx(1000 / truth_ms, rel=2 * TOLERANCE)
     assert row["queued_throughput_ips"] == pytest.approx(1000 / truth_ms, rel=2 * TOLERANCE)
     assert results["harness"]["overhead_share"] < 0.01
-
-
-DRIFT = """
-import json, sys
-import npu_patch, torch
-from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import Stopwatch
-from kit.health import HealthChecks
-from kit.progress import Progress
-from kit.ranks import Group, Place
-
-device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
-values = torch.zeros(4, device="cuda")
-found = []
-for settles_at in (1000, 20):
-    calls = 0
-    def call():
-        global calls
-        calls += 1
-        for _ in range(min(calls, settles_at)):
-            torch.nn.functional.gelu(values)
-    latency = meter.measure(call, 1, Plan(5, 0), "a call that grows")
-    found.append((latency.warm_up.steady, latency.warm_up.iterations, latency.device_p50_ms))
-print(json.dumps(found))
-"""
-
-
-def test_a_warm_up_that_drifts_is_noticed_and_one_that_settles_ends(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGelu:2000"})
-    assert done.returncode == 0, done.stderr
-    (steady, count, _), (settled, settled_count, settled_ms) = json.loads(
-        done.stdout.splitlines()[-1]
-    )
-    assert not steady
-    assert count > 50  # 100, or as many as 10 s have room for
-    assert settled
-    assert 20 < settled_count < 100
-    assert settled_ms == pytest.approx(40.0, rel=0.1)
 
 
 def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
@@ -138,6 +97,8 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
         host = [min(rung["latency"]["host_samples_ms"]) for rung in (row, eager)]
         assert host[0] < host[1] / 3  # the smallest: what another process takes is no cost
     assert results["fastest_passing_mode"].endswith("-graph")
+    # HF32 in the convolution is what fp32 costs on this chip by default.
+    assert rungs["fp32-sdpa"]["relative_error"] > 5 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert rungs["bf16-sdpa"]["relative_error"] > 10 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert f"Fastest mode that passes: {results['fastest_passing_mode']}" in done.stdout
 
@@ -206,48 +167,3 @@ def test_ctrl_c_in_the_middle_writes_a_partial_record_and_exits_130(
     assert record["results"]["latency"]["iterations"] > 10
     assert record["results"]["throughput"] == []
     assert "Interrupted: what was measured is kept and marked partial" in out
-
-
-FLAT = """
-import gc, json, sys
-import npu_patch, torch
-from pathlib import Path
-from kit import model
-from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import PeakMemory, Stopwatch
-from kit.forward import forward
-from kit.health import HealthChecks
-from kit.progress import Progress
-from kit.ranks import Group, Place
-
-device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
-moved = model.load(Path(sys.argv[1]), "sdpa").to(device.torch_device)
-pixels = torch.zeros(1, 3, 32, 32, device=device.torch_device)
-def resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-found = []
-peaks = PeakMemory(device)
-for count in (100, 1000):
-    peaks.restart()
-    gc.collect()
-    objects, before = len(gc.get_objects()), resident()
-    meter.measure(lambda: forward(moved, pixels), 1, Plan(count, 0), f"{count} forwards")
-    gc.collect()
-    grown = len(gc.get_objects()) - objects, resident() - before
-    found.append((*grown, peaks.take().peak_bytes))
-print(json.dumps(found))
-"""
-
-
-def test_a_thousand_forwards_keep_memory_flat(npu_host: EmulatedNpu, tiny_weights: Path) -> None:
-    done = npu_host.run(
-        ["-c", FLAT, str(tiny_weights)], environment={"OMP_NUM_THREADS": "1"}, timeout_s=180
-    )
-    assert done.returncode == 0, done.stderr
-    short, long = json.loads(done.stdout.splitlines()[-1])
-    assert long[0] < 500  # objects: not one is left by each forward
-    assert long[1] < 8 << 20  # bytes of resident memory
-    assert long[2] == short[2]  # the device's peak is that of one forward

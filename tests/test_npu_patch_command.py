@@ -1,4 +1,4 @@
-"""The command python3 -m npu_patch: other people's scripts as if run directly, and the diagnosis."""
+"""The command python3 -m npu_patch: other people's scripts as if run directly; the diagnosis."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 import npu_patch
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
 from tests.test_npu_patch_hosts import _fake_torch_npu
+
 
 def _run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Python without installed packages: what is compared here needs no torch, and no time."""
@@ -106,7 +107,10 @@ def test_a_folder_with_a_main_runs_as_directly(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "__main__.py").write_text("import sys, other\nprint(sys.argv, sys.path[0])\n")
     (folder / "other.py").write_text("")
-    direct, under = _run("app", "x", cwd=tmp_path), _run("-m", "npu_patch", "app", "x", cwd=tmp_path)
+    direct, under = (
+        _run("app", "x", cwd=tmp_path),
+        _run("-m", "npu_patch", "app", "x", cwd=tmp_path),
+    )
     assert under.stdout == direct.stdout
     assert under.returncode == direct.returncode == 0
 
@@ -214,10 +218,10 @@ def test_the_post_number_names_the_cann_release(
     monkeypatch: pytest.MonkeyPatch, torch_npu: str, cann: str, right: bool
 ) -> None:
     class Description:
-        def get_payload(self) -> str:
+        def read_text(self, name: str) -> str:
             return PAIRS
 
-    monkeypatch.setattr(npu_patch.importlib.metadata, "metadata", lambda name: Description())
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Description())
     monkeypatch.setattr(npu_patch, "_version", lambda package: torch_npu)
     check = npu_patch._check_cann_pairing(cann)
     assert check.right is right

@@ -47,7 +47,9 @@ def _fake_torch_npu(folder: Path, version: str, source: str) -> Path:
     (package / "__init__.py").write_text(source)
     record = folder / f"torch_npu-{version}.dist-info"
     record.mkdir()
-    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n")
+    (record / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
+    )
     # As the real one has it: torch loads the back end by itself.
     (record / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
     return folder
@@ -65,7 +67,11 @@ def _state(done: subprocess.CompletedProcess[str]) -> list[str]:
     return done.stdout.strip().splitlines()[-1].split("|")
 
 
-HIDE = "import sys; sys.modules['torch_npu'] = None\nimport os; os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\n"
+HIDE = (
+    "import os, sys\n"
+    "sys.modules['torch_npu'] = None\n"
+    "os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\n"
+)
 
 
 def test_torch_npu_absent_is_said_without_alarm() -> None:
@@ -152,8 +158,12 @@ def test_a_copy_alone_works(tmp_path: Path) -> None:
     copied = tmp_path / "npu_patch.py"
     copied.write_bytes((REPOSITORY / "npu_patch.py").read_bytes())
     code = "import sys; sys.path = [p for p in sys.path if p != sys.argv[1]]\n"
-    done = _run(f"{code}{HIDE}import npu_patch; print(npu_patch.__file__)".replace(
-        "sys.argv[1]", repr(str(REPOSITORY))), tmp_path)
+    done = _run(
+        f"{code}{HIDE}import npu_patch; print(npu_patch.__file__)".replace(
+            "sys.argv[1]", repr(str(REPOSITORY))
+        ),
+        tmp_path,
+    )
     assert done.stdout.strip() == str(copied), done.stderr
 
 

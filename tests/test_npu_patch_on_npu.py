@@ -15,20 +15,47 @@ Run = Callable[..., Results]
 
 # Idioms about what does not change: these hold on a host without CUDA too, and under the patch.
 HOLD_ANYWHERE = frozenset(
-    """
-    a_name_that_contains_cuda_stays a_wrong_device_is_an_error an_index_out_of_range_raises
-    attention_back_end_by_switches autocast_is_an_instance autocast_is_available
-    autocast_state_is_set compile_is_imported cudnn_switches device_class_is_pickled
-    device_dispatches_by_type device_from_a_device device_from_type_and_index
-    device_is_pickled_and_copied device_is_saved_in_a_checkpoint
-    device_type_survives_pickle_and_format distributed_mesh_is_named environment_is_collected
-    factories_take_an_index generator_subclass loader_pins_for_a_named_device
-    matmul_reduction_switches memory_functions_of_the_submodule memory_of_a_host
-    module_to_by_index multiprocessing_shares_host_tensors overrides_know_the_functions
-    pinned_factory schema_is_inferred subclass_checks_of_device tensor_from_a_file
-    tf32_by_precision_name tf32_for_a_while tf32_of_convolution tf32_of_matmul
-    the_other_type_is_untouched to_by_index training_step visible_device_loop
-    """.split()
+    {
+        "a_name_that_contains_cuda_stays",
+        "a_wrong_device_is_an_error",
+        "an_index_out_of_range_raises",
+        "attention_back_end_by_switches",
+        "autocast_is_an_instance",
+        "autocast_is_available",
+        "autocast_state_is_set",
+        "compile_is_imported",
+        "cudnn_switches",
+        "device_class_is_pickled",
+        "device_dispatches_by_type",
+        "device_from_a_device",
+        "device_from_type_and_index",
+        "device_is_pickled_and_copied",
+        "device_is_saved_in_a_checkpoint",
+        "device_type_survives_pickle_and_format",
+        "distributed_mesh_is_named",
+        "environment_is_collected",
+        "factories_take_an_index",
+        "generator_subclass",
+        "loader_pins_for_a_named_device",
+        "matmul_reduction_switches",
+        "memory_functions_of_the_submodule",
+        "memory_of_a_host",
+        "module_to_by_index",
+        "multiprocessing_shares_host_tensors",
+        "overrides_know_the_functions",
+        "pinned_factory",
+        "schema_is_inferred",
+        "subclass_checks_of_device",
+        "tensor_from_a_file",
+        "tf32_by_precision_name",
+        "tf32_for_a_while",
+        "tf32_of_convolution",
+        "tf32_of_matmul",
+        "the_other_type_is_untouched",
+        "to_by_index",
+        "training_step",
+        "visible_device_loop",
+    }
 )
 # The emulated CANN has no aclnnSleep, the one operator that torch.cuda._sleep needs.
 NOT_EMULATED = {"sleep_on_the_device": "aclnnSleep"}

@@ -70,8 +70,8 @@ def batch_sizes(text: str) -> tuple[int, ...] | None:
     return tuple(sorted(sizes))
 
 
-def add_options(parser: OneLineParser) -> None:
-    """Add benchmark.py's own options."""
+def add_measuring_options(parser: OneLineParser) -> None:
+    """Add what says how long, what and in which modes to measure."""
     measuring = parser.add_argument_group("measuring")
     measuring.add_argument(
         "--iterations",
@@ -110,6 +110,10 @@ def add_options(parser: OneLineParser) -> None:
         f"{', '.join(modes.PRECISIONS)}; the first is the main mode (default: one mode, from "
         "--dtype, --strict-fp32 and --attention, and no ladder)",
     )
+
+
+def add_comparing_options(parser: OneLineParser) -> None:
+    """Add what says which earlier record to compare with, and how much slower is too much."""
     comparing = parser.add_argument_group("comparing")
     comparing.add_argument(
         "--baseline",
@@ -136,7 +140,8 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
         KitError: for options that make no sense.
     """
     parser = shared_parser("benchmark", description)
-    add_options(parser)
+    add_measuring_options(parser)
+    add_comparing_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.max_regression is not None and arguments.baseline is None:
         raise KitError("--max-regression needs --baseline: name the record to compare with")

@@ -119,10 +119,6 @@ API aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free_bytes, size_t* total_byt
   *free_bytes = options().device_bytes - used_bytes[device];
   return ACL_SUCCESS;
 }
-API aclError aclrtGetMemUsageInfo(int32_t, aclrtMemUsageInfo*, size_t, size_t* count) {
-  *count = 0;
-  return ACL_SUCCESS;
-}
 API aclError aclrtPointerGetAttributes(const void* pointer, aclrtPtrAttributes* attributes) {
   memset(attributes, 0, sizeof *attributes);
   attributes->location.type = ACL_MEM_LOCATION_TYPE_UNREGISTERED;
