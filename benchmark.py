@@ -19,10 +19,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from kit import ranks
 from kit.benchmark import baseline, options
+from kit.benchmark.record import BenchmarkRecord
 from kit.entry import (
     EXIT_FAILED_VERDICT,
     EXIT_INTERRUPTED,
@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment, fallbacks, workbench
     from kit.benchmark import pictures, report
-    from kit.benchmark.course import Course, begin
-    from kit.benchmark.record import BenchmarkRecord
+    from kit.benchmark.course import Course
+    from kit.benchmark.found import begin
 
     import_ms = (time.perf_counter() - start) * 1e3
     mode = arguments.modes[0].name
@@ -90,13 +90,16 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
         results=found.results(mode, regression),
         warnings=tuple(log.warnings),
     )
-    exit_code = EXIT_FAILED_VERDICT if regression and not regression.passed else EXIT_PASSED
-    if found.interrupted:
-        exit_code = EXIT_INTERRUPTED
-    files = {}
-    if group.place.leads:
-        files[Path("benchmark.png")] = pictures.draw(record.results, report.title(record))
-    return Outcome(record, report.lines(record), files, exit_code)
+    files = pictures.files(record) if group.place.leads else {}
+    return Outcome(record, report.lines(record), files, exit_code(record))
+
+
+def exit_code(record: BenchmarkRecord) -> int:
+    """Return 130 for a run that Ctrl-C ended, 1 for one slower than the baseline, else 0."""
+    if record.status == "partial":
+        return EXIT_INTERRUPTED
+    regression = record.results.regression
+    return EXIT_PASSED if regression is None or regression.passed else EXIT_FAILED_VERDICT
 
 
 def main(argv: Sequence[str] | None = None) -> int:

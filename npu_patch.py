@@ -47,7 +47,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 if "restore" in globals():  # a reload: what the old code changed is put back, then changed anew
     globals()["restore"]()
 
-# ---- The table ------------------------------------------------------------------------------------
+# ---- The table ---------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
@@ -80,7 +80,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.Tensor", "new_tensor", device),
         Row("torch.Tensor", "cuda", to_cuda),
         Row("torch.Tensor", "type", tensor_type),
-        Row("torch.Tensor", "is_cuda", is_npu),
+        Row("torch.Tensor", "is_cuda", tensor_is_npu),
         Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
         Row("torch.nn.Module", "to_empty", device),
         Row("torch.nn.Module", "cuda", to_cuda),
@@ -89,7 +89,7 @@ def _devices() -> tuple[Row, ...]:
         Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
         Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
         Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
-        Row("torch", "set_default_tensor_type", argument(npu_type_name, "t")),
+        Row("torch", "set_default_tensor_type", default_tensor_type),
         Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
         Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
         Row("torch.jit", "load", argument(npu_device, "map_location")),
@@ -108,7 +108,8 @@ def _precision() -> tuple[Row, ...]:
         Row("torch.amp.autocast_mode", "custom_fwd custom_bwd", argument(npu_type, "device_type")),
         Row("torch.amp.autocast_mode", "is_autocast_available", argument(npu_type, "device_type")),
         Row("torch.amp", "custom_fwd custom_bwd is_autocast_available", like(_AUTOCAST)),
-        Row("torch", "is_autocast_enabled set_autocast_enabled", autocast_switch),
+        Row("torch", "is_autocast_enabled", autocast_state),
+        Row("torch", "set_autocast_enabled", autocast_switch),
         Row("torch", "get_autocast_dtype set_autocast_dtype", argument(npu_type, "device_type", 0)),
         Row("torch", "get_autocast_gpu_dtype", autocast_dtype("get_autocast_dtype")),
         Row("torch", "set_autocast_gpu_dtype", autocast_dtype("set_autocast_dtype")),
@@ -163,6 +164,7 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "graph", graph),
         Row("torch.cuda", "cudart", cudart),
         Row("torch.cuda", "check_error", check_error),
+        Row("torch.cuda", "mem_get_info", memory_info),
         Row("torch.cuda", "device_memory_used", memory_used),
         Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
         Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
@@ -177,13 +179,14 @@ def _torch_cuda() -> tuple[Row, ...]:
         Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
         Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
         Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
-        Row("torch.cuda", "sparse jiterator comm", left("torch_npu answers for what it does")),
+        Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
+        Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
         Row("torch.cuda", shared, same),
     )
 
 
 def _inside_torch_cuda() -> tuple[Row, ...]:
-    """The modules in torch.cuda, and torch_npu where it takes a device or lacks a name of CUDA's."""
+    """The modules in torch.cuda; torch_npu, where it takes a device or lacks a name of CUDA's."""
     return (
         Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
         Row("torch.cuda.graphs", exported, like("torch.cuda")),
@@ -226,12 +229,12 @@ NAMED = sys.maxsize  # the position of an argument that comes by name alone
 NPU_AWARE = {"torch", "torch_npu", "transformers", "accelerate", "diffusers", "peft", "trl"}
 
 
-# ---- What finds names -----------------------------------------------------------------------------
+# ---- What finds names --------------------------------------------------------------------------
 
 
 def device_takers(path: str) -> str:
     """Find the names in a module or class that take a device, in whatever torch is installed."""
-    _constructors()  # so that torch remembers the originals, not our wrappers
+    _constructors()
     owner, others = _find(path), (type, types.ModuleType, property)
     return " ".join(
         name
@@ -265,6 +268,8 @@ def _device_position(function: Any, name: str) -> int | None:
     Operators say so in their schemas, Python functions in their signatures, and torch keeps a list
     of constructors for ``with torch.device(...)``.
     """
+    if isinstance(function, types.FunctionType):
+        return _position(function, "device")
     positions = [
         NAMED if argument_.kwarg_only else index
         for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}")
@@ -273,9 +278,7 @@ def _device_position(function: Any, name: str) -> int | None:
     ]
     if positions:
         return min(positions)
-    if isinstance(function, types.FunctionType):
-        return _position(function, "device")
-    return NAMED if any(function is known for known in _constructors()) else None
+    return NAMED if id(function) in _constructors() else None
 
 
 def _position(function: types.FunctionType, name: str) -> int | None:
@@ -289,11 +292,22 @@ def _position(function: types.FunctionType, name: str) -> int | None:
     return NAMED if named else list(parameters).index(name)
 
 
-def _constructors() -> Any:
-    return importlib.import_module("torch.utils._device")._device_constructors()
+def _argument(function: types.FunctionType, name: str) -> tuple[int, Any]:
+    """Return the position of a parameter, NAMED where it has none, and its default."""
+    index = _position(function, name)
+    if index is None or index == NAMED:
+        return NAMED, None
+    return index, inspect.signature(function).parameters[name].default
 
 
-# ---- What changes a value: "cuda" where a device is meant, and nothing else -----------------------
+@functools.cache
+def _constructors() -> frozenset[int]:
+    """Return the identities of the constructors, which torch remembers: originals, not wrappers."""
+    constructors = importlib.import_module("torch.utils._device")._device_constructors()
+    return frozenset(map(id, constructors))
+
+
+# ---- What changes a value: "cuda" where a device is meant, and nothing else --------------------
 
 # Every name of a CUDA device -> the NPU (torch's device index is an int8). Empty while the patch is
 # not applied, so that a wrapper to which somebody kept a reference does nothing then; it outlives a
@@ -319,14 +333,9 @@ def npu_device(device: Any) -> Any:
 
 
 def npu_type(device_type: Any) -> Any:
-    """Return "npu" for "cuda"; several in a list or tuple are taken one by one."""
-    if isinstance(device_type, (list, tuple)):
-        return type(device_type)(map(npu_type, device_type))
-    return (
-        "npu"
-        if _DEVICES and isinstance(device_type, str) and device_type == "cuda"
-        else device_type
-    )
+    """Return "npu" for "cuda", and any other device type as it is."""
+    same = not isinstance(device_type, str) or device_type != "cuda" or not _DEVICES
+    return device_type if same else "npu"
 
 
 def npu_text(location: Any) -> Any:
@@ -346,12 +355,6 @@ def npu_tensor_type(name: Any) -> Any:
     if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
         return name
     return name.replace("cuda", "npu", 1)
-
-
-def npu_type_name(kind: Any) -> Any:
-    """Return the same for torch.set_default_tensor_type, which does not take torch_npu's classes."""
-    named = isinstance(kind, type) and kind.__module__ in {"torch.npu", "torch.cuda"}
-    return npu_tensor_type(f"torch.cuda.{kind.__name__}" if named else kind)
 
 
 def hccl(backend: Any) -> Any:
@@ -411,7 +414,7 @@ def _either(npu: str, cuda: str) -> _Either:
     return word
 
 
-# ---- How: the words of the table's third column ---------------------------------------------------
+# ---- How: the words of the table's third column ------------------------------------------------
 
 
 def _named_after(original: Any, place: Place, wrapper: Any) -> Any:
@@ -432,24 +435,26 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
     """Change one argument, or its default; the signature tells the position where none is given."""
 
     def how(original: Any, place: Place) -> Any:
-        index, default = position, None
-        if index is None:
-            index = _position(original, name)
-            index = NAMED if index is None else index
-            if index != NAMED:
-                default = inspect.signature(original).parameters[name].default
+        index, default = (position, None) if position is not None else _argument(original, name)
         has_cuda_default = change(default) is not default
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if len(args) > index:
-                args = (*args[:index], change(args[index]), *args[index + 1 :])
+                changed = change(args[index])
+                if changed is not args[index]:
+                    args = (*args[:index], changed, *args[index + 1 :])
             elif name in kwargs:
                 kwargs[name] = change(kwargs[name])
             elif has_cuda_default:
                 kwargs[name] = change(default)
             return original(*args, **kwargs)
 
-        return _named_after(original, place, wrapper)
+        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
+            if len(args) > index and args[index] != "cuda":
+                return original(*args, **kwargs)
+            return wrapper(*args, **kwargs)
+
+        return _named_after(original, place, typed if change is npu_type else wrapper)
 
     return how
 
@@ -487,7 +492,8 @@ def same(original: Any, place: Place) -> Any:
     npu = getattr(_find(place.where.replace("torch.cuda", "torch_npu.npu", 1)), place.name)
     if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
         return npu
-    pairs = zip(inspect.signature(original).parameters, inspect.signature(npu).parameters)
+    theirs, own = inspect.signature(original).parameters, inspect.signature(npu).parameters
+    pairs = zip(theirs, own, strict=False)  # the longer one takes the rest by its own names
     names = {cuda: ours for cuda, ours in pairs if cuda != ours}
     if not names:
         return npu
@@ -564,15 +570,27 @@ def alias(other: str) -> How:
 
 
 def is_npu(original: Any, place: Place) -> Any:
-    """Make is_cuda of a tensor, a storage or a packed sequence true on the NPU for users."""
+    """Make is_cuda of a storage or a packed sequence true on the NPU, for users."""
 
     def getter(self: Any) -> bool:
-        if place.where == "torch.Tensor" and self.is_cpu:  # the fastest answer
-            return False
         where = self.device if hasattr(self, "device") else self.data.device
         if _DEVICES and _device_type(where) == "npu":
             return _asked_by_user()
         return bool(original.__get__(self))
+
+    return property(getter, doc=original.__doc__)
+
+
+def tensor_is_npu(original: Any, place: Place) -> Any:
+    """Make Tensor.is_cuda true on the NPU, for users; most often asked of what is on the host."""
+    get, device_type = original.__get__, _device_type
+
+    def getter(self: Any) -> bool:
+        if self.is_cpu:
+            return False
+        if device_type(self.device) == "npu" and _DEVICES:
+            return _asked_by_user()
+        return bool(get(self))
 
     return property(getter, doc=original.__doc__)
 
@@ -584,11 +602,15 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
     """
 
     def how(original: Any, place: Place) -> Any:
-        make, kind = maker(original), type(original)
+        make = maker(original)
+        kind: Any = type(original)
+        replacement: Any = None
 
         def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
             # A subclass that somebody made of it makes its own objects.
-            return (make if cls is replacement else kind.__call__)(cls, *args, **kwargs)
+            if cls is not replacement:
+                return kind.__call__(cls, *args, **kwargs)
+            return make(cls, *args, **kwargs) if args or kwargs else original()
 
         def answer(name: str) -> Any:
             method = getattr(kind, name)
@@ -601,7 +623,10 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
         methods["__subclasscheck__"] = lambda cls, other: kind.__subclasscheck__(
             original if cls is replacement else cls, original if other is replacement else other
         )
-        methods |= {"__call__": call, "__getattr__": lambda cls, name: getattr(original, name)}
+        methods |= {
+            "__call__": make if final else call,
+            "__getattr__": lambda cls, name: getattr(original, name),
+        }
         meta = type(f"_{place.name}Type", (kind,), methods)
         body = {"__module__": place.where, "__doc__": original.__doc__}
         replacement = meta(place.name, () if final else (original,), body)
@@ -684,9 +709,21 @@ def tensor_type(original: Any, place: Place) -> Any:
         if dtype is not None:
             return original(self, npu_tensor_type(dtype), *args, **kwargs)
         answer = original(self)
-        if answer.startswith("torch.npu.") and _DEVICES and _asked_by_user():
+        if "npu" in answer and _DEVICES and _asked_by_user():
             return _either(answer, answer.replace("npu", "cuda", 1))
         return answer
+
+    return _named_after(original, place, wrapper)
+
+
+def default_tensor_type(original: Any, place: Place) -> Any:
+    """torch.set_default_tensor_type, which torch_npu's types do not serve: a dtype and a device."""
+
+    def wrapper(t: Any) -> None:
+        name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
+        there = _DEVICES and name.startswith(("torch.cuda.", "torch.npu."))
+        torch.set_default_device("npu" if there else None)
+        original(f"torch.{name.rpartition('.')[2]}" if there else t)
 
     return _named_after(original, place, wrapper)
 
@@ -728,15 +765,23 @@ def undoing(original: Any, place: Place) -> Any:
     return restore
 
 
-# ---- How, for autocast, HF32, profilers and process groups ----------------------------------------
+# ---- How, for autocast, HF32, profilers and process groups -------------------------------------
+
+
+def autocast_state(original: Any, place: Place) -> Any:
+    """torch.is_autocast_enabled: without a device type it means CUDA."""
+
+    def is_autocast_enabled(device_type: str = "cuda") -> bool:
+        return bool(original("npu" if device_type == "cuda" and _DEVICES else device_type))
+
+    return _named_after(original, place, is_autocast_enabled)
 
 
 def autocast_switch(original: Any, place: Place) -> Any:
-    """torch.is_autocast_enabled and set_autocast_enabled: without a device type they mean CUDA."""
-    full = 1 if place.name.startswith("is") else 2
+    """torch.set_autocast_enabled(enabled) and (device_type, enabled)."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _DEVICES and len(args) + len(kwargs) < full:
+        if _DEVICES and len(args) + len(kwargs) == 1:
             return original("npu", *args, *kwargs.values())
         return original(*map(npu_type, args), **{k: npu_type(v) for k, v in kwargs.items()})
 
@@ -829,7 +874,7 @@ def distributed_backend(original: Any, place: Place) -> Any:
     return _named_after(original, place, wrapper)
 
 
-# ---- How, for what torch.cuda has and torch.npu has not --------------------------------------------
+# ---- How, for what torch.cuda has and torch.npu has not ----------------------------------------
 
 
 def capability(original: Any, place: Place) -> Any:
@@ -877,7 +922,7 @@ class _Cudart:
     """What torch.cuda.cudart() offers, as far as an NPU has it; 0 means success there."""
 
     cudaProfilerStart = cudaProfilerStop = staticmethod(lambda: 0)  # noqa: N815 - CUDA's names
-    cudaMemGetInfo = staticmethod(lambda device=None: torch.npu.mem_get_info(device))  # noqa: N815
+    cudaMemGetInfo = staticmethod(lambda device=None: torch.cuda.mem_get_info(device))  # noqa: N815
 
     def __getattr__(self, name: str) -> NoReturn:
         message = f"{name} belongs to CUDA's runtime, which an Ascend host does not have."
@@ -899,11 +944,21 @@ def check_error(original: Any, place: Place) -> Any:
     return _named_after(original, place, check)
 
 
+def memory_info(original: Any, place: Place) -> Any:
+    """torch.cuda.mem_get_info, which on the NPU fails unless a device was chosen before."""
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        with torch.npu.device(torch.npu.current_device() if device is None else device):
+            return torch.npu.mem_get_info(device)  # type: ignore[no-any-return]
+
+    return _named_after(original, place, mem_get_info)
+
+
 def memory_used(original: Any, place: Place) -> Any:
     """torch.cuda.device_memory_used: the bytes in use on the device, by anybody."""
 
     def device_memory_used(device: Any = None) -> int:
-        free, total = torch.npu.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         return int(total - free)
 
     return _named_after(original, place, device_memory_used)
@@ -983,7 +1038,7 @@ def nvtx(original: Any, place: Place) -> Any:
     return _named_after(original, place, named[place.name])
 
 
-# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work --------
+# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work -----
 
 State = Literal[
     "applied",
@@ -1031,7 +1086,7 @@ def _version(package: str) -> str:
 
 
 def _release(version: str) -> str:
-    """Return the first three numbers of a version: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
+    """Return a version's first three numbers: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
     found = re.match(r"\d+(\.\d+){0,2}", version)
     return found.group() if found else ""
 
@@ -1061,10 +1116,13 @@ def _host_problem() -> Status | None:
     """Import torch and torch_npu where that works; return None then, else the state of the host.
 
     Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
-    and libraries that look for torch_npu find none.
+    and libraries that look for torch_npu find none. `restore` leaves that as it is.
     """
+    global _hidden  # noqa: PLW0603
     if not importlib.util.find_spec("torch"):
         return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
+    if _hidden is not None:
+        return _hidden
     if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
         return Status("torch_npu_absent", "torch_npu is not installed")
     before = os.environ.get(_AUTOLOAD)
@@ -1078,6 +1136,7 @@ def _host_problem() -> Status | None:
         del sys.modules[name]
     # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
     sys.modules["torch_npu"] = None  # type: ignore[assignment]
+    _hidden = problem
     return problem
 
 
@@ -1094,7 +1153,7 @@ def _patch_problem() -> Status | None:
     return None
 
 
-# ---- Doing and undoing -----------------------------------------------------------------------------
+# ---- Doing and undoing -------------------------------------------------------------------------
 
 TABLE = (
     *_devices(),
@@ -1106,17 +1165,21 @@ TABLE = (
 _ABSENT: Any = object()
 _LOCK = threading.RLock()
 _undo: list[Callable[[], None]] = []
+_hidden: Status | None = globals().get(
+    "_hidden"
+)  # why torch_npu is hidden from libraries; else None
 _status = Status("restored", "nothing was asked of it yet")
 
 
 def _find(path: str) -> Any:
     """Return the module or class at a dotted path; a ModuleNotFoundError where there is none."""
-    parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        with contextlib.suppress(ModuleNotFoundError, AttributeError):
-            owner = importlib.import_module(".".join(parts[:end]))
-            return functools.reduce(getattr, parts[end:], owner)
-    raise ModuleNotFoundError(f"There is no {path} in this torch.")
+    first, *others = path.split(".")
+    owner, reached = importlib.import_module(first), first
+    for name in others:
+        reached = f"{reached}.{name}"
+        found = getattr(owner, name, _ABSENT)
+        owner = importlib.import_module(reached) if found is _ABSENT else found
+    return owner
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -1135,7 +1198,7 @@ def _set(owner: Any, name: str, value: Any) -> None:
 
 
 def _do(place: Place, how: How) -> None:
-    """Replace one attribute, and note how to undo it: an inherited one is deleted, not reassigned."""
+    """Replace one attribute, and note how to undo it; an inherited one is to be deleted."""
     before = vars(place.owner).get(place.name, _ABSENT)
     original = getattr(place.owner, place.name, None)
     if isinstance(place.owner, type) and before is not _ABSENT:
@@ -1238,12 +1301,12 @@ def _apply_at_import() -> None:
     logging.getLogger("npu_patch").log(level, _status.message)
 
 
-# ---- The command: diagnosis -----------------------------------------------------------------------
+# ---- The command: diagnosis --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis: what it is about, what was found, whether that is right, the mend."""
+    """One line of the diagnosis: what it is about, what was found, whether right, the mend."""
 
     name: str
     value: str
@@ -1278,7 +1341,7 @@ _TORCH_SECONDS = 120  # torch and torch_npu import in 4 s here, a cold host take
 
 
 def _ask(code: str, seconds: float) -> tuple[dict[str, Any], str]:
-    """Run code in another Python; return what it printed as JSON, and the last line of its errors."""
+    """Run code in another Python; return the JSON it printed, and the last line of its errors."""
     command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -1323,9 +1386,10 @@ def _cann_for(version: str) -> str:
     The description has a table: CANN release | torch | torch-npu with post-number | branch.
     """
     release = ""
-    for line in (importlib.metadata.metadata("torch-npu").get_payload() or "").splitlines():
-        cells = [cell.strip() for cell in str(line).strip().strip("|").split("|")]
-        if len(cells) == 4:  # noqa: PLR2004
+    description = importlib.metadata.distribution("torch-npu").read_text("METADATA") or ""
+    for line in description.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 4:
             release = cells[0].removeprefix("CANN ") if cells[0].startswith("CANN ") else release
             if cells[2] == version.partition("+")[0]:
                 return release
@@ -1443,7 +1507,7 @@ def _report(as_json: bool) -> int:
     return int(not ready)
 
 
-# ---- The command: running somebody's script ---------------------------------------------------------
+# ---- The command: running somebody's script ----------------------------------------------------
 
 
 def _execute(arguments: list[str]) -> None:
@@ -1457,15 +1521,15 @@ def _execute(arguments: list[str]) -> None:
         runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         return
     sys.argv = list(arguments)
+    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     folder = Path(path).resolve().parent
     archive = Path(path).is_dir() or zipfile.is_zipfile(path)
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = path if archive else str(folder)
+        sys.path[0] = file if archive else str(folder)
     sys.modules["__main__"] = main
     if archive:
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    file = os.path.abspath(path)  # noqa: PTH100 - as Python does it: without following links
     loader = importlib.machinery.SourceFileLoader("__main__", file)
     main.__dict__.update(__file__=file, __loader__=loader, __cached__=None)
     with io.open_code(file) as stream:
@@ -1500,7 +1564,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)  # noqa: T201
         return 0 if arguments[0] in {"-h", "--help"} else 2
     if arguments[0] != "-m" and not Path(arguments[0]).exists():
-        message = f"can't open file '{Path(arguments[0]).absolute()}': [Errno 2] No such file or directory"
+        file = Path(arguments[0]).absolute()
+        message = f"can't open file '{file}': [Errno 2] No such file or directory"
         print(f"{sys.executable}: {message}", file=sys.stderr)  # noqa: T201
         return 2
     importlib.import_module("npu_patch")  # under its own name, which applies the patch

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import torch
 
-from kit.device import Device, device_errors, synchronize
-from kit.errors import KitError
+from kit.device import Device, device_errors, first_line, is_out_of_memory, synchronize
+from kit.errors import CaptureError
 
 T = TypeVar("T")
 CALLS_BEFORE_CAPTURE = 2  # libraries make their workspaces and choose their kernels in these
@@ -47,11 +47,12 @@ def capture(device: Device, call: Callable[[], T], name: str) -> CapturedCall[T]
         name: of the work, for messages.
 
     Raises:
-        KitError: for the CPU, which has no graphs.
+        CaptureError: for the CPU, which has no graphs, and where the call does what no graph
+            can hold. The caller asks the device whether it still computes.
         OutOfDeviceMemoryError, DeviceError: where the device fails.
     """
     if device.type == "cpu":
-        raise KitError("the CPU has no graph capture: leave -graph out of the mode")
+        raise CaptureError("the CPU has no graph capture: leave -graph out of the mode")
     with device_errors(f"capturing {name}"):
         side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch's own
         side_stream.wait_stream(torch.cuda.current_stream())
@@ -61,7 +62,12 @@ def capture(device: Device, call: Callable[[], T], name: str) -> CapturedCall[T]
         torch.cuda.current_stream().wait_stream(side_stream)
         synchronize(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = call()
-        synchronize(device)
+        try:
+            with torch.cuda.graph(graph):
+                output = call()
+            synchronize(device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise CaptureError(f"{name} cannot be captured: {first_line(error)}") from error
     return CapturedCall(graph, output)

@@ -11,3 +11,7 @@ class DeviceError(KitError):
 
 class OutOfDeviceMemoryError(DeviceError):
     """Memory ran out before any work was given to the device: a smaller batch may still run."""
+
+
+class CaptureError(KitError):
+    """A forward cannot be captured as a graph; the device may still compute without one."""

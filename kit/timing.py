@@ -105,12 +105,19 @@ def shifted(before: Sequence[float], after: Sequence[float], tolerance: float) -
 
 
 def is_steady(samples_ms: Sequence[float], window: int) -> bool:
-    """Return whether the last two windows of samples agree; False where there are not so many."""
+    """Return whether the last two windows of samples agree; False where there are not so many.
+
+    Windows twice, four times ... as long must agree too, as far as the samples reach: noise that
+    hides a drift between two short ones does not hide it between two long ones.
+    """
     if len(samples_ms) < 2 * window:
         return False
-    return not shifted(
-        samples_ms[-2 * window : -window], samples_ms[-window:], tolerance=STEADY_TOLERANCE
-    )
+    while 2 * window <= len(samples_ms):
+        before, after = samples_ms[-2 * window : -window], samples_ms[-window:]
+        if shifted(before, after, STEADY_TOLERANCE):
+            return False
+        window *= 2
+    return True
 
 
 def spread(samples_ms: Sequence[float]) -> float:

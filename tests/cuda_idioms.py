@@ -4,46 +4,43 @@ They are correct on a GPU and know of no NPU. The modules beside this one (cuda_
 them by subject. Run as a program, this module executes all of them in one process and prints a JSON
 object with the error of each, or null:
 
-    python3 -m tests.cuda_idioms {npu_patch,transfer_to_npu,none} [NAME...]
+    python3 -m tests.cuda_idioms {npu_patch,transfer_to_npu,none} [--module MODULE] [NAME...]
+
+With --module it does so for the public functions of another module.
 """
 
 import argparse
+import ast
 import importlib
 import json
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 Idiom = Callable[[], None]
 SUBJECTS = ("devices", "tensors", "modules", "runtime", "memory", "precision", "torch_tools")
+MODULES = tuple(f"tests.cuda_idioms_{subject}" for subject in SUBJECTS)
 
-_F = TypeVar("_F", bound=Idiom)
 
-
-def load() -> dict[str, Idiom]:
+def load(modules: Sequence[str] = MODULES) -> dict[str, Idiom]:
     """Import the idioms of every subject: its public functions are they."""
     found: dict[str, Idiom] = {}
-    for subject in SUBJECTS:
-        module = importlib.import_module(f"tests.cuda_idioms_{subject}")
-        for name, value in vars(module).items():
-            own = getattr(value, "__module__", None) == module.__name__
-            if own and callable(value) and not isinstance(value, type) and not name.startswith("_"):
-                found[name] = value
+    for path in modules:
+        module = importlib.import_module(path)
+        for name in names([path]):
+            found[name] = getattr(module, name)
     return found
 
 
-def names() -> list[str]:
+def names(modules: Sequence[str] = MODULES) -> list[str]:
     """Read the names of all idioms without importing torch."""
-    import ast
-    from pathlib import Path
-
-    folder = Path(__file__).parent
+    folder = Path(__file__).resolve().parents[1]
     return [
         node.name
-        for subject in SUBJECTS
-        for node in ast.parse((folder / f"cuda_idioms_{subject}.py").read_text("utf-8")).body
+        for path in modules
+        for node in ast.parse((folder / f"{path.replace('.', '/')}.py").read_text("utf-8")).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     ]
 
@@ -62,6 +59,7 @@ def main() -> int:
     """Patch as asked, run the idioms, print what became of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patch", choices=("npu_patch", "transfer_to_npu", "none"))
+    parser.add_argument("--module")
     parser.add_argument("only", nargs="*")
     arguments = parser.parse_args()
     if arguments.patch == "npu_patch":
@@ -72,7 +70,8 @@ def main() -> int:
         importlib.import_module("torch_npu.contrib.transfer_to_npu")
     warnings.simplefilter("ignore")
     results = {}
-    for name, idiom in load().items():
+    modules = [arguments.module] if arguments.module else MODULES
+    for name, idiom in load(modules).items():
         if not arguments.only or name in arguments.only:
             torch.manual_seed(0)
             results[name] = _execute(idiom)

@@ -177,7 +177,7 @@ def device_is_an_instance() -> None:
     assert isinstance(x.device, torch.device)
     assert isinstance(torch.device("cuda"), (str, torch.device))
     assert not isinstance("cuda", torch.device)
-    assert type(x.device) == torch.device
+    assert type(x.device) == torch.device  # noqa: E721 - some compare so
 
 
 def device_is_a_key() -> None:

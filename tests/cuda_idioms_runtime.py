@@ -1,6 +1,5 @@
 """CUDA idioms about streams, events, graphs, random numbers and process groups."""
 
-import os
 import tempfile
 import threading
 
@@ -282,9 +281,9 @@ def profiler_switches() -> None:
 def profiler_with_activities() -> None:
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        with record_function("step"):
-            torch.ones(8, device="cuda") + 1
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with profile(activities=activities) as profiler, record_function("step"):
+        torch.ones(8, device="cuda") + 1
     assert "step" in profiler.key_averages().table(sort_by="cuda_time_total", row_limit=10)
 
 
@@ -299,14 +298,13 @@ def process_group_of_one() -> None:
 
     assert dist.is_nccl_available()
     assert dist.is_backend_available("nccl")
-    with tempfile.NamedTemporaryFile() as file:
-        dist.init_process_group("nccl", init_method=f"file://{file.name}_", rank=0, world_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("nccl", init_method=f"file://{folder}/a", rank=0, world_size=1)
         try:
             assert dist.get_backend() == "nccl"
             assert dist.get_world_size() == 1
         finally:
             dist.destroy_process_group()
-            os.path.exists(f"{file.name}_") and os.unlink(f"{file.name}_")
 
 
 def process_group_of_two_back_ends() -> None:

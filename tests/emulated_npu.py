@@ -45,7 +45,7 @@ class EmulatedNpu:
         *,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        timeout_s: float = 120.0,
+        timeout_s: float = 600.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run `python3 *arguments` and return its exit code, stdout and stderr.
 
@@ -67,7 +67,7 @@ class EmulatedNpu:
         *,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        timeout_s: float = 120.0,
+        timeout_s: float = 600.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run Python source as `python3 -c` does; see `run`."""
         return self.run(["-c", source], cwd=cwd, environment=environment, timeout_s=timeout_s)

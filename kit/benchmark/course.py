@@ -13,38 +13,24 @@ from kit.benchmark.found import Found
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Mode
 from kit.benchmark.options import ITERATIONS
-from kit.benchmark.record import Latency, Phases, RankLatency, SkippedMode
+from kit.benchmark.record import Latency, RankLatency, SkippedMode
 from kit.benchmark.runner import ModeRunner, run_mode
 from kit.benchmark.sweep import Sweep
-from kit.device import Device, device_errors
+from kit.device import device_errors
 from kit.device_meters import Stopwatch
-from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
+from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.forward import Features, require_finite, to_host
 from kit.inputs import Inputs
 from kit.output import RunLog
 from kit.progress import Progress
 from kit.ranks import Group, host_name
-from kit.workbench import Workbench, device_info, set_up
+from kit.workbench import Workbench, device_info
 
 ROW_LIMIT_S = 5.0  # without --iterations, a row of the sweep or the ladder takes about this long
 ROW_WINDOW = 3  # the process is warm by then: a row needs less of a warm-up
 PREPROCESSINGS_TIMED = 5
 COPIES_TIMED = 20
 EMPTY_CALLS_TIMED = 100
-
-
-def begin(
-    arguments: argparse.Namespace, inputs: Inputs, device: Device, import_ms: float, log: RunLog
-) -> tuple[Workbench, Found]:
-    """Load the model on the CPU; return the workbench, and what is known by then.
-
-    Raises:
-        KitError: as workbench.set_up does.
-    """
-    start = time.perf_counter()
-    bench = set_up(arguments, inputs, device, log)
-    load_ms = (time.perf_counter() - start) * 1e3
-    return bench, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))
 
 
 @dataclass
@@ -167,7 +153,8 @@ class Course:
                 finally:
                     memory = conditions.memory(runner.peaks)
                     self.found.ladder.append(ladder.row(mode, latency, sweep.rows, memory, error))
-        except OutOfDeviceMemoryError as problem:
+        except (CaptureError, OutOfDeviceMemoryError) as problem:
+            self.bench.health.after(str(problem))
             self.skip(mode, problem)
         except DeviceError:
             raise

@@ -1,5 +1,7 @@
 """What a run has found so far: filled as it goes on, so that Ctrl-C leaves what there is."""
 
+import argparse
+import time
 from dataclasses import dataclass, field, replace
 
 from kit.benchmark import ladder
@@ -17,8 +19,12 @@ from kit.benchmark.record import (
     SkippedMode,
     ThroughputRow,
 )
+from kit.device import Device
 from kit.device_meters import host_peak_bytes
+from kit.inputs import Inputs
+from kit.output import RunLog
 from kit.records import DeviceInfo
+from kit.workbench import Workbench, set_up
 
 
 @dataclass
@@ -66,3 +72,17 @@ class Found:
             scaling_efficiency=best.scaling_efficiency if best else None,
             regression=regression,
         )
+
+
+def begin(
+    arguments: argparse.Namespace, inputs: Inputs, device: Device, import_ms: float, log: RunLog
+) -> tuple[Workbench, Found]:
+    """Load the model on the CPU; return the workbench, and what is known by then.
+
+    Raises:
+        KitError: as workbench.set_up does.
+    """
+    start = time.perf_counter()
+    bench = set_up(arguments, inputs, device, log)
+    load_ms = (time.perf_counter() - start) * 1e3
+    return bench, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))

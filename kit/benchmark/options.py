@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kit import ranks
 from kit.arguments import OneLineParser, shared_parser
 from kit.benchmark import modes
 from kit.errors import KitError
@@ -69,8 +70,8 @@ def batch_sizes(text: str) -> tuple[int, ...] | None:
     return tuple(sorted(sizes))
 
 
-def add_options(parser: OneLineParser) -> None:
-    """Add benchmark.py's own options."""
+def add_measuring_options(parser: OneLineParser) -> None:
+    """Add what says how long, what and in which modes to measure."""
     measuring = parser.add_argument_group("measuring")
     measuring.add_argument(
         "--iterations",
@@ -109,6 +110,10 @@ def add_options(parser: OneLineParser) -> None:
         f"{', '.join(modes.PRECISIONS)}; the first is the main mode (default: one mode, from "
         "--dtype, --strict-fp32 and --attention, and no ladder)",
     )
+
+
+def add_comparing_options(parser: OneLineParser) -> None:
+    """Add what says which earlier record to compare with, and how much slower is too much."""
     comparing = parser.add_argument_group("comparing")
     comparing.add_argument(
         "--baseline",
@@ -135,7 +140,8 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
         KitError: for options that make no sense.
     """
     parser = shared_parser("benchmark", description)
-    add_options(parser)
+    add_measuring_options(parser)
+    add_comparing_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.max_regression is not None and arguments.baseline is None:
         raise KitError("--max-regression needs --baseline: name the record to compare with")
@@ -144,7 +150,24 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     base = modes.of_options(arguments.dtype, arguments.attention, arguments.strict_fp32)
     arguments.ladder = arguments.modes is not None
     arguments.modes = modes.parse(arguments.modes, base) if arguments.ladder else (base,)
+    if ranks.place().world_size > 1:
+        refuse_under_torchrun(arguments)
     main = arguments.modes[0]
     arguments.dtype, arguments.attention = main.dtype, main.attention
     arguments.strict_fp32 = arguments.strict_fp32 and not base.strict and not arguments.ladder
     return arguments
+
+
+def refuse_under_torchrun(arguments: argparse.Namespace) -> None:
+    """Check that the options make sense for several ranks.
+
+    Raises:
+        KitError: where they name one device for all, or a ladder.
+    """
+    if ":" in arguments.device:
+        raise KitError(
+            f"--device {arguments.device} under torchrun: each rank takes the device of its own "
+            f"number, use --device {arguments.device.partition(':')[0]}"
+        )
+    if len(arguments.modes) > 1:
+        raise KitError("--modes: one mode under torchrun, all devices run it; climb with one")

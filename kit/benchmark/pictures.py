@@ -1,9 +1,11 @@
 """benchmark.py's picture, from the record alone: latency over time, throughput, the ladder."""
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.benchmark.record import BenchmarkResults, LadderRow, Latency
+from kit.benchmark.record import BenchmarkRecord, BenchmarkResults, LadderRow, Latency
+from kit.benchmark.report import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,12 +17,17 @@ PRECISION_COLOURS = {"fp32": BLUE, "bf16": GREEN, "fp16": ORANGE}
 SMALLEST_ERROR = 1e-8  # where an error of 0 is drawn on the logarithmic axis
 
 
-def draw(results: BenchmarkResults, title: str) -> bytes:
+def files(record: BenchmarkRecord) -> dict[Path, bytes]:
+    """Return benchmark.png by its name, from the record."""
+    return {Path("benchmark.png"): draw(record.results, title(record))}
+
+
+def draw(results: BenchmarkResults, heading: str) -> bytes:
     """Return a PNG with a panel for each part that the results have, at least the latency.
 
     Args:
         results: of the record.
-        title: device and mode, above the panels.
+        heading: device and mode, above the panels.
     """
     import matplotlib as mpl  # only this picture needs it
 
@@ -30,7 +37,7 @@ def draw(results: BenchmarkResults, title: str) -> bytes:
     rows = [row.latency for row in results.throughput if row.latency is not None]
     panels = sum((results.latency is not None, bool(rows), bool(results.ladder)))
     figure = Figure((PANEL_INCHES[0] * panels, PANEL_INCHES[1]), dpi=DPI, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(heading)
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
     if results.latency is not None:
         draw_latency(next(axes), results.latency)
@@ -57,7 +64,7 @@ def draw_latency(axes: "Axes", latency: Latency) -> None:
             value, color=ORANGE, linestyle=style, linewidth=1, label=f"{name} {value:.2f}{mark}"
         )
     axes.set(title="Latency at batch 1", xlabel="forward", ylabel="ms")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
 
@@ -87,10 +94,10 @@ def draw_ladder(axes: "Axes", results: BenchmarkResults) -> None:
     for row in results.ladder:
         if row.relative_error is not None:
             draw_rung(axes, row, best=row.mode == results.fastest_passing_mode)
-    title = "Speed against error"
+    heading = "Speed against error"
     if failed:
-        title += f" ({len(failed)} with values that are not finite are left out)"
-    axes.set(title=title, xlabel="p50_ms at batch 1", ylabel="relative error")
+        heading += f" ({len(failed)} with values that are not finite are left out)"
+    axes.set(title=heading, xlabel="p50_ms at batch 1", ylabel="relative error")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -86,7 +86,9 @@ class Phases:
     import_ms: float = described("Importing torch, transformers and the kit.")
     load_ms: float = described("From the weights' files to the model in host memory.")
     move_ms: float | None = described("Moving the model to the device and into its dtype.")
-    first_inference_ms: float | None = described("The first forward of the process.")
+    first_inference_ms: float | None = described(
+        "The first forward of the process; with a graph the first replay, after the capture."
+    )
     warm_up_ms: float | None = described("All warm-up forwards at batch 1, the first one too.")
     steady_ms: float | None = described("Median forward at batch 1 after the warm-up.")
     preprocessing_ms: float | None = described(

@@ -64,7 +64,7 @@ def throughput_lines(rows: Sequence[ThroughputRow]) -> list[str]:
     found = [f"{'batch_size':>10}  {'throughput_ips':>14}  {'avg_latency_ms':>14}"]
     for row in rows:
         if row.throughput_ips is None or row.avg_latency_ms is None:
-            found.append(f"{row.batch_size:>10}  {'out of memory: the sweep ends here':>30}")
+            found.append(f"{row.batch_size:>10}  out of memory: the sweep ends here")
             continue
         mark = "  (largest that fits)" if row.searched else ""
         mark = "  (interrupted)" if row.status == "interrupted" else mark

@@ -15,6 +15,7 @@ from kit.output import RunLog
 
 AUTO_LIMIT = 4096  # images; far beyond what a device needs to be busy
 GAIN = 1.02  # by which one of two doublings must raise the throughput for auto to go on
+LONGEST_QUEUE = 100  # forwards that are given without waiting
 MS_PER_S = 1e3
 
 
@@ -82,7 +83,7 @@ class Sweep:
                 latency,
                 "measured",
                 queued_ips,
-                peak.peak_bytes if peak else None,
+                peak,
                 searched=searched,
             )
         )
@@ -135,10 +136,11 @@ class Sweep:
         """
         if self.runner.bench.device.type == "cpu":
             return None
+        count = min(latency.iterations, LONGEST_QUEUE)
         with device_errors(f"measuring {name}, waiting once"):
-            took_ms = self.meter.stopwatch.time_queued(call, latency.iterations)
+            took_ms = self.meter.stopwatch.time_queued(call, count)
         self.meter.health.after(f"{name}, waiting once")
-        return latency.batch_size * latency.iterations / took_ms * MS_PER_S
+        return latency.batch_size * count / took_ms * MS_PER_S
 
     def search(self, too_large: int) -> None:
         """Find by halving the largest batch that fits below one that does not, and measure it."""

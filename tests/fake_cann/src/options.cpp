@@ -39,7 +39,17 @@ double number(const char* variable, const char* fallback) {
   return parse_number(variable, text(variable, fallback));
 }
 
-bool flag(const char* variable, bool fallback) { return number(variable, fallback ? "1" : "0") != 0; }
+bool flag(const char* variable, bool fallback) {
+  return number(variable, fallback ? "1" : "0") != 0;
+}
+
+// True when the variable is `other`, false when it is `usual` or not set.
+bool one_of(const char* variable, const std::string& usual, const std::string& other) {
+  std::string value = text(variable, usual.c_str());
+  if (value != usual && value != other)
+    reject(variable, "'" + value + "' is neither " + usual + " nor " + other);
+  return value == other;
+}
 
 std::vector<std::string> split(const std::string& written, char separator) {
   std::vector<std::string> parts;
@@ -91,9 +101,10 @@ std::vector<Rule> durations(const char* variable) {
 }
 
 void reject_unknown_variables() {
-  static const char* const known[] = {
-      "DEVICES", "SOC", "VERSION", "HBM_GIB", "LOG",   "POISON",      "ASYNC", "NOOP",
-      "STRICT",  "FAIL", "ABORT",  "NAN",     "WRONG", "WRONG_TOKEN", "LOST",  "DELAY_US"};
+  static const char* const known[] = {"DEVICES",  "SOC",   "VERSION", "HBM_GIB",     "LOG",
+                                      "POISON",   "ASYNC", "NOOP",    "STRICT",      "FAIL",
+                                      "ABORT",    "NAN",   "WRONG",   "WRONG_TOKEN", "LOST",
+                                      "DELAY_US", "GELU"};
   for (char** entry = environ; *entry; ++entry) {
     if (strncmp(*entry, "FAKECANN_", 9) != 0) continue;
     std::string name(*entry + 9, strcspn(*entry + 9, "="));
@@ -114,6 +125,7 @@ Options read_options() {
   read.log_level = static_cast<int>(number("FAKECANN_LOG", "0"));
   read.poison = flag("FAKECANN_POISON", true);
   read.no_compute = flag("FAKECANN_NOOP", false);
+  read.tanh_gelu = one_of("FAKECANN_GELU", "erf", "tanh");
   read.strict = flag("FAKECANN_STRICT", true);
   read.durations = durations("FAKECANN_DELAY_US");
   // A duration is meant to pass on the device while the host goes on.

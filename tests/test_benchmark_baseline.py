@@ -1,0 +1,186 @@
+"""--baseline: what compares, what is refused, and what is a regression."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.benchmark import baseline
+from kit.benchmark.found import Found
+from kit.benchmark.measure import Taken
+from kit.benchmark.record import Latency, Phases
+from tests.benchmark_runs import record_of, run
+from tests.models import save_tiny_vit
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def old(tiny_weights: Path, photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an earlier run. Not to be changed."""
+    folder = tmp_path_factory.mktemp("old")
+    assert run(folder, tiny_weights, photo) == 0
+    return folder
+
+
+def changed(old: Path, folder: Path, change: Change) -> Path:
+    """Return a copy of the earlier record with something changed."""
+    record = json.loads((old / "benchmark.json").read_text("utf-8"))
+    change(record)
+    path = folder / "changed.json"
+    path.write_text(json.dumps(record), "utf-8")
+    return path
+
+
+def all_samples(record: dict[str, Any], factor: float) -> None:
+    """Multiply every sample."""
+    rows = record["results"]["throughput"]
+    for latency in (record["results"]["latency"], *(row["latency"] for row in rows)):
+        latency["samples_ms"] = [factor * sample for sample in latency["samples_ms"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r["device"].update(name="Ascend910_9362"), "of another device ("),
+        (lambda r: r["device"].update(type="npu"), "of another device type"),
+        (lambda r: r["results"].update(mode="bf16-sdpa"), "of another mode"),
+        (lambda r: r["model"].update(sha256="0" * 64), "of another weights' sha256"),
+        (lambda r: r["input"].update(shape=[1, 3, 448, 448]), "of another input shape"),
+        (lambda r: r["results"].update(ranks={"world_size": 2}), "of another number of ranks"),
+        (lambda r: r.update(script="inference"), "is no record of benchmark.py"),
+        (lambda r: r.update(schema_version="2.0"), "has schema version 2.0"),
+        (lambda r: r.update(status="partial"), "is of a run that was interrupted"),
+        (lambda r: r["results"].update(latency=None), "is damaged"),
+        (lambda r: r["results"]["latency"].update(samples_ms=[]), "is damaged"),
+        (lambda r: r["results"]["latency"].update(samples_ms=["1"]), "is damaged"),
+        (lambda r: r["results"]["latency"].update(samples_ms=[0.0]), "is damaged"),
+        (lambda r: r.pop("device"), "is damaged"),
+    ],
+)
+def test_another_measurement_is_refused_in_one_line(
+    change: Change,
+    words: str,
+    old: Path,
+    tiny_weights: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = changed(old, tmp_path, change)
+    folder = tmp_path / "output"
+    code = run(folder, tiny_weights, photo, "--baseline", str(path))
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.startswith(f"error: --baseline {path} ")
+    assert words in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert "Measuring" not in captured.out
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), ("", "is no JSON"), ("{", "is no JSON"), ("[]", "is no record")],
+)
+def test_a_baseline_that_is_no_record_is_refused_in_one_line(
+    content: str | None,
+    words: str,
+    tiny_weights: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "old.json"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    code = run(tmp_path / "output", tiny_weights, photo, "--baseline", str(path))
+    error = capsys.readouterr().err
+    assert code == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_other_weights_are_refused(
+    old: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = save_tiny_vit(tmp_path / "other", seed=7)
+    code = run(tmp_path / "o", weights, photo, "--baseline", str(old / "benchmark.json"))
+    assert code == 2
+    assert "of another weights' sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("factor", "code", "statuses"),
+    [(1e-3, 1, {"regression"}), (1e3, 0, {"faster"})],
+)
+def test_far_slower_than_the_baseline_exits_1_and_far_faster_0(
+    factor: float,
+    code: int,
+    statuses: set[str],
+    old: Path,
+    tiny_weights: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = changed(old, tmp_path, lambda record: all_samples(record, factor))
+    folder = tmp_path / "output"
+    assert run(folder, tiny_weights, photo, "--baseline", str(path)) == code
+    record = record_of(folder)
+    regression = record["results"]["regression"]
+    names = [one["name"] for one in regression["comparisons"]]
+    assert names == ["latency at batch 1", "batch 1", "batch 2"]
+    assert {one["status"] for one in regression["comparisons"]} == statuses
+    assert regression["passed"] is (code == 0)
+    for one in regression["comparisons"]:
+        assert one["ratio"] == pytest.approx(one["new_ms"] / one["old_ms"])
+    assert record["status"] == "complete"
+    out = capsys.readouterr().out
+    assert f"Regression: {'PASS' if code == 0 else 'FAIL'}" in out
+    assert "old" in out and "new" in out and "ratio" in out
+
+
+def samples(mean: float, share: float, seed: int) -> list[float]:
+    generator = random.Random(seed)
+    return [generator.gauss(mean, share * mean) for _ in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("mean", "share", "status"),
+    [
+        (10.0, 0.01, "same"),
+        (11.5, 0.01, "regression"),
+        (10.8, 0.01, "slower"),  # beyond the noise, within the limit
+        (8.0, 0.01, "faster"),
+        (11.5, 0.15, "same"),  # beyond the limit, within the noise
+        (9.2, 0.15, "same"),
+        (20.0, 0.15, "regression"),
+    ],
+)
+def test_only_what_is_beyond_both_the_limit_and_the_noise_is_a_regression(
+    mean: float, share: float, status: str
+) -> None:
+    one = baseline.compared("x", samples(10.0, share, 1), samples(mean, share, 2), 10.0)
+    assert one.status == status
+
+
+def latency(values: list[float]) -> Latency:
+    taken = Taken(1, 5, wall=values)
+    found = taken.latency()
+    assert found is not None
+    return found
+
+
+def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
+    earlier = baseline.load(old / "benchmark.json")
+    found = Found(Phases(1.0, 1.0, *[None] * 6))
+    found.latency = latency([1.0, 2.0, 3.0])
+    comparisons = earlier.compare(found, 10.0).comparisons
+    assert [one.name for one in comparisons] == ["latency at batch 1"]
+    found.latency = replace(found.latency, samples_ms=(1e-6,))
+    assert earlier.compare(found, 10.0).comparisons[0].status == "faster"

@@ -1,0 +1,174 @@
+"""benchmark.py cut short: memory that runs out, Ctrl-C, features that are not finite."""
+
+import signal
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from kit import device_meters
+from kit.benchmark import course, sweep
+from kit.benchmark.runner import ModeRunner
+from kit.device import device_errors
+from kit.errors import OutOfDeviceMemoryError
+from tests.benchmark_runs import Go, before_call, record_of
+
+pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`
+
+
+def limited_to(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every batch beyond so many images run out of memory."""
+    original = ModeRunner.input
+
+    def input_(self: ModeRunner, batch_size: int, log: Any = None) -> torch.Tensor:  # noqa: ANN401 - passed on
+        if batch_size > images:
+            raise OutOfDeviceMemoryError(f"no room for {batch_size} images")
+        return original(self, batch_size, log)
+
+    monkeypatch.setattr(ModeRunner, "input", input_)
+
+
+def test_out_of_memory_ends_the_sweep_and_finds_the_largest_batch_that_fits(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited_to(6, monkeypatch)
+    code, folder = go("--batch-sizes", "1,2,8,16", "--size", "32")
+    record = record_of(folder)
+    rows = record["results"]["throughput"]
+    assert code == 0
+    assert record["status"] == "complete"
+    assert [(row["batch_size"], row["status"]) for row in rows] == [
+        (1, "measured"), (2, "measured"), (8, "out_of_memory"), (6, "measured"),
+    ]  # fmt: skip
+    assert [row["searched"] for row in rows] == [False, False, False, True]
+    assert rows[2]["throughput_ips"] is None
+    assert any("Batch 8 does not fit" in warning for warning in record["warnings"])
+    out = capsys.readouterr().out
+    assert "         8  out of memory: the sweep ends here" in out
+    assert "(largest that fits)" in out
+
+
+def test_out_of_memory_at_once_leaves_the_latency(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited_to(1, monkeypatch)
+    code, folder = go("--batch-sizes", "2,4")
+    results = record_of(folder)["results"]
+    assert code == 0
+    assert results["latency"]["iterations"] == 4
+    assert [(row["batch_size"], row["status"]) for row in results["throughput"]] == [
+        (2, "out_of_memory"), (1, "measured"),
+    ]  # fmt: skip
+
+
+def test_the_cpus_own_allocation_failure_counts_as_out_of_memory(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ModeRunner.input
+
+    def input_(self: ModeRunner, batch_size: int, log: Any = None) -> torch.Tensor:  # noqa: ANN401 - passed on
+        if batch_size > 1:
+            with device_errors("asking for more than there is"):
+                torch.empty(1 << 60)
+        return original(self, batch_size, log)
+
+    monkeypatch.setattr(ModeRunner, "input", input_)
+    code, folder = go()
+    rows = record_of(folder)["results"]["throughput"]
+    assert code == 0
+    assert [row["status"] for row in rows] == ["measured", "out_of_memory"]
+
+
+def calls_before_the_sweep(warm_up: int) -> int:
+    """Return how many calls are timed before the first row: first forward, copies, no-ops."""
+    return 1 + course.COPIES_TIMED + course.EMPTY_CALLS_TIMED + warm_up + 4
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupting: dict[int, int] = {}
+    original = sweep.Sweep.prepared
+
+    def prepared(self: sweep.Sweep, batch_size: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
+        call = original(self, batch_size, *rest, **named)
+        if batch_size != 2 or call is None:
+            return call
+
+        def counted() -> Any:  # noqa: ANN401 - the call's own
+            interrupting[2] = interrupting.get(2, 0) + 1
+            if interrupting[2] == 105:  # 100 warm-up forwards at most, then timed ones
+                ctrl_c()
+            return call()
+
+        return counted
+
+    monkeypatch.setattr(sweep.Sweep, "prepared", prepared)
+    code, folder = go("--iterations", "200", "--size", "32", "--batch-sizes", "1,2,4")
+    record = record_of(folder)
+    rows = record["results"]["throughput"]
+    assert code == 130
+    assert record["status"] == "partial"
+    assert record["results"]["latency"]["iterations"] == 200
+    assert [row["batch_size"] for row in rows] == [1, 2]
+    assert [row["status"] for row in rows] == ["measured", "interrupted"]
+    assert 1 <= rows[1]["latency"]["iterations"] <= 104
+    assert "(interrupted)" in capsys.readouterr().out
+    assert Image.open(folder / "benchmark.png").width > 0
+
+
+def test_ctrl_c_while_the_latency_is_measured_keeps_its_samples(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = calls_before_the_sweep(warm_up=100) + 3
+    monkeypatch.setattr(device_meters.Stopwatch, "time", before_call(before, ctrl_c))
+    code, folder = go("--iterations", "1000", "--size", "32")
+    record = record_of(folder)
+    assert code == 130
+    assert record["status"] == "partial"
+    assert 1 <= record["results"]["latency"]["iterations"] < 1000
+    assert record["results"]["throughput"] == []
+
+
+def test_ctrl_c_before_anything_was_measured_writes_nothing(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device_meters.Stopwatch, "time", before_call(1, ctrl_c))
+    code, folder = go()
+    assert code == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert list(folder.iterdir()) == []
+
+
+def test_ctrl_c_on_the_ladder_keeps_the_finished_modes(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = course.Course.measure_other_mode
+
+    def other(self: course.Course, mode: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
+        if mode.dtype == "fp16":
+            ctrl_c()
+        original(self, mode, *rest)
+
+    monkeypatch.setattr(course.Course, "measure_other_mode", other)
+    code, folder = go("--modes", "fp32,bf16,fp16", "--batch-sizes", "1")
+    record = record_of(folder)
+    assert code == 130
+    assert record["status"] == "partial"
+    assert [row["mode"] for row in record["results"]["ladder"]] == ["fp32-sdpa", "bf16-sdpa"]
+
+
+def test_a_feature_that_is_not_finite_is_an_error_and_no_result(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = ModeRunner.input
+    monkeypatch.setattr(
+        ModeRunner, "input", lambda self, *rest: original(self, *rest) * float("inf")
+    )
+    code, folder = go()
+    assert code == 2
+    assert "NaN or infinite" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []

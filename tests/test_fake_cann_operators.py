@@ -1,0 +1,213 @@
+"""The emulated NPU's arithmetic: it agrees with the CPU's, and differs where the chip's does."""
+
+import json
+
+import pytest
+
+from tests.emulated_npu import EmulatedNpu
+
+COMPARE = "tests/fake_cann/compare_operators.py"
+
+MODEL = """
+import json, torch
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+def vit(attention="sdpa"):
+    model = DINOv3ViTModel(DINOv3ViTConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
+        num_register_tokens=4, pos_embed_rescale=None))
+    model.set_attn_implementation(attention)
+    return model.eval()
+
+def error(actual, expected):
+    assert actual.device.type == "npu"
+    actual = actual.float().cpu()
+    return float((actual - expected).norm() / expected.norm())
+
+report = {}
+pixels = torch.randn(2, 3, 64, 64)
+"""
+
+# One child per task-queue mode: what the mode must not change.
+MODES = """
+for attention in ("eager", "sdpa"):
+    model = vit(attention)
+    with torch.inference_mode():
+        expected = model(pixels).last_hidden_state
+        model.to("npu")
+        images = pixels.to("npu")
+        torch.npu.conv.allow_hf32 = True
+        report[attention + " hf32"] = error(model(images).last_hidden_state, expected)
+        torch.npu.conv.allow_hf32 = False
+        report[attention + " fp32"] = error(model(images).last_hidden_state, expected)
+        torch.npu.matmul.allow_hf32 = True
+        report[attention + " hf32 matmul"] = error(model(images).last_hidden_state, expected)
+        torch.npu.matmul.allow_hf32 = False
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("npu", dtype):
+                report[f"{attention} autocast {dtype}"] = error(
+                    model(images).last_hidden_state, expected)
+            cast = vit(attention)
+            cast.load_state_dict(model.state_dict())
+            out = cast.to("npu", dtype)(images.to(dtype)).last_hidden_state
+            assert out.dtype == dtype
+            report[f"{attention} cast {dtype}"] = error(out, expected)
+    with torch.no_grad():
+        report[attention + " no_grad"] = error(model(images).last_hidden_state, expected)
+print("REPORT", json.dumps(report))
+"""
+
+
+@pytest.mark.parametrize("task_queue", ["0", "1", "2"])
+def test_a_vit_agrees_with_the_cpu_in_every_precision_and_task_queue_mode(
+    npu_host: EmulatedNpu, task_queue: str
+) -> None:
+    finished = npu_host.run_code(MODEL + MODES, environment={"TASK_QUEUE_ENABLE": task_queue})
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    for attention in ("eager", "sdpa"):
+        assert 3e-5 < report[f"{attention} hf32"] < 1e-3
+        assert 0 < report[f"{attention} fp32"] < 2e-6
+        assert 0 < report[f"{attention} no_grad"] < 2e-6
+        assert 5e-6 < report[f"{attention} hf32 matmul"] < 1e-3
+        assert 3e-4 < report[f"{attention} autocast torch.bfloat16"] < 2e-2
+        assert 3e-4 < report[f"{attention} cast torch.bfloat16"] < 2e-2
+        assert 5e-5 < report[f"{attention} autocast torch.float16"] < 3e-3
+        assert 5e-5 < report[f"{attention} cast torch.float16"] < 3e-3
+
+
+def test_hf32_keeps_11_bits_of_mantissa_and_rounds_ties_to_even(npu_host: EmulatedNpu) -> None:
+    source = """
+import torch
+one = torch.ones(1, 1, device="npu")
+values = torch.tensor([1 + 2**-11, 1 + 2**-12, 1 + 3 * 2**-12, 1 + 2**-12 + 2**-20, 1e-39,
+                       float("inf")]).reshape(-1, 1).to("npu")
+torch.npu.matmul.allow_hf32 = True
+print([value.hex() for value in (values @ one).flatten().tolist()])
+"""
+    finished = npu_host.run_code(source)
+    expected = [1 + 2**-11, 1.0, 1 + 2**-10, 1 + 2**-11, 0.0, float("inf")]
+    assert str([value.hex() for value in expected]) in finished.stdout, finished.stderr
+
+
+def test_every_line_of_the_operator_cases_agrees_with_the_cpu(npu_host: EmulatedNpu) -> None:
+    finished = npu_host.run([COMPARE])
+    assert finished.returncode == 0, finished.stdout
+    assert "\n0 of 4" in finished.stdout  # more than four hundred cases were compared
+
+
+@pytest.mark.parametrize("operator", ["aclnnGelu", "aclnnMm", "aclnnLayerNorm"])
+def test_the_comparison_is_not_vacuous_it_sees_one_operator_2_percent_off(
+    npu_host: EmulatedNpu, operator: str
+) -> None:
+    finished = npu_host.run([COMPARE, "F."], environment={"FAKECANN_WRONG": operator})
+    assert finished.returncode == 1
+    assert "AssertionError" in finished.stdout
+    assert "\n0 of " not in finished.stdout
+
+
+TRAINING = """
+import copy, functools
+
+def train(model, device, optimizer_class, half):
+    model = copy.deepcopy(model).to(device)
+    optimizer = optimizer_class(model.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler(device, init_scale=1024.0, enabled=half)
+    losses = []
+    for _ in range(3):
+        with torch.autocast(device, torch.float16, enabled=half):
+            out = model(pixels.to(device)).pooler_output
+        loss = torch.nn.functional.mse_loss(out.float(), target.to(device))
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+torch.npu.conv.allow_hf32 = False
+target = torch.randn(2, 64)
+model = vit()
+optimizers = {
+    "SGD": torch.optim.SGD,
+    "AdamW": torch.optim.AdamW,
+    "fused AdamW": functools.partial(torch.optim.AdamW, fused=True),
+}
+for name, optimizer_class in optimizers.items():
+    cpu = train(model, "cpu", optimizer_class, False)
+    report[name] = [cpu, train(model, "npu", optimizer_class, False)]
+    report[name + " half"] = [cpu, train(model, "npu", optimizer_class, True)]
+print("REPORT", json.dumps(report))
+"""
+
+
+def test_training_with_sgd_adamw_and_a_gradient_scaler_follows_the_cpu(
+    npu_host: EmulatedNpu,
+) -> None:
+    finished = npu_host.run_code(MODEL + TRAINING)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    assert len(report) == 6
+    for name, (cpu, npu) in report.items():
+        assert cpu[2] < cpu[0]
+        assert npu == pytest.approx(cpu, rel=2e-2 if "half" in name else 1e-3)
+
+
+OTHER_MODELS = """
+from transformers import (
+    Dinov2Config, Dinov2Model, DINOv3ConvNextConfig, DINOv3ConvNextModel, ViTConfig, ViTModel)
+
+sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+torch.npu.conv.allow_hf32 = False
+for model in (
+    DINOv3ConvNextModel(DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])),
+    Dinov2Model(Dinov2Config(**sizes, image_size=112)),
+    ViTModel(ViTConfig(**sizes, intermediate_size=64, image_size=64)),
+):
+    model.eval()
+    with torch.inference_mode():
+        expected = model(pixels).last_hidden_state
+        out = model.to("npu")(pixels.to("npu")).last_hidden_state
+    report[type(model).__name__] = error(out, expected)
+print("REPORT", json.dumps(report))
+"""
+
+
+def test_dinov3_convnext_dinov2_and_vit_run_and_agree_with_the_cpu(npu_host: EmulatedNpu) -> None:
+    finished = npu_host.run_code(MODEL + OTHER_MODELS)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    assert set(report) == {"DINOv3ConvNextModel", "Dinov2Model", "ViTModel"}
+    assert all(error < 2e-6 for error in report.values()), report
+
+
+RANDOM = """
+import torch
+from torch import nn
+torch.manual_seed(1)
+first = torch.randn(1000, device="npu")
+torch.manual_seed(1)
+print("repeats", torch.equal(first, torch.randn(1000, device="npu")))
+print("spread", 0.9 < first.std().item() < 1.1)
+dropped = nn.functional.dropout(torch.ones(10000, device="npu"), 0.25)
+print("dropout", 0.72 < (dropped > 0).float().mean().item() < 0.78)
+weight = nn.init.trunc_normal_(torch.empty(10000, device="npu"), std=0.02)
+print("truncated", 0.018 < weight.std().item() < 0.022)
+print("permutation", sorted(torch.randperm(9, device="npu").tolist()) == list(range(9)))
+draws = torch.randint(3, 7, (1000,), device="npu")
+print("integers", draws.min().item() == 3 and draws.max().item() == 6)
+coin = torch.bernoulli(torch.full((1000,), 0.3, device="npu"))
+print("bernoulli", 0.2 < coin.mean().item() < 0.4)
+"""
+
+
+def test_random_numbers_follow_the_seed_and_have_the_right_spread(npu_host: EmulatedNpu) -> None:
+    finished = npu_host.run_code(RANDOM)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count(" True\n") == 7
+    assert "False" not in finished.stdout

@@ -1,0 +1,269 @@
+"""The command python3 -m npu_patch: other people's scripts as if run directly; the diagnosis."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import npu_patch
+from tests.emulated_npu import REPOSITORY, EmulatedNpu
+from tests.test_npu_patch_hosts import _fake_torch_npu
+
+
+def _run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python without installed packages: what is compared here needs no torch, and no time."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-S", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _both(
+    folder: Path, source: str, *arguments: str
+) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+    """Run a script directly and under the command."""
+    (folder / "script.py").write_text(source)
+    return (
+        _run("script.py", *arguments, cwd=folder),
+        _run("-m", "npu_patch", "script.py", *arguments, cwd=folder),
+    )
+
+
+def _without_our_line(text: str) -> str:
+    return "".join(line for line in text.splitlines(True) if "NPU monkey-patch" not in line)
+
+
+def test_a_script_sees_what_it_sees_when_run_directly(tmp_path: Path) -> None:
+    source = (
+        "import sys, __main__\n"
+        "here = sorted(k for k in vars(__main__) if k.startswith('__'))\n"
+        "print(sys.argv, __name__, __file__, sys.path[0], here, __package__, __spec__)\n"
+        "print(__doc__, __main__ is sys.modules['__main__'], type(__loader__).__name__)\n"
+    )
+    direct, under = _both(tmp_path, f'"""Words."""\n{source}', "-m", "a b", "--json", "-h")
+    assert under.stdout == direct.stdout
+    assert under.returncode == direct.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("sys.exit('words')", 1), ("sys.exit()", 0), ("1 / 0", 1)],
+)
+def test_the_exit_code_is_the_scripts_own(tmp_path: Path, ending: str, code: int) -> None:
+    direct, under = _both(tmp_path, f"import sys\nprint('ran')\n{ending}\n")
+    assert under.returncode == direct.returncode == code
+    assert under.stdout == direct.stdout
+    assert _without_our_line(under.stderr) == direct.stderr
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    raise ValueError('words')\nf()\n",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise KeyError(1) from error\n",
+        "this is no python\n",
+        "import json\njson.loads('{')\n",
+        "import sys\nsys.excepthook = lambda *about: print('hook', about[0].__name__)\n1 / 0\n",
+    ],
+)
+def test_a_traceback_is_the_scripts_own(tmp_path: Path, source: str) -> None:
+    direct, under = _both(tmp_path, source)
+    assert _without_our_line(under.stderr) == direct.stderr
+    assert (under.stdout, under.returncode) == (direct.stdout, direct.returncode)
+
+
+def test_ctrl_c_ends_it_as_directly(tmp_path: Path) -> None:
+    direct, under = _both(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    assert under.returncode == direct.returncode == -signal.SIGINT
+    assert _without_our_line(under.stderr) == direct.stderr
+
+
+def test_a_module_runs_as_directly(tmp_path: Path) -> None:
+    package = tmp_path / "parcel"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "tool.py").write_text(
+        "import sys\nprint(sys.argv, __name__, __package__, __spec__.name, sys.path[0])\n1 / 0\n"
+    )
+    direct = _run("-m", "parcel.tool", "a", "-b", cwd=tmp_path)
+    under = _run("-m", "npu_patch", "-m", "parcel.tool", "a", "-b", cwd=tmp_path)
+    assert under.stdout == direct.stdout
+    assert under.returncode == direct.returncode == 1
+    assert _without_our_line(under.stderr) == direct.stderr
+
+
+def test_a_folder_with_a_main_runs_as_directly(tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("import sys, other\nprint(sys.argv, sys.path[0])\n")
+    (folder / "other.py").write_text("")
+    direct, under = (
+        _run("app", "x", cwd=tmp_path),
+        _run("-m", "npu_patch", "app", "x", cwd=tmp_path),
+    )
+    assert under.stdout == direct.stdout
+    assert under.returncode == direct.returncode == 0
+
+
+def test_a_missing_script_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    direct, under = (
+        _run("absent.py", cwd=tmp_path),
+        _run("-m", "npu_patch", "absent.py", cwd=tmp_path),
+    )
+    assert under.returncode == direct.returncode == 2
+    assert under.stderr == direct.stderr
+
+
+def test_a_missing_module_is_one_line(tmp_path: Path) -> None:
+    direct = _run("-m", "absent_module", cwd=tmp_path)
+    under = _run("-m", "npu_patch", "-m", "absent_module", cwd=tmp_path)
+    assert _without_our_line(under.stderr) == direct.stderr
+    assert under.returncode == direct.returncode == 1
+
+
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("-h", 0), ("--wrong", 2), ("-m", 2)])
+def test_the_usage_is_shown(tmp_path: Path, option: str, code: int) -> None:
+    done = _run("-m", "npu_patch", option, cwd=tmp_path)
+    assert done.returncode == code
+    assert "python3 -m npu_patch script.py" in done.stdout
+
+
+def test_the_diagnosis_of_a_bare_host_names_what_is_wrong(tmp_path: Path) -> None:
+    done = _run("-m", "npu_patch", "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert done.returncode == 1
+    assert report["ready"] is False
+    assert checks["Python"]["right"] and not checks["torch"]["right"]
+    assert not checks["CANN"]["right"] and "set_env.sh" in checks["CANN"]["mend"]
+    assert not checks["chips"]["right"] and not checks["NPU"]["right"]
+    assert all(check["right"] or check["mend"] for check in report["checks"])
+
+
+def test_the_diagnosis_as_text_has_a_line_a_check(tmp_path: Path) -> None:
+    done = _run("-m", "npu_patch", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert len(lines) >= 10
+    assert all(line.startswith(("right  ", "WRONG  ")) for line in lines)
+    assert all(" -> " in line for line in lines if line.startswith("WRONG"))
+
+
+def test_the_diagnosis_names_a_wrong_pair(tmp_path: Path) -> None:
+    _fake_torch_npu(tmp_path, "2.1.0.post3", "raise SystemExit('imported')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "npu_patch", "--json"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert "is not made for torch" in checks["pairing with torch"]["value"]
+    assert "pip install" in checks["pairing with torch"]["mend"]
+
+
+def test_the_diagnosis_does_not_import_torch() -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['npu_patch', '--json']\n"
+        "try:\n"
+        f"    runpy.run_path({str(REPOSITORY / 'npu_patch.py')!r}, run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "assert 'torch' not in sys.modules and 'torch_npu' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+PAIRS = """
+| CANN Version | Supported PyTorch Version | Supported Extension Version | Github Branch |
+|--------------|---------------------------|-----------------------------|---------------|
+| CANN 8.5.0   | 2.9.0                     | 2.9.0                       | v2.9.0-7.3.0  |
+|              | 2.8.0                     | 2.8.0.post2                 | v2.8.0-7.3.0  |
+| CANN 8.3.RC1 | 2.8.0                     | 2.8.0                       | v2.8.0-7.2.0  |
+"""
+
+
+@pytest.mark.parametrize(
+    ("torch_npu", "cann", "right"),
+    [
+        ("2.8.0.post2", "8.5.0", True),
+        ("2.8.0.post2", "8.5.1", True),
+        ("2.8.0.post2+gitabc", "8.3.RC1", False),
+        ("2.8.0", "8.3.RC1", True),
+        ("2.8.0", "8.5.0", False),
+        ("2.9.0", "8.5.0", True),
+        ("2.13.0", "9.1.0", True),
+    ],
+)
+def test_the_post_number_names_the_cann_release(
+    monkeypatch: pytest.MonkeyPatch, torch_npu: str, cann: str, right: bool
+) -> None:
+    class Description:
+        def read_text(self, name: str) -> str:
+            return PAIRS
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Description())
+    monkeypatch.setattr(npu_patch, "_version", lambda package: torch_npu)
+    check = npu_patch._check_cann_pairing(cann)
+    assert check.right is right
+    assert right or check.mend.startswith("Install CANN ")
+
+
+def test_numpy_2_with_cann_8_2_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npu_patch, "_version", lambda package: "2.1.0")
+    assert not npu_patch._check_numpy("8.2.RC1").right
+    assert npu_patch._check_numpy("8.3.RC1").right
+
+
+def test_the_diagnosis_of_a_ready_host_is_all_right(npu_host: EmulatedNpu) -> None:
+    done = npu_host.run(["-m", "npu_patch", "--json"])
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert report["ready"] is True
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["chips"]["value"] == "2 x Ascend910_9362"
+    assert checks["CANN"]["value"] == "9.1.0"
+    assert checks["NPU"]["value"] == "computes"
+
+
+def test_the_diagnosis_without_a_chip_says_so(npu_host: EmulatedNpu) -> None:
+    done = npu_host.run(["-m", "npu_patch", "--json"], environment={"FAKECANN_DEVICES": "0"})
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert checks["CANN"]["right"]
+    assert not checks["chips"]["right"] and "npu-smi" in checks["chips"]["mend"]
+
+
+def test_a_cuda_script_runs_unmodified_on_the_npu(npu_host: EmulatedNpu, tmp_path: Path) -> None:
+    script = tmp_path / "cuda_script.py"
+    script.write_text(
+        "import sys\nimport torch\nimport torch.multiprocessing as mp\n"
+        "def work(rank: int) -> None:\n"
+        "    assert torch.ones(1, device=f'cuda:{rank}').get_device() == rank\n"
+        "if __name__ == '__main__':\n"
+        "    assert torch.cuda.is_available()\n"
+        "    print(sys.argv[1], torch.ones(2).cuda().sum().item())\n"
+        "    mp.spawn(work, nprocs=1)\n"
+    )
+    done = npu_host.run(["-m", "npu_patch", script, "argument"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith("argument 2.0")

@@ -1,0 +1,172 @@
+"""npu_patch on hosts where no NPU can be used: each state has its cause, its mend, and no harm."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.emulated_npu import REPOSITORY
+from tests.fake_cann import build
+
+SURVIVES = (
+    "import logging\n"
+    "import npu_patch\n"
+    "import importlib.util, torch\n"
+    "from transformers import DINOv3ViTModel\n"
+    "status = npu_patch.status()\n"
+    "assert not status.applied\n"
+    "assert not hasattr(torch.Tensor, 'npu') or status.state == 'no_device'\n"
+    "assert torch.ones(2).sum() == 2\n"
+    "assert npu_patch.apply() == status == npu_patch.restore()\n"
+    "print(status.state, status.reason, status.mend, sep='|')\n"
+)
+
+
+def _run(code: str, *folders: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    paths = [*map(str, folders), str(REPOSITORY)]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=folders[0] if folders else REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _fake_torch_npu(folder: Path, version: str, source: str) -> Path:
+    """Write a torch_npu that is found before a real one, with an installer's record of itself."""
+    package = folder / "torch_npu"
+    package.mkdir()
+    (package / "__init__.py").write_text(source)
+    record = folder / f"torch_npu-{version}.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
+    )
+    # As the real one has it: torch loads the back end by itself.
+    (record / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+    return folder
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__).partition("+")[0]
+
+
+def _state(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("NPU monkey-patch") <= 1
+    return done.stdout.strip().splitlines()[-1].split("|")
+
+
+HIDE = (
+    "import os, sys\n"
+    "sys.modules['torch_npu'] = None\n"
+    "os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\n"
+)
+
+
+def test_torch_npu_absent_is_said_without_alarm() -> None:
+    done = _run(HIDE + SURVIVES)
+    assert _state(done) == ["torch_npu_absent", "torch_npu is not installed", ""]
+    assert "NPU monkey-patch" not in done.stderr
+
+
+def test_cann_absent_names_the_library_and_how_to_load_it(tmp_path: Path) -> None:
+    error = "libhccl.so: cannot open shared object file: No such file or directory"
+    fake = _fake_torch_npu(tmp_path, _torch_version(), f"raise ImportError({error!r})\n")
+    done = _run(SURVIVES, fake)
+    state, reason, mend = _state(done)
+    assert state == "cann_absent"
+    assert "libhccl.so" in reason
+    assert "set_env.sh" in mend
+    assert "NPU monkey-patch not applied: torch_npu does not find CANN (libhccl.so)" in done.stderr
+
+
+def test_cann_absent_with_the_real_torch_npu() -> None:
+    if build.package_folder("torch_npu") is None:
+        pytest.skip("torch-npu is not installed")
+    assert _state(_run(SURVIVES))[0] == "cann_absent"
+
+
+def test_a_child_process_is_safe_too(tmp_path: Path) -> None:
+    fake = _fake_torch_npu(tmp_path, _torch_version(), "raise ImportError('libhccl.so: no')\n")
+    code = (
+        "import npu_patch, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'import torch; print(7)'], check=True)\n"
+    )
+    assert _run(code, fake).stdout.strip() == "7"
+
+
+def test_the_wrong_pair_is_named_and_not_imported(tmp_path: Path) -> None:
+    fake = _fake_torch_npu(tmp_path, "2.1.0.post3", "raise SystemExit('imported')\n")
+    done = _run(SURVIVES, fake)
+    state, reason, mend = _state(done)
+    assert state == "version_mismatch"
+    assert reason.startswith("torch-npu 2.1.0.post3 is not made for torch ")
+    assert f"pip install --no-deps 'torch-npu=={_torch_version()}.*'" in mend
+
+
+def test_a_post_number_and_a_local_part_still_pair(tmp_path: Path) -> None:
+    fake = _fake_torch_npu(tmp_path, f"{_torch_version()}.post1+git123", "raise ImportError('x')\n")
+    state, reason, _ = _state(_run(SURVIVES, fake))
+    assert state == "torch_npu_broken"
+    assert reason == "torch_npu cannot be imported (x)"
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('line one\\nline two')", "OSError('boom')"])
+def test_a_torch_npu_that_breaks_in_another_way_is_one_line(tmp_path: Path, error: str) -> None:
+    source = f"import torch_npu.half\nraise {error}\n"
+    fake = _fake_torch_npu(tmp_path, _torch_version(), source)
+    (fake / "torch_npu" / "half.py").write_text("")
+    state, reason, mend = _state(_run(SURVIVES, fake))
+    assert state == "torch_npu_broken"
+    assert "line two" not in reason
+    assert "python3 -m npu_patch" in mend
+
+
+def test_torch_absent_is_a_state_and_not_an_error(tmp_path: Path) -> None:
+    code = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "import npu_patch\n"
+        "print(npu_patch.status().state)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = _run(code)
+    assert done.stdout.strip() == "torch_absent"
+    assert "pip install torch" in done.stderr
+
+
+def test_the_compile_switch_is_set_only_where_unset() -> None:
+    code = HIDE + "import npu_patch, os; print(os.environ['TORCH_COMPILE_DISABLE'])"
+    assert _run(code, TORCH_COMPILE_DISABLE="0").stdout.strip() == "0"
+    unset = "import os; os.environ.pop('TORCH_COMPILE_DISABLE', None)\n"
+    assert _run(unset + code).stdout.strip() == "1"
+
+
+def test_a_copy_alone_works(tmp_path: Path) -> None:
+    copied = tmp_path / "npu_patch.py"
+    copied.write_bytes((REPOSITORY / "npu_patch.py").read_bytes())
+    code = "import sys; sys.path = [p for p in sys.path if p != sys.argv[1]]\n"
+    done = _run(
+        f"{code}{HIDE}import npu_patch; print(npu_patch.__file__)".replace(
+            "sys.argv[1]", repr(str(REPOSITORY))
+        ),
+        tmp_path,
+    )
+    assert done.stdout.strip() == str(copied), done.stderr
+
+
+def test_on_a_bare_machine_the_import_brings_no_torch() -> None:
+    code = HIDE + "import npu_patch, sys; print('torch' in sys.modules)"
+    assert _run(code).stdout.strip() == "False"
