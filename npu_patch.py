@@ -108,7 +108,8 @@ def _precision() -> tuple[Row, ...]:
         Row("torch.amp.autocast_mode", "custom_fwd custom_bwd", argument(npu_type, "device_type")),
         Row("torch.amp.autocast_mode", "is_autocast_available", argument(npu_type, "device_type")),
         Row("torch.amp", "custom_fwd custom_bwd is_autocast_available", like(_AUTOCAST)),
-        Row("torch", "is_autocast_enabled set_autocast_enabled", autocast_switch),
+        Row("torch", "is_autocast_enabled", autocast_state),
+        Row("torch", "set_autocast_enabled", autocast_switch),
         Row("torch", "get_autocast_dtype set_autocast_dtype", argument(npu_type, "device_type", 0)),
         Row("torch", "get_autocast_gpu_dtype", autocast_dtype("get_autocast_dtype")),
         Row("torch", "set_autocast_gpu_dtype", autocast_dtype("set_autocast_dtype")),
@@ -233,7 +234,7 @@ NPU_AWARE = {"torch", "torch_npu", "transformers", "accelerate", "diffusers", "p
 
 def device_takers(path: str) -> str:
     """Find the names in a module or class that take a device, in whatever torch is installed."""
-    _constructors()  # so that torch remembers the originals, not our wrappers
+    _constructors()
     owner, others = _find(path), (type, types.ModuleType, property)
     return " ".join(
         name
@@ -267,6 +268,8 @@ def _device_position(function: Any, name: str) -> int | None:
     Operators say so in their schemas, Python functions in their signatures, and torch keeps a list
     of constructors for ``with torch.device(...)``.
     """
+    if isinstance(function, types.FunctionType):
+        return _position(function, "device")
     positions = [
         NAMED if argument_.kwarg_only else index
         for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}")
@@ -275,9 +278,7 @@ def _device_position(function: Any, name: str) -> int | None:
     ]
     if positions:
         return min(positions)
-    if isinstance(function, types.FunctionType):
-        return _position(function, "device")
-    return NAMED if any(function is known for known in _constructors()) else None
+    return NAMED if id(function) in _constructors() else None
 
 
 def _position(function: types.FunctionType, name: str) -> int | None:
@@ -291,8 +292,19 @@ def _position(function: types.FunctionType, name: str) -> int | None:
     return NAMED if named else list(parameters).index(name)
 
 
-def _constructors() -> Any:
-    return importlib.import_module("torch.utils._device")._device_constructors()
+def _argument(function: types.FunctionType, name: str) -> tuple[int, Any]:
+    """Return the position of a parameter, NAMED where it has none, and its default."""
+    index = _position(function, name)
+    if index is None or index == NAMED:
+        return NAMED, None
+    return index, inspect.signature(function).parameters[name].default
+
+
+@functools.cache
+def _constructors() -> frozenset[int]:
+    """Return the identities of the constructors, which torch remembers: originals, not wrappers."""
+    constructors = importlib.import_module("torch.utils._device")._device_constructors()
+    return frozenset(map(id, constructors))
 
 
 # ---- What changes a value: "cuda" where a device is meant, and nothing else --------------------
@@ -321,11 +333,9 @@ def npu_device(device: Any) -> Any:
 
 
 def npu_type(device_type: Any) -> Any:
-    """Return "npu" for "cuda"; several in a list or tuple are taken one by one."""
-    if isinstance(device_type, str):
-        return "npu" if device_type == "cuda" and _DEVICES else device_type
-    several = isinstance(device_type, (list, tuple))
-    return type(device_type)(map(npu_type, device_type)) if several else device_type
+    """Return "npu" for "cuda", and any other device type as it is."""
+    same = not isinstance(device_type, str) or device_type != "cuda" or not _DEVICES
+    return device_type if same else "npu"
 
 
 def npu_text(location: Any) -> Any:
@@ -425,12 +435,7 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
     """Change one argument, or its default; the signature tells the position where none is given."""
 
     def how(original: Any, place: Place) -> Any:
-        index, default = position, None
-        if index is None:
-            index = _position(original, name)
-            index = NAMED if index is None else index
-            if index != NAMED:
-                default = inspect.signature(original).parameters[name].default
+        index, default = (position, None) if position is not None else _argument(original, name)
         has_cuda_default = change(default) is not default
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -444,7 +449,12 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
                 kwargs[name] = change(default)
             return original(*args, **kwargs)
 
-        return _named_after(original, place, wrapper)
+        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
+            if len(args) > index and args[index] != "cuda":
+                return original(*args, **kwargs)
+            return wrapper(*args, **kwargs)
+
+        return _named_after(original, place, typed if change is npu_type else wrapper)
 
     return how
 
@@ -598,7 +608,9 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
 
         def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
             # A subclass that somebody made of it makes its own objects.
-            return (make if cls is replacement else kind.__call__)(cls, *args, **kwargs)
+            if cls is not replacement:
+                return kind.__call__(cls, *args, **kwargs)
+            return make(cls, *args, **kwargs) if args or kwargs else original()
 
         def answer(name: str) -> Any:
             method = getattr(kind, name)
@@ -756,15 +768,21 @@ def undoing(original: Any, place: Place) -> Any:
 # ---- How, for autocast, HF32, profilers and process groups -------------------------------------
 
 
+def autocast_state(original: Any, place: Place) -> Any:
+    """torch.is_autocast_enabled: without a device type it means CUDA."""
+
+    def is_autocast_enabled(device_type: str = "cuda") -> bool:
+        return bool(original("npu" if device_type == "cuda" and _DEVICES else device_type))
+
+    return _named_after(original, place, is_autocast_enabled)
+
+
 def autocast_switch(original: Any, place: Place) -> Any:
-    """torch.is_autocast_enabled and set_autocast_enabled: without a device type they mean CUDA."""
-    full = 1 if place.name.startswith("is") else 2
+    """torch.set_autocast_enabled(enabled) and (device_type, enabled)."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _DEVICES and len(args) + len(kwargs) < full:
+        if _DEVICES and len(args) + len(kwargs) == 1:
             return original("npu", *args, *kwargs.values())
-        if not kwargs:
-            return original(npu_type(args[0]), *args[1:])
         return original(*map(npu_type, args), **{k: npu_type(v) for k, v in kwargs.items()})
 
     return _named_after(original, place, wrapper)
@@ -1155,12 +1173,13 @@ _status = Status("restored", "nothing was asked of it yet")
 
 def _find(path: str) -> Any:
     """Return the module or class at a dotted path; a ModuleNotFoundError where there is none."""
-    parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        with contextlib.suppress(ModuleNotFoundError, AttributeError):
-            owner = importlib.import_module(".".join(parts[:end]))
-            return functools.reduce(getattr, parts[end:], owner)
-    raise ModuleNotFoundError(f"There is no {path} in this torch.")
+    first, *others = path.split(".")
+    owner, reached = importlib.import_module(first), first
+    for name in others:
+        reached = f"{reached}.{name}"
+        found = getattr(owner, name, _ABSENT)
+        owner = importlib.import_module(reached) if found is _ABSENT else found
+    return owner
 
 
 def _set(owner: Any, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from kit.errors import KitError
 DTYPES = ("fp32", "bf16", "fp16")
 ATTENTIONS = ("sdpa", "eager")
 DOWNLOADS = ("modelscope", "huggingface")
+LANGUAGES = ("zh", "en")
 DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d+)?")
 SEED_LIMIT = 2**64
 
@@ -143,7 +144,24 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         metavar="DIR",
         help="where the record, the log and the pictures go (default: %(default)s)",
     )
+    report = parser.add_argument_group("report")
+    add_language(report)
+    report.add_argument(
+        "--no-report",
+        action="store_true",
+        help="leave report.html and report.md in the output folder as they are",
+    )
     return parser
+
+
+def add_language(group: argparse._ActionsContainer) -> None:
+    """Add --lang: zh by default and on any host, as the published reports are in Chinese."""
+    group.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        default="zh",
+        help="language of the report (default: %(default)s)",
+    )
 
 
 def path_from_environment(name: str) -> Path | None:

@@ -1,8 +1,14 @@
 """Fetch the weights through the hubs' own clients, whole or not at all."""
 
+import contextlib
+import fcntl
+import hashlib
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kit import weights
 from kit.errors import KitError
@@ -11,13 +17,33 @@ from kit.weights import MODEL_NAME, Weights
 
 REPOSITORY = f"facebook/{MODEL_NAME}"
 PATTERNS = ["*.json", "*.safetensors", "LICENSE*", "README.md"]
+BOOKKEEPING = (".cache", "._____temp", ".msc", ".mv", ".mdl")  # the clients' own
+REFUSALS = ("gated", "401", "403", "license", "licence", "unauthorized", "forbidden")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub and how it is dealt with.
+
+    Attributes:
+        source: as records name it.
+        package: that holds its client.
+        login: what a refused user types.
+        download: fetches into a folder through the client, which resumes what is there.
+    """
+
+    source: Literal["modelscope", "huggingface"]
+    package: str
+    login: str
+    download: Callable[[Path], None]
 
 
 def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
     """Return the weights of DINOv3 ViT-B/16, downloaded from a hub where they are not there yet.
 
     The files arrive in a folder beside the final one, are checked there, and only then take its
-    place; a download that was interrupted goes on where it stopped.
+    place; a download that was interrupted goes on where it stopped. Of several processes, the
+    ranks of torchrun for example, one downloads and the others wait for it.
 
     Args:
         hub: modelscope or huggingface.
@@ -29,6 +55,19 @@ def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
         KitError: with the hub's own message where it refuses or the connection fails.
     """
     folder = given or root / weights.DEFAULT_FOLDERS[-1]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent):
+            return fetch_locked(HUBS[hub], folder, log)
+    except OSError as error:
+        raise KitError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}; "
+            "free the space or the permission, or choose another --weights"
+        ) from error
+
+
+def fetch_locked(hub: Hub, folder: Path, log: RunLog) -> Weights:
+    """Do fetch's work while no other process does."""
     if folder.is_dir() and weights.safetensors_files(folder):
         weights.check_folder(folder)
         log.info(f"Weights are there already: {folder}")
@@ -36,55 +75,126 @@ def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise KitError(f"--weights {folder} is in the way of the download: give an empty folder")
     partial = folder.with_name(f"{folder.name}.partial")
-    log.info(f"Downloading {REPOSITORY} from {hub} into {folder}")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        CLIENTS[hub](partial)
-    except Exception as error:  # each client has its own errors, and their texts are the help
-        raise KitError(download_failure(hub, error)) from error
+    partial.mkdir(exist_ok=True)
+    log.info(f"Downloading {REPOSITORY} from {hub.source} into {folder}")
+    download_all(hub, partial, log)
     weights.check_folder(partial)
-    if folder.exists():
-        folder.rmdir()
-    for leftover in (".cache", "._____temp", ".msc", ".mv"):  # the clients' own bookkeeping
+    for leftover in BOOKKEEPING:
         path = partial / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if folder.exists():
+        folder.rmdir()
     partial.rename(folder)
-    return Weights(folder, "modelscope" if hub == "modelscope" else "huggingface")
+    return Weights(folder, hub.source)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; the system gives it back however the process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
+    """Run the hub's client, again where the connection broke after it had brought something.
+
+    Raises:
+        KitError: with the hub's own words where it does not get on.
+    """
+    while True:
+        before = bytes_in(partial)
+        try:
+            hub.download(partial)
+        except KitError:
+            raise
+        except Exception as error:  # each client has its own errors, and their texts are the help
+            if is_refusal(error) or bytes_in(partial) <= before:
+                raise KitError(failure(hub, error)) from error
+            log.info(f"The connection broke ({words_of(error)}): resuming")
+        else:
+            return
+
+
+def bytes_in(folder: Path) -> int:
+    """Return how many bytes lie in a folder, finished or not."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def from_modelscope(folder: Path) -> None:
-    """Download into folder through modelscope's client, which checks and resumes."""
+    """Download into folder through modelscope's client, which resumes and checks each SHA-256."""
     from modelscope import snapshot_download
 
     snapshot_download(REPOSITORY, local_dir=str(folder), allow_patterns=PATTERNS)
 
 
 def from_huggingface(folder: Path) -> None:
-    """Download into folder through huggingface_hub's client, which checks and resumes."""
-    from huggingface_hub import snapshot_download
+    """Download into folder through huggingface_hub's client, which resumes; then check the hashes.
 
-    snapshot_download(REPOSITORY, local_dir=folder, allow_patterns=PATTERNS)
+    The client compares sizes only, so the contents are held against the hub's listing here.
+
+    Raises:
+        KitError: for a file of another content, which is deleted.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(REPOSITORY, files_metadata=True)
+    snapshot_download(REPOSITORY, revision=info.sha, local_dir=folder, allow_patterns=PATTERNS)
+    for listed in info.siblings or ():
+        path = folder / listed.rfilename
+        if not path.is_file():
+            continue
+        expected, found = listed.blob_id, git_blob_id
+        if listed.lfs is not None:
+            expected, found = listed.lfs.sha256, weights.sha256_of_file
+        if expected and found(path) != expected:
+            path.unlink()
+            raise KitError(
+                f"{listed.rfilename} from huggingface does not have the hash {expected} that the "
+                "hub lists for it: run the same command again to fetch it anew"
+            )
 
 
-CLIENTS: dict[str, Callable[[Path], None]] = {
-    "modelscope": from_modelscope,
-    "huggingface": from_huggingface,
+def git_blob_id(path: Path) -> str:
+    """Return what git names a file's content by, as the hub lists small files."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+HUBS = {
+    "modelscope": Hub(
+        "modelscope", "modelscope", "modelscope login --token TOKEN", from_modelscope
+    ),
+    "huggingface": Hub(
+        "huggingface", "huggingface_hub", "hf auth login, or set HF_TOKEN", from_huggingface
+    ),
 }
 
 
-def download_failure(hub: str, error: Exception) -> str:
-    """Return what failed, in the hub's words, and what to do about it."""
-    words = " ".join(str(error).split())[:300] or type(error).__name__
+def words_of(error: Exception) -> str:
+    """Return an error's own words on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the hub answered that it will not."""
     if isinstance(error, ImportError):
-        return f"--download {hub} needs its client ({words}): pip install {hub_package(hub)}"
-    if any(sign in words.lower() for sign in ("gated", "401", "403", "license", "licence")):
+        return True
+    words = words_of(error).lower()
+    return any(sign in words for sign in REFUSALS)
+
+
+def failure(hub: Hub, error: Exception) -> str:
+    """Return what failed, in the hub's words, and what to do about it."""
+    words = words_of(error)
+    if isinstance(error, ImportError):
+        return f"--download {hub.source} needs its client ({words}): pip install {hub.package}"
+    if is_refusal(error):
         return (
-            f"{hub} refuses {REPOSITORY} ({words}): accept its licence on the model's page, "
-            "then log in with the hub's own command"
+            f"{hub.source} refuses {REPOSITORY} ({words}): accept its licence on the model's "
+            f"page, then log in ({hub.login}) and run the same command again"
         )
-    return f"download from {hub} failed ({words}): run the same command again to resume it"
-
-
-def hub_package(hub: str) -> str:
-    """Return the name of the package that holds a hub's client."""
-    return "modelscope" if hub == "modelscope" else "huggingface_hub"
+    return f"download from {hub.source} failed ({words}): run the same command again to resume it"

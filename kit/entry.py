@@ -98,8 +98,31 @@ def publish(arguments: argparse.Namespace, log: output.RunLog, outcome: Outcome)
     folder: Path = arguments.output_dir
     record, text_log = (folder / f"{arguments.script}.{suffix}" for suffix in ("json", "log"))
     files = {folder / name: content for name, content in outcome.files.items()}
-    written = ", ".join(str(path) for path in (record, text_log, *files))
+    content = output.record_json(outcome.record)
+    fresh = {str(name): picture for name, picture in outcome.files.items()}
+    report = make_report(arguments, log, {**fresh, record.name: content})
+    written = ", ".join(str(path) for path in (record, text_log, *files, *report))
     log.info(f"Wrote {written}")
-    files[record] = output.record_json(outcome.record)
-    files[text_log] = log.text().encode()
+    files |= {record: content, text_log: log.text().encode(), **report}
     output.publish(files)
+
+
+def make_report(
+    arguments: argparse.Namespace, log: output.RunLog, fresh: Mapping[str, bytes]
+) -> dict[Path, bytes]:
+    """Return the report's files on all records in the output folder, this run's among them.
+
+    Args:
+        arguments: the options.
+        log: warned where there is no report.
+        fresh: what this run is about to write there, by name.
+    """
+    if arguments.no_report:
+        return {}
+    try:
+        from kit.report.files import files  # the template engine is needed only here
+
+        return files(arguments.output_dir, arguments.lang, fresh)
+    except Exception as error:  # no report is worth the loss of a measurement
+        log.warning(f"No report: {type(error).__name__}: {error}")
+        return {}

@@ -143,13 +143,15 @@ def quiet_transformers() -> Iterator[None]:
     """Silence transformers' own log and progress bar for the block."""
     transformers_logging = transformers.utils.logging
     verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+        if had_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def check_keys(folder: Path, report: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The JSON Schema of a record, derived from its dataclasses, so that the two cannot differ.
 
-python3 -m kit.schema     writes docs/schema/<script>.schema.json again
+python3 -m kit.schema     writes docs/schema/<script>.schema.json and docs/records.md again
 """
 
 import dataclasses
@@ -94,10 +94,13 @@ def schema_text(script: str) -> str:
 
 
 def main() -> int:
-    """Write every script's schema file."""
+    """Write every script's schema file, and docs/records.md."""
+    from kit import record_docs  # it imports this module
+
     FOLDER.mkdir(parents=True, exist_ok=True)
     for script in RECORDS:
         (FOLDER / f"{script}.schema.json").write_text(schema_text(script), encoding="utf-8")
+    record_docs.FILE.write_text(record_docs.text(), encoding="utf-8")
     return 0
 
 

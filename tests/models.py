@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 import transformers
 
+transformers.utils.logging.disable_progress_bar()  # tests look at stderr
+
 TINY_VIT = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

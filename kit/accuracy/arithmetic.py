@@ -149,5 +149,18 @@ def in_declared_type(model: PreTrainedModel, declared: Declared) -> PreTrainedMo
     """Return the CPU model with its weights in the declared type: itself for fp32, else a copy."""
     if declared.dtype == "fp32":
         return model
-    converted: PreTrainedModel = copy.deepcopy(model).to(HALF_TYPES[declared.dtype])
-    return converted
+    return copy_in(model, HALF_TYPES[declared.dtype])
+
+
+def copy_in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy of the model with its floating tensors in `dtype`; no other copy is made."""
+    converted: dict[int, torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            changed = tensor.detach().to(dtype, copy=True)
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            converted[id(tensor)] = (
+                torch.nn.Parameter(changed, requires_grad=False) if is_parameter else changed
+            )
+    copied: PreTrainedModel = copy.deepcopy(model, converted)
+    return copied

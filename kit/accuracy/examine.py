@@ -8,138 +8,16 @@ arithmetic: this is the budget of this operator, for this model and this image.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
+from kit.accuracy.examination import Examination, Gap, Point, StageExamination
 from kit.accuracy.limits import BUDGET_FACTOR
-from kit.accuracy.recorder import Points, StageRecord, replay
+from kit.accuracy.recorder import Points, StageRecord
+from kit.accuracy.replay import replay
 from kit.accuracy.sides import ReferenceRuns, References, Run
-from kit.accuracy.stages import OperatorClass, Stage, Stages, class_of
-from kit.metrics import compare, compare_tokens
-
-# Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
-# last place where the CPU's own happens to be exact, so no budget is smaller than this.
-SMALLEST_LIMIT = 2.0**-20
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The distance of one tensor from the truth, beside its budget.
-
-    Attributes:
-        error: relative, of the whole tensor; infinite where it is broken or of another shape.
-        budget: the same figure of the declared arithmetic.
-        token_error: relative, of the worst token.
-        token_budget: the same figure of the declared arithmetic, of its own worst token.
-        token: position of the worst token among all; None where shapes differ.
-        broken: whether the device's tensor holds a NaN or infinity, or is of another shape.
-    """
-
-    error: float
-    budget: float
-    token_error: float
-    token_budget: float
-    token: int | None
-    broken: bool
-
-    def limit(self, factor: float) -> float:
-        """Return the largest whole-tensor error that counts as explained."""
-        return max(factor * self.budget, SMALLEST_LIMIT)
-
-    def token_limit(self, factor: float) -> float:
-        """Return the largest token error that counts as explained."""
-        return max(factor * self.token_budget, SMALLEST_LIMIT)
-
-    def excess(self, factor: float) -> float:
-        """Return how many times its limit the error is, the worse of tensor and token."""
-        if self.broken:
-            return math.inf
-        return max(self.error / self.limit(factor), self.token_error / self.token_limit(factor))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One operator's result inside a stage.
-
-    Attributes:
-        name: the module's path inside the stage, with .input or .output.
-        operator: the class of operator.
-        gap: its own error, on the device's own input of the stage.
-    """
-
-    name: str
-    operator: OperatorClass
-    gap: Gap
-
-
-@dataclass(frozen=True)
-class StageExamination:
-    """One stage of the device, examined.
-
-    Attributes:
-        stage: which.
-        accumulated: of the stage's output, everything before it included.
-        cpu_error: accumulated relative error of the CPU's own fp32.
-        points: every operator inside, in the order of execution, on the device's own input.
-    """
-
-    stage: Stage
-    accumulated: Gap
-    cpu_error: float
-    points: tuple[Point, ...]
-
-    def first_unexplained(self, factor: float) -> Point | None:
-        """Return the first operator whose own error is beyond its limit."""
-        return next((point for point in self.points if point.gap.excess(factor) > 1), None)
-
-    def worst(self, factor: float) -> Point | None:
-        """Return the operator that comes closest to its limit or goes furthest beyond it."""
-        return max(self.points, key=lambda point: point.gap.excess(factor), default=None)
-
-
-@dataclass(frozen=True)
-class Examination:
-    """A device run beside the truth, the CPU and the declared arithmetic.
-
-    Attributes:
-        stages: every stage, in the order of execution.
-        device, cpu, truth, budget: the runs.
-        factor: how many times the budget still counts as explained.
-    """
-
-    stages: tuple[StageExamination, ...]
-    device: Run
-    cpu: Run
-    truth: Run
-    budget: Run
-    factor: float = BUDGET_FACTOR
-
-    def first_unexplained(self) -> tuple[StageExamination, Point | None] | None:
-        """Return the first stage that its budget does not explain, and the operator.
-
-        Where every operator by itself is explained and the accumulated error is not, that
-        stage is returned without an operator.
-        """
-        for examined in self.stages:
-            if (point := examined.first_unexplained(self.factor)) is not None:
-                return examined, point
-        for examined in self.stages:
-            if examined.accumulated.excess(self.factor) > 1:
-                return examined, None
-        return None
-
-    def wrong(self, token_limit: float) -> tuple[StageExamination, Point] | None:
-        """Return the first operator that is beyond its budget and beyond any rounding.
-
-        Args:
-            token_limit: relative error of a token that no rounding of the arithmetic makes.
-        """
-        for examined in self.stages:
-            for point in examined.points:
-                if point.gap.excess(self.factor) > 1 and point.gap.token_error >= token_limit:
-                    return examined, point
-        return None
+from kit.accuracy.stages import Stage, Stages, class_of
+from kit.metrics import Yardstick, compare
 
 
 def gap_between(
@@ -153,25 +31,20 @@ def gap_between(
         budget: the declared arithmetic's tensor.
         tokens_last: False where the second axis, not the last, is a token's vector.
     """
-    explained = compare(truth, budget).relative_error
-    explained_tokens = compare_tokens(*as_tokens(tokens_last, truth, budget)).worst_relative
+    yardstick = Yardstick(as_tokens(tokens_last, truth))
+    explained, explained_token, _ = yardstick.distance(as_tokens(tokens_last, budget))
+    if not math.isfinite(explained):  # the reference overflows here: nothing is explained
+        explained = explained_token = 0.0
     if device is None or device.shape != truth.shape:
-        return Gap(math.inf, explained, math.inf, explained_tokens, None, True)
-    whole = compare(truth, device)
-    tokens = compare_tokens(*as_tokens(tokens_last, truth, device))
-    return Gap(
-        error=whole.relative_error,
-        budget=explained if math.isfinite(explained) else 0.0,
-        token_error=tokens.worst_relative,
-        token_budget=explained_tokens if math.isfinite(explained_tokens) else 0.0,
-        token=tokens.worst,
-        broken=not whole.finite,
-    )
+        return Gap(math.inf, explained, math.inf, explained_token, None, True)
+    error, token_error, token = yardstick.distance(as_tokens(tokens_last, device))
+    broken = not math.isfinite(error)
+    return Gap(error, explained, token_error, explained_token, token, broken)
 
 
-def as_tokens(tokens_last: bool, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the tensors with a token's vector on the last axis."""
-    return tensors if tokens_last else tuple(tensor.movedim(1, -1) for tensor in tensors)
+def as_tokens(tokens_last: bool, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with a token's vector on the last axis."""
+    return tensor if tokens_last else tensor.movedim(1, -1)
 
 
 def channels_first(stage: Stage, point: str, stages: Stages, tensor: torch.Tensor) -> bool:
@@ -225,10 +98,24 @@ def examine_stage(
                 not channels_first(stage, name, references.stages, tensor),
             ),
         )
-        for name, tensor in expected.items()
+        for name, tensor in distinct(expected).items()
         if name in budget and (name in found or name == "output")
     )
     return StageExamination(stage, accumulated, cpu_error, points)
+
+
+def distinct(points: Points) -> Points:
+    """Return the points without those that are an earlier one's very tensor.
+
+    What hands its input on unchanged (a drop path in evaluation mode) has nothing to compare.
+    """
+    seen: set[int] = set()
+    kept: Points = {}
+    for name, tensor in points.items():
+        if id(tensor) not in seen or name == "output":
+            kept[name] = tensor
+        seen.add(id(tensor))
+    return kept
 
 
 def repeat_stage(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from kit.accuracy.stages import Stage, Stages
+from kit.accuracy.stages import Stage
 from kit.errors import KitError
 
 Points = dict[str, torch.Tensor]
@@ -51,6 +51,7 @@ class Recorder:
         detail: bool,
         keep_arguments: bool,
         repeat_inputs: bool = False,
+        share: bool = False,
     ) -> None:
         """Prepare to record.
 
@@ -60,11 +61,15 @@ class Recorder:
             keep_arguments: keep each stage's call, to repeat it later.
             repeat_inputs: name a module's input as a point even where it is the output of the
                 module before it. A device that leaves a step out shows by that.
+            share: keep the tensors themselves instead of copies, for a model on the CPU without
+                inference mode; `changed` tells whether that was safe.
         """
         self.device_type = device_type
         self.detail = detail
         self.keep_arguments = keep_arguments
         self.repeat_inputs = repeat_inputs
+        self.share = share
+        self._versions: list[tuple[torch.Tensor, int]] = []
         self.stages: dict[int, StageRecord] = {}
         self.current: int | None = None
         self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -155,6 +160,10 @@ class Recorder:
             points["attention.rotated_query"] = self._copy(query)
             points["attention.rotated_key"] = self._copy(key)
 
+    def changed(self) -> bool:
+        """Return whether the model has written into a tensor that was shared."""
+        return any(tensor._version != version for tensor, version in self._versions)
+
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy on the CPU; the same one for the same tensor.
 
@@ -164,7 +173,9 @@ class Recorder:
         if id(tensor) in self._copies:
             return self._copies[id(tensor)][1]
         require_on(tensor, self.device_type)
-        copied = tensor.detach().to("cpu", copy=True)
+        if self.share:
+            self._versions.append((tensor, tensor._version))
+        copied = tensor if self.share else tensor.detach().to("cpu", copy=True)
         self._copies[id(tensor)] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
 
@@ -210,49 +221,3 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor
     """Return the first tensor among a call's arguments; None where there is none."""
     values = [*args, *kwargs.values()]
     return next((value for value in values if isinstance(value, torch.Tensor)), None)
-
-
-def replay(
-    model: PreTrainedModel, stage: Stage, own: StageRecord, main: torch.Tensor | None
-) -> Points:
-    """Repeat one stage's call on the CPU and return its points.
-
-    Args:
-        model: on the CPU; the stage's module is called as `own` saw it.
-        stage: which stage.
-        own: this model's own record of the stage, with arguments.
-        main: takes the place of the first tensor, in its dtype; None to repeat the call as it
-            was.
-    """
-    module = model.get_submodule(stage.path)
-    args, kwargs = own.args, own.kwargs
-    if main is not None:
-        args, kwargs = with_main_input(args, kwargs, main)
-    recorder = Recorder("cpu", detail=True, keep_arguments=False)
-    # The rotary embedding has run before the block: its points are the first run's.
-    alone = Stage(stage.number, stage.path)
-    with recorder.recording(model, [alone]):
-        module(*args, **kwargs)
-    return recorder.stages[stage.number].points
-
-
-def with_main_input(
-    args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a call's arguments with the first tensor replaced, in that tensor's dtype."""
-    for index, value in enumerate(args):
-        if isinstance(value, torch.Tensor):
-            return (*args[:index], main.to(value.dtype), *args[index + 1 :]), kwargs
-    for name, value in kwargs.items():
-        if isinstance(value, torch.Tensor):
-            return args, kwargs | {name: main.to(value.dtype)}
-    return args, kwargs
-
-
-def stage_outputs(recorder: Recorder, stages: Stages) -> dict[int, torch.Tensor]:
-    """Return each stage's output, by its number."""
-    return {
-        stage.number: recorder.stages[stage.number].points["output"]
-        for stage in stages.all
-        if "output" in recorder.stages[stage.number].points
-    }

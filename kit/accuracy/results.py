@@ -5,7 +5,7 @@ import math
 import torch
 
 from kit.accuracy.arithmetic import Declared
-from kit.accuracy.examine import Gap, Point, StageExamination
+from kit.accuracy.examination import Gap, Point, StageExamination
 from kit.accuracy.limits import LIMITS
 from kit.accuracy.places import place_of
 from kit.accuracy.record import (

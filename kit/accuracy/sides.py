@@ -1,18 +1,18 @@
 """The CPU's sides of a comparison: plain fp32, the fp64 truth, and the declared arithmetic."""
 
 import contextlib
-import copy
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from kit.accuracy.arithmetic import Declared, in_declared_type, rounding
+from kit.accuracy.arithmetic import Declared, copy_in, in_declared_type, rounding
 from kit.accuracy.recorder import Recorder, require_on
 from kit.accuracy.stages import Stages, find_stages
 from kit.forward import Features
-from kit.model import has_attention
+from kit.model import use_attention
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,22 @@ class References:
     """
 
     def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
-        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed."""
+        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed.
+
+        The truth is begun at once in a thread, while the device has its first work.
+        """
         self.stages = find_stages(model)
         self.declared = declared
         self.cpu = Side(model, torch.float32, Declared())
-        self._truth: Side | None = None
+        with_one_thread = ThreadPoolExecutor(1, "truth")
+        self._truth: Future[Side] = with_one_thread.submit(exact_side, model)
+        with_one_thread.shutdown(wait=False)
         self._budget: Side | None = None
 
     @property
     def truth(self) -> Side:
-        """The same model in fp64: twice the fp32 weights' memory until `release`."""
-        if self._truth is None:
-            model = copy.deepcopy(self.cpu.model).double()
-            # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
-            if has_attention(model.config):
-                model.set_attn_implementation("sdpa")
-            self._truth = Side(model, torch.float64, None)
-        return self._truth
+        """The same model in fp64: twice the fp32 weights' memory."""
+        return self._truth.result()
 
     @property
     def budget(self) -> Side:
@@ -150,6 +149,10 @@ class References:
         budget = cpu if self.declared.plain else self.budget.run(pixels, self.stages)
         return ReferenceRuns(pixels, self.truth.run(pixels, self.stages), cpu, budget)
 
-    def release(self) -> None:
-        """Give the copies' memory back; they are made again when asked for."""
-        self._truth = self._budget = None
+
+def exact_side(model: PreTrainedModel) -> Side:
+    """Return the model's copy in fp64."""
+    exact = copy_in(model, torch.float64)
+    # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
+    use_attention(exact, "sdpa")
+    return Side(exact, torch.float64, None)

@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.accuracy.arithmetic import Declared
-from kit.accuracy.examine import Examination, examine
+from kit.accuracy.examination import Examination
+from kit.accuracy.examine import examine
 from kit.accuracy.judge import Judgement, judge
 from kit.accuracy.recorder import Recorder, require_on
 from kit.accuracy.sides import References, Run
@@ -93,13 +94,21 @@ def run_device(
         DeviceError: where the device fails.
         KitError: where a tensor is not on it.
     """
-    recorder = Recorder(device.type, detail=True, keep_arguments=False, repeat_inputs=True)
     with device_errors("computing the forward pass"):
         for parameter in model.parameters():
             require_on(parameter, device.type)
         require_on(pixel_values, device.type)
-        with recorder.recording(model, stages.all):
-            features = forward(model, pixel_values)
+        # Copies of a CPU's tensors would cost time and memory; one that works in place needs them.
+        for share in (device.type == "cpu", False):
+            recorder = Recorder(
+                device.type, detail=True, keep_arguments=False, repeat_inputs=True, share=share
+            )
+            with recorder.recording(model, stages.all):
+                features = unguarded_forward(model, pixel_values) if share else forward(
+                    model, pixel_values
+                )  # fmt: skip
+            if not recorder.changed():
+                break
         synchronize(device)
     names = {}
     for name in TENSORS:
@@ -107,6 +116,13 @@ def run_device(
         require_on(tensor, device.type)
         names[name] = str(tensor.device)
     return Run(to_host(features), recorder), names
+
+
+def unguarded_forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
+    """Run the model without gradients, its tensors counting what is written into them."""
+    with torch.no_grad():
+        output = model(pixel_values)
+    return Features(output.pooler_output, output.last_hidden_state)
 
 
 def measure(sides: Sides, pixels: torch.Tensor, log: RunLog | None = None) -> Measured:

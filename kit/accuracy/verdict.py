@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kit.accuracy.examine import Examination, Point, StageExamination
+from kit.accuracy.examination import Examination, Point, StageExamination
 from kit.accuracy.judge import Judgement
 from kit.accuracy.limits import LIMITS
 from kit.accuracy.places import place_of

@@ -2,14 +2,17 @@
 
 import numpy
 import torch
+import transformers
 from PIL import Image
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, ViTImageProcessorPil, pipeline
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, pipeline
 
 torch.manual_seed(0)
 config = DINOv3ViTConfig(
     hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32
 )
-processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+# The one that needs no torchvision has had another name since transformers 5.
+kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+processor = kind(size={"height": 32, "width": 32})
 image = Image.fromarray(numpy.zeros((32, 32, 3), dtype=numpy.uint8))
 for device in ("cuda", "cuda:0", torch.device("cuda"), 0):
     extract = pipeline(

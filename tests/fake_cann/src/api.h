@@ -1,4 +1,5 @@
-// What every file of the stub shares: how a function is exported, and how a call says that it failed.
+// What every file of the stub shares: how a function is exported, and how a call says that it
+// failed.
 #pragma once
 
 #include <acl/acl.h>
@@ -15,7 +16,8 @@
 
 namespace fake_cann {
 
-// Stores `message` for aclGetRecentErrMsg, which torch_npu quotes in its exception, and returns `code`.
+// Stores `message` for aclGetRecentErrMsg, which torch_npu quotes in its exception, and returns
+// `code`.
 SHARED aclError fail(aclError code, const std::string& message);
 
 // One line on stderr when FAKECANN_LOG is at least `level`.

@@ -1,5 +1,5 @@
-// libascendcl.so: events. An event may be recorded again and again: a waiter waits for the recording
-// that was the latest when it began to wait.
+// libascendcl.so: events. An event may be recorded again and again: a waiter waits for the
+// recording that was the latest when it began to wait.
 #include "devices.h"
 #include "faults.h"
 #include "streams.h"
@@ -48,7 +48,9 @@ API aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) {
   *event = new Event;
   return ACL_SUCCESS;
 }
-API aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t flag) { return aclrtCreateEventExWithFlag(event, flag); }
+API aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t flag) {
+  return aclrtCreateEventExWithFlag(event, flag);
+}
 API aclError aclrtDestroyEvent(aclrtEvent event) {
   delete static_cast<Event*>(event);
   return ACL_SUCCESS;
@@ -64,7 +66,9 @@ API aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
     std::lock_guard<std::mutex> guard(event.recordings->mutex);
     recording = stream.capture ? event.recordings->requested : ++event.recordings->requested;
   }
-  auto record = [recordings = event.recordings, recording](Stream& on) { recordings->finish(recording, on.clock_ns()); };
+  auto record = [recordings = event.recordings, recording](Stream& on) {
+    recordings->finish(recording, on.clock_ns());
+  };
   stream.submit({"recordEvent", record, 0, true});
   return ACL_SUCCESS;
 }
@@ -101,8 +105,10 @@ API aclError aclrtQueryEventWaitStatus(aclrtEvent, aclrtEventWaitStatus* status)
   return ACL_SUCCESS;
 }
 API aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent start, aclrtEvent end) {
-  int64_t start_ns = event_of(start).recordings->time_ns, end_ns = event_of(end).recordings->time_ns;
-  if (start_ns < 0 || end_ns < 0) return fail(ACL_ERROR_RT_PARAM_INVALID, "elapsed time of an event that was not recorded");
+  int64_t start_ns = event_of(start).recordings->time_ns,
+          end_ns = event_of(end).recordings->time_ns;
+  if (start_ns < 0 || end_ns < 0)
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "elapsed time of an event that was not recorded");
   *milliseconds = static_cast<float>(static_cast<double>(end_ns - start_ns) / 1e6);
   return ACL_SUCCESS;
 }

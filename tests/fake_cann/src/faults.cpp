@@ -11,7 +11,8 @@ namespace {
 
 constexpr double kWrongFactor = 1.02;
 
-// Counts for each rule by itself, so that "*:40" counts all operators and "aclnnGelu:7" only its own.
+// Counts for each rule by itself, so that "*:40" counts all operators and "aclnnGelu:7" only its
+// own.
 class RuleCounters {
  public:
   const Rule* matching(const std::vector<Rule>& rules, const std::string& name) {
@@ -89,7 +90,8 @@ int64_t duration_ns(const std::string& operator_name) {
 
 aclError device_error(int device) {
   if (device < 0 || !(lost_devices >> device & 1)) return ACL_SUCCESS;
-  return fail(ACL_ERROR_RT_LOST_HEARTBEAT, "device " + std::to_string(device) + " lost its heartbeat");
+  return fail(ACL_ERROR_RT_LOST_HEARTBEAT,
+              "device " + std::to_string(device) + " lost its heartbeat");
 }
 
 aclError current_device_error() { return device_error(current_device()); }

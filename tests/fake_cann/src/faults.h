@@ -12,10 +12,10 @@ SHARED bool launch_fails(const std::string& operator_name);
 
 // What one execution of an operator has to do wrong.
 struct ExecutionFaults {
-  bool abort = false;                        // the kernel dies: its stream answers an error from now on
-  bool nan = false;                          // every floating-point output is NaN
-  std::optional<double> wrong_factor;        // every floating-point output is this much too large
-  std::optional<int64_t> wrong_row;          // this row of the second-to-last dimension is wrong
+  bool abort = false;                  // the kernel dies: its stream answers an error from now on
+  bool nan = false;                    // every floating-point output is NaN
+  std::optional<double> wrong_factor;  // every floating-point output is this much too large
+  std::optional<int64_t> wrong_row;    // this row of the second-to-last dimension is wrong
 };
 
 // Counts the execution (a graph's replay executes too) and answers its faults; on the call that

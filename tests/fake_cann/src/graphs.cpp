@@ -1,5 +1,5 @@
-// libascendcl.so: captured graphs. A graph is the list of tasks that its streams were given; a replay
-// runs them in that order.
+// libascendcl.so: captured graphs. A graph is the list of tasks that its streams were given; a
+// replay runs them in that order.
 #include "faults.h"
 #include "options.h"
 #include "streams.h"
@@ -51,7 +51,8 @@ API aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* graph) {
   *graph = captured.get();
   return ACL_SUCCESS;
 }
-API aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureStatus* status, aclmdlRI* graph) {
+API aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureStatus* status,
+                                    aclmdlRI* graph) {
   Stream& stream = stream_of(handle);
   *status = stream.capture ? ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE : ACL_MODEL_RI_CAPTURE_STATUS_NONE;
   if (graph) *graph = stream.capture.get();

@@ -1,6 +1,6 @@
-// libascendcl.so: the older "aclop" path. torch_npu takes it for BroadcastTo, which has no aclnn name,
-// and for any operator whose aclnn name is missing from libopapi.so: then all that this file does is
-// to say which one was wanted.
+// libascendcl.so: the older "aclop" path. torch_npu takes it for BroadcastTo, which has no aclnn
+// name, and for any operator whose aclnn name is missing from libopapi.so: then all that this file
+// does is to say which one was wanted.
 #include "faults.h"
 #include "options.h"
 #include "streams.h"
@@ -64,7 +64,9 @@ void broadcast(const Description& from, const char* source, const Description& t
   }
 }
 
-const Description* description_of(const aclTensorDesc* handle) { return reinterpret_cast<const Description*>(handle); }
+const Description* description_of(const aclTensorDesc* handle) {
+  return reinterpret_cast<const Description*>(handle);
+}
 
 aclError not_emulated(const char* name) {
   fprintf(stderr, "[fake_cann] operator not emulated: aclop %s\n", name);
@@ -75,15 +77,19 @@ aclError not_emulated(const char* name) {
   return fail(ACL_ERROR_OP_NOT_FOUND, std::string("operator not emulated: aclop ") + name);
 }
 
-const Buffer* buffer_of(const aclDataBuffer* handle) { return reinterpret_cast<const Buffer*>(handle); }
+const Buffer* buffer_of(const aclDataBuffer* handle) {
+  return reinterpret_cast<const Buffer*>(handle);
+}
 
-aclError execute(const char* name, const aclTensorDesc* from, const aclDataBuffer* source, const aclTensorDesc* to,
-                 const aclDataBuffer* target, aclrtStream stream) {
-  if (strcmp(name, "BroadcastTo") || !element_bytes(description_of(from)->type)) return not_emulated(name);
+aclError execute(const char* name, const aclTensorDesc* from, const aclDataBuffer* source,
+                 const aclTensorDesc* to, const aclDataBuffer* target, aclrtStream stream) {
+  if (strcmp(name, "BroadcastTo") || !element_bytes(description_of(from)->type))
+    return not_emulated(name);
   if (aclError error = device_error(stream_of(stream).device)) return error;
-  auto run = [from = *description_of(from), to = *description_of(to), source = buffer_of(source)->data,
-              target = buffer_of(target)->data](Stream&) {
-    if (!options().no_compute) broadcast(from, static_cast<char*>(source), to, static_cast<char*>(target));
+  auto run = [from = *description_of(from), to = *description_of(to),
+              source = buffer_of(source)->data, target = buffer_of(target)->data](Stream&) {
+    if (!options().no_compute)
+      broadcast(from, static_cast<char*>(source), to, static_cast<char*>(target));
   };
   submit(stream, name, run, duration_ns(name));
   return ACL_SUCCESS;
@@ -92,24 +98,35 @@ aclError execute(const char* name, const aclTensorDesc* from, const aclDataBuffe
 }  // namespace
 
 API aclError aclopCompileAndExecute(const char* name, int, const aclTensorDesc* const* inputs,
-                                    const aclDataBuffer* const* sources, int, const aclTensorDesc* const* outputs,
-                                    aclDataBuffer* const* targets, const aclopAttr*, aclopEngineType, aclopCompileType,
-                                    const char*, aclrtStream stream) {
+                                    const aclDataBuffer* const* sources, int,
+                                    const aclTensorDesc* const* outputs,
+                                    aclDataBuffer* const* targets, const aclopAttr*,
+                                    aclopEngineType, aclopCompileType, const char*,
+                                    aclrtStream stream) {
   return execute(name, inputs[0], sources[0], outputs[0], targets[0], stream);
 }
-API aclError aclopCompileAndExecuteV2(const char* name, int, aclTensorDesc** inputs, aclDataBuffer** sources, int,
-                                      aclTensorDesc** outputs, aclDataBuffer** targets, aclopAttr*, aclopEngineType,
+API aclError aclopCompileAndExecuteV2(const char* name, int, aclTensorDesc** inputs,
+                                      aclDataBuffer** sources, int, aclTensorDesc** outputs,
+                                      aclDataBuffer** targets, aclopAttr*, aclopEngineType,
                                       aclopCompileType, const char*, aclrtStream stream) {
   return execute(name, inputs[0], sources[0], outputs[0], targets[0], stream);
 }
 
-API aclTensorDesc* aclCreateTensorDesc(aclDataType type, int count, const int64_t* dimensions, aclFormat format) {
-  return reinterpret_cast<aclTensorDesc*>(new Description{type, {dimensions, dimensions + count}, format});
+API aclTensorDesc* aclCreateTensorDesc(aclDataType type, int count, const int64_t* dimensions,
+                                       aclFormat format) {
+  return reinterpret_cast<aclTensorDesc*>(
+      new Description{type, {dimensions, dimensions + count}, format});
 }
 API void aclDestroyTensorDesc(const aclTensorDesc* handle) { delete description_of(handle); }
-API aclDataType aclGetTensorDescType(const aclTensorDesc* handle) { return description_of(handle)->type; }
-API aclFormat aclGetTensorDescFormat(const aclTensorDesc* handle) { return description_of(handle)->format; }
-API size_t aclGetTensorDescNumDims(const aclTensorDesc* handle) { return description_of(handle)->dimensions.size(); }
+API aclDataType aclGetTensorDescType(const aclTensorDesc* handle) {
+  return description_of(handle)->type;
+}
+API aclFormat aclGetTensorDescFormat(const aclTensorDesc* handle) {
+  return description_of(handle)->format;
+}
+API size_t aclGetTensorDescNumDims(const aclTensorDesc* handle) {
+  return description_of(handle)->dimensions.size();
+}
 API aclError aclGetTensorDescDimV2(const aclTensorDesc* handle, size_t index, int64_t* size) {
   *size = description_of(handle)->dimensions.at(index);
   return ACL_SUCCESS;
@@ -118,7 +135,9 @@ API void aclSetTensorDescName(aclTensorDesc*, const char*) {}
 API_WITHOUT_EFFECT(aclSetTensorFormat(aclTensorDesc*, aclFormat))
 API_WITHOUT_EFFECT(aclSetTensorPlaceMent(aclTensorDesc*, aclMemType))
 API_WITHOUT_EFFECT(aclSetTensorShape(aclTensorDesc*, int, const int64_t*))
-API aclDataBuffer* aclCreateDataBuffer(void* data, size_t bytes) { return reinterpret_cast<aclDataBuffer*>(new Buffer{data, bytes}); }
+API aclDataBuffer* aclCreateDataBuffer(void* data, size_t bytes) {
+  return reinterpret_cast<aclDataBuffer*>(new Buffer{data, bytes});
+}
 API aclError aclDestroyDataBuffer(const aclDataBuffer* buffer) {
   delete reinterpret_cast<const Buffer*>(buffer);
   return ACL_SUCCESS;
@@ -132,5 +151,6 @@ API_WITHOUT_EFFECT(aclopSetAttrInt(aclopAttr*, const char*, int64_t))
 API_WITHOUT_EFFECT(aclopSetAttrListBool(aclopAttr*, const char*, int, const uint8_t*))
 API_WITHOUT_EFFECT(aclopSetAttrListFloat(aclopAttr*, const char*, int, const float*))
 API_WITHOUT_EFFECT(aclopSetAttrListInt(aclopAttr*, const char*, int, const int64_t*))
-API_WITHOUT_EFFECT(aclopSetAttrListListInt(aclopAttr*, const char*, int, const int*, const int64_t* const*))
+API_WITHOUT_EFFECT(aclopSetAttrListListInt(aclopAttr*, const char*, int, const int*,
+                                           const int64_t* const*))
 API_WITHOUT_EFFECT(aclopSetAttrString(aclopAttr*, const char*, const char*))

@@ -1,5 +1,5 @@
-// libascendcl.so: memory. Device memory is host memory from mmap; what makes it a device's is an entry
-// in a table, so that sizes, owners and the end of memory are those of a device.
+// libascendcl.so: memory. Device memory is host memory from mmap; what makes it a device's is an
+// entry in a table, so that sizes, owners and the end of memory are those of a device.
 #include "devices.h"
 #include "faults.h"
 #include "options.h"
@@ -30,7 +30,8 @@ std::map<char*, size_t> reserved_ranges;
 size_t used_bytes[64];
 
 void* map_pages(size_t bytes, int protection) {
-  return mmap(nullptr, bytes ? bytes : 1, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return mmap(nullptr, bytes ? bytes : 1, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+              -1, 0);
 }
 
 size_t bytes_of(size_t bytes) { return bytes; }
@@ -48,8 +49,9 @@ auto block_around(Blocks& blocks, const void* pointer) {
 
 aclError out_of_memory(int device, size_t bytes) {
   return fail(ACL_ERROR_RT_MEMORY_ALLOCATION,
-              "device " + std::to_string(device) + " is out of memory: " + std::to_string(bytes) + " bytes asked, " +
-                  std::to_string(options().device_bytes - used_bytes[device]) + " free");
+              "device " + std::to_string(device) + " is out of memory: " + std::to_string(bytes) +
+                  " bytes asked, " + std::to_string(options().device_bytes - used_bytes[device]) +
+                  " free");
 }
 
 aclError allocate(void** pointer, size_t bytes) {
@@ -75,14 +77,19 @@ bool is_pinned(const void* pointer) {
 
 }  // namespace
 
-API aclError aclrtMalloc(void** pointer, size_t bytes, aclrtMemMallocPolicy) { return allocate(pointer, bytes); }
-API aclError aclrtMallocAlign32(void** pointer, size_t bytes, aclrtMemMallocPolicy) { return allocate(pointer, bytes); }
+API aclError aclrtMalloc(void** pointer, size_t bytes, aclrtMemMallocPolicy) {
+  return allocate(pointer, bytes);
+}
+API aclError aclrtMallocAlign32(void** pointer, size_t bytes, aclrtMemMallocPolicy) {
+  return allocate(pointer, bytes);
+}
 API aclError aclrtFree(void* pointer) {
   int device;
   {
     std::lock_guard<std::mutex> guard(mutex);
     auto block = device_blocks.find(static_cast<char*>(pointer));
-    if (block == device_blocks.end()) return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtFree: not device memory");
+    if (block == device_blocks.end())
+      return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtFree: not device memory");
     device = block->second.device;
   }
   wait_for_device(device);  // a queued task may still use it, and here that would end the process
@@ -102,7 +109,9 @@ API aclError aclrtMallocHost(void** pointer, size_t bytes) {
   pinned_blocks[static_cast<char*>(*pointer)] = bytes;
   return ACL_SUCCESS;
 }
-API aclError aclrtMallocHostWithCfg(void** pointer, uint64_t bytes, aclrtMallocConfig*) { return aclrtMallocHost(pointer, bytes); }
+API aclError aclrtMallocHostWithCfg(void** pointer, uint64_t bytes, aclrtMallocConfig*) {
+  return aclrtMallocHost(pointer, bytes);
+}
 API aclError aclrtFreeHost(void* pointer) {
   std::lock_guard<std::mutex> guard(mutex);
   pinned_blocks.erase(static_cast<char*>(pointer));
@@ -135,20 +144,26 @@ API aclError aclrtPointerGetAttributes(const void* pointer, aclrtPtrAttributes* 
 }
 
 // ---- copies
-API aclError aclrtMemcpy(void* to, size_t capacity, const void* from, size_t bytes, aclrtMemcpyKind) {
-  if (bytes > capacity) return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpy: more bytes than the target holds");
+API aclError aclrtMemcpy(void* to, size_t capacity, const void* from, size_t bytes,
+                         aclrtMemcpyKind) {
+  if (bytes > capacity)
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpy: more bytes than the target holds");
   if (aclError error = current_device_error()) return error;
   memmove(to, from, bytes);
   return ACL_SUCCESS;
 }
-API aclError aclrtMemcpyAsync(void* to, size_t capacity, const void* from, size_t bytes, aclrtMemcpyKind kind, aclrtStream handle) {
-  if (bytes > capacity) return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpyAsync: more bytes than the target holds");
+API aclError aclrtMemcpyAsync(void* to, size_t capacity, const void* from, size_t bytes,
+                              aclrtMemcpyKind kind, aclrtStream handle) {
+  if (bytes > capacity)
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpyAsync: more bytes than the target holds");
   Stream& stream = stream_of(handle);
   if (aclError error = device_error(stream.device)) return error;
   // Pageable host memory: the call returns only when the host's side of it is free again.
-  if (kind == ACL_MEMCPY_HOST_TO_DEVICE && options().asynchronous && !stream.capture && !is_pinned(from)) {
+  if (kind == ACL_MEMCPY_HOST_TO_DEVICE && options().asynchronous && !stream.capture &&
+      !is_pinned(from)) {
     std::string staged(static_cast<const char*>(from), bytes);
-    submit(handle, "copy from a staging buffer", [=](Stream&) { memcpy(to, staged.data(), staged.size()); });
+    submit(handle, "copy from a staging buffer",
+           [=](Stream&) { memcpy(to, staged.data(), staged.size()); });
     return ACL_SUCCESS;
   }
   submit(handle, "copy", [=](Stream&) { memmove(to, from, bytes); });
@@ -156,13 +171,16 @@ API aclError aclrtMemcpyAsync(void* to, size_t capacity, const void* from, size_
   return ACL_SUCCESS;
 }
 API aclError aclrtMemset(void* to, size_t capacity, int32_t value, size_t bytes) {
-  if (bytes > capacity) return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemset: more bytes than the target holds");
+  if (bytes > capacity)
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemset: more bytes than the target holds");
   if (aclError error = current_device_error()) return error;
   memset(to, value, bytes);
   return ACL_SUCCESS;
 }
-API aclError aclrtMemsetAsync(void* to, size_t capacity, int32_t value, size_t bytes, aclrtStream handle) {
-  if (bytes > capacity) return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemsetAsync: more bytes than the target holds");
+API aclError aclrtMemsetAsync(void* to, size_t capacity, int32_t value, size_t bytes,
+                              aclrtStream handle) {
+  if (bytes > capacity)
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemsetAsync: more bytes than the target holds");
   if (aclError error = device_error(stream_of(handle).device)) return error;
   submit(handle, "memset", [=](Stream&) { memset(to, value, bytes); });
   return ACL_SUCCESS;
@@ -181,12 +199,14 @@ API aclError aclrtReserveMemAddress(void** address, size_t bytes, size_t, void*,
 API aclError aclrtReleaseMemAddress(void* address) {
   std::lock_guard<std::mutex> guard(mutex);
   auto range = reserved_ranges.find(static_cast<char*>(address));
-  if (range == reserved_ranges.end()) return fail(ACL_ERROR_RT_PARAM_INVALID, "not a reserved address");
+  if (range == reserved_ranges.end())
+    return fail(ACL_ERROR_RT_PARAM_INVALID, "not a reserved address");
   munmap(address, range->second);
   reserved_ranges.erase(range);
   return ACL_SUCCESS;
 }
-API aclError aclrtMallocPhysical(aclrtDrvMemHandle* handle, size_t bytes, const aclrtPhysicalMemProp* properties, uint64_t) {
+API aclError aclrtMallocPhysical(aclrtDrvMemHandle* handle, size_t bytes,
+                                 const aclrtPhysicalMemProp* properties, uint64_t) {
   int device = properties ? static_cast<int>(properties->location.id) : current_device();
   if (aclError error = device_error(device)) return error;
   std::lock_guard<std::mutex> guard(mutex);

@@ -39,12 +39,15 @@ double number(const char* variable, const char* fallback) {
   return parse_number(variable, text(variable, fallback));
 }
 
-bool flag(const char* variable, bool fallback) { return number(variable, fallback ? "1" : "0") != 0; }
+bool flag(const char* variable, bool fallback) {
+  return number(variable, fallback ? "1" : "0") != 0;
+}
 
 // True when the variable is `other`, false when it is `usual` or not set.
 bool one_of(const char* variable, const std::string& usual, const std::string& other) {
   std::string value = text(variable, usual.c_str());
-  if (value != usual && value != other) reject(variable, "'" + value + "' is neither " + usual + " nor " + other);
+  if (value != usual && value != other)
+    reject(variable, "'" + value + "' is neither " + usual + " nor " + other);
   return value == other;
 }
 
@@ -98,10 +101,10 @@ std::vector<Rule> durations(const char* variable) {
 }
 
 void reject_unknown_variables() {
-  static const char* const known[] = {
-      "DEVICES", "SOC", "VERSION", "HBM_GIB", "LOG",   "POISON",      "ASYNC", "NOOP",
-      "STRICT",  "FAIL", "ABORT",  "NAN",     "WRONG", "WRONG_TOKEN", "LOST",  "DELAY_US",
-      "GELU"};
+  static const char* const known[] = {"DEVICES",  "SOC",   "VERSION", "HBM_GIB",     "LOG",
+                                      "POISON",   "ASYNC", "NOOP",    "STRICT",      "FAIL",
+                                      "ABORT",    "NAN",   "WRONG",   "WRONG_TOKEN", "LOST",
+                                      "DELAY_US", "GELU"};
   for (char** entry = environ; *entry; ++entry) {
     if (strncmp(*entry, "FAKECANN_", 9) != 0) continue;
     std::string name(*entry + 9, strcspn(*entry + 9, "="));

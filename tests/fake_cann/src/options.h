@@ -17,7 +17,9 @@ struct Rule {
   double value = 0;           // its meaning depends on the variable
   bool has_value = false;
 
-  bool names(const std::string& name) const { return operator_name == "*" || operator_name == name; }
+  bool names(const std::string& name) const {
+    return operator_name == "*" || operator_name == name;
+  }
 };
 
 struct Options {
@@ -32,7 +34,7 @@ struct Options {
   bool tanh_gelu;     // aclnnGelu computes the tanh formula that CANN documents for it
   bool strict;        // an operator that is not emulated ends the process
 
-  std::vector<Rule> durations;     // value: microseconds
+  std::vector<Rule> durations;  // value: microseconds
   std::vector<Rule> launch_fails;
   std::vector<Rule> aborts;
   std::vector<Rule> nans;

@@ -4,11 +4,12 @@
 #include "faults.h"
 
 #include <sys/prctl.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <set>
 
 namespace fake_cann {
@@ -36,6 +37,12 @@ std::vector<Stream*> streams_of(int device) {
   return found;
 }
 
+int64_t read_clock(clockid_t clock) {
+  timespec time;
+  clock_gettime(clock, &time);
+  return time.tv_sec * 1000000000ll + time.tv_nsec;
+}
+
 // torch_npu's exception at the next wait gives only a code, so the reason goes to stderr too.
 std::string failure_of(const Task& task, const std::exception& error) {
   std::string failure = task.name + ": " + reason_of(error);
@@ -56,10 +63,7 @@ std::string reason_of(const std::exception& error) {
   return text.substr(0, text.find('\n'));
 }
 
-int64_t now_ns() {
-  auto since_boot = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(since_boot).count();
-}
+int64_t now_ns() { return read_clock(CLOCK_MONOTONIC); }
 
 int next_id() {
   static std::atomic<int> id{1};
@@ -103,10 +107,12 @@ void Stream::submit(Task task) {
 
 void Stream::execute(const Task& task, int64_t submitted_ns) {
   advance_clock_to(submitted_ns);
-  int64_t began_ns = now_ns();
+  // Where a duration is set, being preempted on a busy machine must not prolong it.
+  clockid_t clock = task.duration_ns ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+  int64_t began_ns = read_clock(clock);
   if (task.run) task.run(*this);
   if (task.sets_clock) return;
-  int64_t took_ns = now_ns() - began_ns;
+  int64_t took_ns = read_clock(clock) - began_ns;
   clock_ns_ += std::max(task.duration_ns, took_ns);
   if (task.duration_ns) sleep_until(clock_ns_);
 }
@@ -151,11 +157,27 @@ bool Stream::idle() {
   return pending_ == 0;
 }
 
+Stream* create_stream(int device) {
+  auto* created = new Stream(device, next_id());
+  std::lock_guard<std::mutex> guard(registry_mutex);
+  registry().insert(created);
+  return created;
+}
+
+void destroy_stream(Stream* stream) {
+  {
+    std::lock_guard<std::mutex> guard(registry_mutex);
+    registry().erase(stream);
+  }
+  delete stream;
+}
+
 Stream& stream_of(aclrtStream handle) {
   return handle ? *static_cast<Stream*>(handle) : default_stream(std::max(current_device(), 0));
 }
 
-void submit(aclrtStream handle, std::string name, std::function<void(Stream&)> run, int64_t duration_ns) {
+void submit(aclrtStream handle, std::string name, std::function<void(Stream&)> run,
+            int64_t duration_ns) {
   stream_of(handle).submit({std::move(name), std::move(run), duration_ns});
 }
 
@@ -177,63 +199,3 @@ void end_capture(const std::shared_ptr<Graph>& graph) {
 }
 
 }  // namespace fake_cann
-
-using namespace fake_cann;
-
-API aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) {
-  if (current_device() < 0) return fail(ACL_ERROR_RT_CONTEXT_NULL, "a stream needs a device");
-  if (aclError error = current_device_error()) return error;
-  auto* created = new Stream(current_device(), next_id());
-  std::lock_guard<std::mutex> guard(registry_mutex);
-  registry().insert(created);
-  *stream = created;
-  return ACL_SUCCESS;
-}
-API aclError aclrtCreateStream(aclrtStream* stream) { return aclrtCreateStreamWithConfig(stream, 0, 0); }
-API aclError aclrtDestroyStream(aclrtStream stream) {
-  if (!stream) return ACL_SUCCESS;
-  {
-    std::lock_guard<std::mutex> guard(registry_mutex);
-    registry().erase(static_cast<Stream*>(stream));
-  }
-  delete static_cast<Stream*>(stream);
-  return ACL_SUCCESS;
-}
-API aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream(stream); }
-API aclError aclrtSynchronizeStream(aclrtStream stream) { return stream_of(stream).wait(); }
-API aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) { return stream_of(stream).wait(); }
-API aclError aclrtSynchronizeDevice(void) { return wait_for_device(current_device()); }
-API aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return wait_for_device(current_device()); }
-API aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
-  if (aclError error = device_error(stream_of(stream).device)) return error;
-  *status = stream_of(stream).idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
-  return ACL_SUCCESS;
-}
-API aclError aclrtStreamGetId(aclrtStream stream, int32_t* id) {
-  *id = stream_of(stream).id;
-  return ACL_SUCCESS;
-}
-API_WITHOUT_EFFECT(aclrtSetStreamFailureMode(aclrtStream, uint64_t))
-API_WITHOUT_EFFECT(aclrtSetStreamOverflowSwitch(aclrtStream, uint32_t))
-API aclError aclrtGetStreamOverflowSwitch(aclrtStream, uint32_t* flag) {
-  *flag = 0;
-  return ACL_SUCCESS;
-}
-API_WITHOUT_EFFECT(aclrtSetStreamAttribute(aclrtStream, aclrtStreamAttr, aclrtStreamAttrValue*))
-
-// ---- host callbacks: tasks like any other
-API aclError aclrtLaunchCallback(aclrtCallback callback, void* data, aclrtCallbackBlockType, aclrtStream stream) {
-  submit(stream, "callback", [=](Stream&) { callback(data); });
-  return ACL_SUCCESS;
-}
-API aclError aclrtLaunchHostFunc(aclrtStream stream, aclrtHostFunc function, void* data) {
-  submit(stream, "hostFunc", [=](Stream&) { function(data); });
-  return ACL_SUCCESS;
-}
-API_WITHOUT_EFFECT(aclrtSubscribeReport(uint64_t, aclrtStream))
-API_WITHOUT_EFFECT(aclrtUnSubscribeReport(uint64_t, aclrtStream))
-// torch_npu's report thread polls this for callbacks; ours have run already, so it only has to wait.
-API aclError aclrtProcessReport(int32_t timeout_ms) {
-  usleep(static_cast<useconds_t>(timeout_ms < 0 ? 100 : timeout_ms) * 1000);
-  return ACL_ERROR_RT_THREAD_SUBSCRIBE;
-}

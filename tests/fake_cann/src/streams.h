@@ -79,6 +79,9 @@ SHARED std::string reason_of(const std::exception& error);
 int64_t now_ns();
 int next_id();
 
+Stream* create_stream(int device);
+// Waits for its queue first.
+void destroy_stream(Stream* stream);
 // A null handle is the current device's default stream.
 SHARED Stream& stream_of(aclrtStream handle);
 SHARED void submit(aclrtStream handle, std::string name, std::function<void(Stream&)> run,

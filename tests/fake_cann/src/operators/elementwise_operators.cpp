@@ -1,5 +1,5 @@
-// libopapi.so, first half: element by element, reductions, tensors. One line per operator, in the .inc
-// files; two halves, so that two cores compile them at once.
+// libopapi.so, first half: element by element, reductions, tensors. One line per operator, in the
+// .inc files; two halves, so that two cores compile them at once.
 #include "helpers.h"
 #include "operator.h"
 

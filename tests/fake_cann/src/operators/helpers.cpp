@@ -3,18 +3,24 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <helpers_aten.h>  // written by build.py
 
-#include <cstring>
+#include <algorithm>
+#include <limits>
 
 namespace fake_cann {
 namespace {
 
-// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows a
-// lower precision, the chips that have HF32 take it.
-enum CubeMathType : int8_t { kKeepDtype = 0, kAllowFp32DownPrecision = 1, kUseFp16 = 2, kUseHf32 = 3 };
+// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows
+// a lower precision, the chips that have HF32 take it.
+enum CubeMathType : int8_t {
+  kKeepDtype = 0,
+  kAllowFp32DownPrecision = 1,
+  kUseFp16 = 2,
+  kUseHf32 = 3
+};
 
-// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23 go.
-// CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default. Numbers
-// below the smallest normal one become zero.
+// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23
+// go. CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default.
+// Numbers below the smallest normal one become zero.
 uint32_t to_hf32(uint32_t bits) {
   constexpr uint32_t kDroppedBits = 12;
   constexpr uint32_t kExponentMask = 0x7F800000, kSignMask = 0x80000000;
@@ -31,18 +37,6 @@ Tensor round_to_hf32(const Tensor& input) {
   auto* bits = static_cast<uint32_t*>(rounded.data_ptr());
   for (int64_t i = 0; i < rounded.numel(); ++i) bits[i] = to_hf32(bits[i]);
   return rounded;
-}
-
-// fp32, as the chip accumulates; scaled and masked, before the softmax.
-Tensor attention_scores(const Tensor& query, const Tensor& key, const Tensor& mask, double scale, int64_t sparse_mode) {
-  constexpr int64_t kCausal = 2;
-  Tensor scores = at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
-  Tensor hidden = mask;
-  if (sparse_mode == kCausal) {
-    hidden = at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
-  }
-  if (hidden.defined()) scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
-  return scores;
 }
 
 }  // namespace
@@ -67,8 +61,8 @@ Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type) {
   return first.add_(at::matmul(left.narrow(-1, half, rest), right.narrow(row_dim, half, rest)));
 }
 
-Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
-                    int8_t cube_math_type) {
+Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                    const Scalar& alpha, int8_t cube_math_type) {
   if (a.scalar_type() != at::kFloat) {  // one rounding, behind the sum
     return a.dim() == 2 ? at::addmm(self, a, b, beta, alpha) : at::baddbmm(self, a, b, beta, alpha);
   }
@@ -76,43 +70,61 @@ Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const 
   return beta.toDouble() == 0 ? scaled : at::add(scaled, self, beta);
 }
 
-void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
-               int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out) {
-  Tensor scores = attention_scores(query, key, mask, scale, sparse_mode);
+Tensor Attention::scores() const {
+  constexpr int64_t kCausal = 2;
+  Tensor scores =
+      at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
+  Tensor hidden = mask;
+  if (sparse_mode == kCausal) {
+    hidden =
+        at::ones({scores.size(-2), scores.size(-1)}, at::TensorOptions().dtype(at::kBool)).triu(1);
+  }
+  if (hidden.defined())
+    scores.masked_fill_(hidden.to(at::kBool), -std::numeric_limits<float>::infinity());
+  return scores;
+}
+
+Tensor Attention::drop_some(const Tensor& weights) const {
+  return keep < 1 && drop_mask.defined() ? drop(weights, drop_mask, 1 - keep) : weights;
+}
+
+void Attention::forward(const Out& softmax_max, const Out& softmax_sum, const Out& out) const {
+  Tensor scores = this->scores();
   Tensor maxima = at::amax(scores, -1, true);
   softmax_max = maxima.expand(softmax_max.sizes());
   softmax_sum = at::exp(at::sub(scores, maxima)).sum(-1, true).expand(softmax_sum.sizes());
-  out = at::matmul(at::softmax(scores, -1), value.to(at::kFloat));
+  out = at::matmul(drop_some(at::softmax(scores, -1)), value.to(at::kFloat));
 }
 
-void attention_backward(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& grad,
-                        const Tensor& mask, double scale, int64_t sparse_mode, const Out& grad_query,
-                        const Out& grad_key, const Out& grad_value) {
-  Tensor weights = at::softmax(attention_scores(query, key, mask, scale, sparse_mode), -1);
+void Attention::backward(const Tensor& grad, const Out& grad_query, const Out& grad_key,
+                         const Out& grad_value) const {
+  Tensor weights = at::softmax(scores(), -1);
   Tensor wide_grad = grad.to(at::kFloat);
-  Tensor grad_weights = at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2));
-  Tensor grad_scores = at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
+  Tensor grad_weights = drop_some(at::matmul(wide_grad, value.to(at::kFloat).transpose(-1, -2)));
+  Tensor grad_scores =
+      at::_softmax_backward_data(grad_weights, weights, -1, at::kFloat).mul_(scale);
   grad_query = at::matmul(grad_scores, key.to(at::kFloat));
   grad_key = at::matmul(grad_scores.transpose(-1, -2), query.to(at::kFloat));
-  grad_value = at::matmul(weights.transpose(-1, -2), wide_grad);
+  grad_value = at::matmul(drop_some(weights).transpose(-1, -2), wide_grad);
 }
 
-void require_plain_attention(const Text& layout, double keep, const Tensor& shift) {
-  TORCH_CHECK(layout == "BNSD" && keep == 1.0 && !shift.defined(),
-              "attention is emulated for the layout BNSD without dropout and shift");
+void require_plain_attention(const Text& layout, const Tensor& shift) {
+  TORCH_CHECK(layout == "BNSD" && !shift.defined(),
+              "attention is emulated for the layout BNSD without a shift");
 }
 
 at::Generator generator(int64_t seed, int64_t offset) {
   constexpr uint64_t kStride = 1000003;  // a prime, so that neighbouring offsets give other numbers
-  return at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed) + kStride * static_cast<uint64_t>(offset));
+  return at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed) +
+                                                  kStride * static_cast<uint64_t>(offset));
 }
 
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset) {
   return generator(seed.item<int64_t>(), shift.item<int64_t>() + offset);
 }
 
-void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval, const Out& scale,
-                  const Out& growth_tracker) {
+void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval,
+                  const Out& scale, const Out& growth_tracker) {
   if (found_inf.item<float>() != 0) {
     scale.mul_(backoff);
     growth_tracker.zero_();
@@ -125,14 +137,16 @@ void update_scale(const Tensor& found_inf, double growth, double backoff, int64_
 }
 
 Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator) {
-  Tensor bits = at::empty({mask.numel(), 8}, at::TensorOptions().dtype(at::kByte)).bernoulli_(1 - probability, generator);
+  Tensor bits = at::empty({mask.numel(), 8}, at::TensorOptions().dtype(at::kByte))
+                    .bernoulli_(1 - probability, generator);
   Tensor weights = at::bitwise_left_shift(at::ones({8}, at::kByte), at::arange(8, at::kByte));
   return at::sum(at::mul(bits, weights), 1, false, at::kByte).reshape(mask.sizes());
 }
 
 Tensor drop(const Tensor& input, const Tensor& mask, double probability) {
   Tensor bytes = mask.flatten().unsqueeze(1);
-  Tensor bits = at::bitwise_and(at::bitwise_right_shift(bytes, at::arange(8, at::kByte)), 1).flatten();
+  Tensor bits =
+      at::bitwise_and(at::bitwise_right_shift(bytes, at::arange(8, at::kByte)), 1).flatten();
   Tensor kept = bits.narrow(0, 0, input.numel()).reshape(input.sizes());
   return at::mul(input, kept).div_(1 - probability);
 }
@@ -143,7 +157,8 @@ Tensor divide(const Tensor& self, const Tensor& other, int mode) {
   return at::div(self, other, mode == kTowardsZero ? "trunc" : "floor");
 }
 
-Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduce) {
+Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source,
+               int64_t reduce) {
   static const char* const names[] = {"", "sum", "prod", "amax", "amin"};
   if (reduce == 0) return at::scatter(self, dim, index, source);
   TORCH_CHECK(reduce > 0 && reduce < 5, "scatter: reduction ", reduce);
@@ -158,9 +173,14 @@ Ints all_if_empty(const Ints& dims, const Tensor& self) {
 }
 
 c10::List<std::optional<Tensor>> optional_indices(const Tensors& indices, bool selects_something) {
+  auto is_empty = [](const Tensor& index) {
+    return !index.defined() || (index.dim() == 1 && index.numel() == 0);
+  };
+  // Where all of them are empty, nothing is selected: they are indices without an entry.
+  bool all_empty = std::all_of(indices.begin(), indices.end(), is_empty);
   c10::List<std::optional<Tensor>> optional;
   for (const Tensor& index : indices) {
-    bool absent = !index.defined() || (index.dim() == 1 && index.numel() == 0 && selects_something);
+    bool absent = !index.defined() || (is_empty(index) && selects_something && !all_empty);
     optional.push_back(absent ? std::nullopt : std::optional<Tensor>(index));
   }
   return optional;

@@ -12,27 +12,38 @@ namespace fake_cann {
 Tensor cube(const Tensor& input, int8_t cube_math_type);
 
 // Matrix product of the cube unit. It adds up in blocks, so in another order than the CPU: fp32
-// results differ by fp32's own noise, which is also how a test can see that the CPU did not compute.
+// results differ by fp32's own noise, which is also how a test can see that the CPU did not
+// compute.
 Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type);
 // beta * self + alpha * (a @ b), where a beta of 0 ignores NaN in self.
-Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha,
-                    int8_t cube_math_type);
+Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+                    const Scalar& alpha, int8_t cube_math_type);
 
-// softmax(query @ key^T * scale) @ value in fp32, with the row maxima and sums that torch_npu keeps.
-void attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, double scale,
-               int64_t sparse_mode, const Out& softmax_max, const Out& softmax_sum, const Out& out);
-void attention_backward(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& grad,
-                        const Tensor& mask, double scale, int64_t sparse_mode, const Out& grad_query,
-                        const Out& grad_key, const Out& grad_value);
-// Throws for what attention() does not emulate: another layout, dropout, a position shift.
-void require_plain_attention(const Text& layout, double keep, const Tensor& shift);
+// Attention over the layout BNSD. torch_npu keeps the scores' row maxima and the sums of their
+// exponentials for the backward, which here computes the weights anew.
+struct Attention {
+  Tensor query, key, value, mask, drop_mask;
+  double scale, keep;
+  int64_t sparse_mode;
+
+  // softmax(query @ key^T * scale) @ value, in fp32.
+  void forward(const Out& softmax_max, const Out& softmax_sum, const Out& out) const;
+  void backward(const Tensor& grad, const Out& grad_query, const Out& grad_key,
+                const Out& grad_value) const;
+
+ private:
+  Tensor scores() const;
+  Tensor drop_some(const Tensor& weights) const;
+};
+// Throws for what is not emulated: another layout, a position shift.
+void require_plain_attention(const Text& layout, const Tensor& shift);
 
 at::Generator generator(int64_t seed, int64_t offset);
 at::Generator generator(const Tensor& seed, const Tensor& shift, int64_t offset);
 
 // Gradient scaling: less after an infinity was found, more after `interval` steps without one.
-void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval, const Out& scale,
-                  const Out& growth_tracker);
+void update_scale(const Tensor& found_inf, double growth, double backoff, int64_t interval,
+                  const Out& scale, const Out& growth_tracker);
 
 // CANN packs a dropout mask into bits, eight to a byte; a set bit keeps its element.
 Tensor dropout_mask(const Tensor& mask, double probability, at::Generator generator);
@@ -41,14 +52,17 @@ Tensor drop(const Tensor& input, const Tensor& mask, double probability);
 // CANN's rounding modes of a division: 0 exact, 1 towards zero, 2 down.
 Tensor divide(const Tensor& self, const Tensor& other, int mode);
 // CANN's reductions of a scatter: 0 replace, 1 add, 2 multiply, 3 maximum, 4 minimum.
-Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduce);
+Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source,
+               int64_t reduce);
 
 Ints all_if_empty(const Ints& dims, const Tensor& self);
 
 // torch_npu writes a dimension that is not indexed as an empty tensor.
 c10::List<std::optional<Tensor>> optional_indices(const Tensors& indices, bool selects_something);
 
-inline std::array<bool, 3> three(const Bools& flags) { return {flags.at(0), flags.at(1), flags.at(2)}; }
+inline std::array<bool, 3> three(const Bools& flags) {
+  return {flags.at(0), flags.at(1), flags.at(2)};
+}
 
 // Writes a result of several tensors into as many outputs.
 template <class... Results, class... Targets>
@@ -69,11 +83,12 @@ inline void write(const Tensors& results, const Outs& outs) {
 }
 
 // Writes the values found, and the position of each element among them and their counts if wanted.
-inline void write_unique(const std::tuple<Tensor, Tensor, Tensor>& found, bool want_inverse, bool want_counts,
-                         const Out& out, const Out& inverse, const Out& counts) {
+inline void write_unique(const std::tuple<Tensor, Tensor, Tensor>& found, bool want_inverse,
+                         bool want_counts, const Out& out, const Out& inverse, const Out& counts) {
   out.shrink_to(std::get<0>(found));
   if (want_inverse) inverse = std::get<1>(found).reshape(inverse.sizes());
-  if (want_counts) counts.flatten().narrow(0, 0, std::get<2>(found).numel()).copy_(std::get<2>(found));
+  if (want_counts)
+    counts.flatten().narrow(0, 0, std::get<2>(found).numel()).copy_(std::get<2>(found));
 }
 
 template <class Compute>

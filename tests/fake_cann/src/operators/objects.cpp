@@ -54,9 +54,11 @@ int launch(aclOpExecutor* executor, aclrtStream handle) {
 
 using namespace fake_cann;
 
-API aclTensor* aclCreateTensor(const int64_t* size, uint64_t dimensions, aclDataType type, const int64_t* stride,
-                               int64_t offset, aclFormat, const int64_t*, uint64_t, void* data) {
-  return new aclTensor{{size, size + dimensions}, {stride, stride + dimensions}, offset, type, data};
+API aclTensor* aclCreateTensor(const int64_t* size, uint64_t dimensions, aclDataType type,
+                               const int64_t* stride, int64_t offset, aclFormat, const int64_t*,
+                               uint64_t, void* data) {
+  return new aclTensor{
+      {size, size + dimensions}, {stride, stride + dimensions}, offset, type, data};
 }
 API aclScalar* aclCreateScalar(void* value, aclDataType type) {
   switch (type) {
@@ -70,14 +72,26 @@ API aclScalar* aclCreateScalar(void* value, aclDataType type) {
     case ACL_INT32: return new aclScalar{read_integer<int32_t>(value)};
     case ACL_INT64: return new aclScalar{read_integer<int64_t>(value)};
     case ACL_BOOL: return new aclScalar{read<bool>(value)};
-    default: fail(kParameterInvalid, "aclCreateScalar: type " + std::to_string(type)); return nullptr;
+    default:
+      fail(kParameterInvalid, "aclCreateScalar: type " + std::to_string(type));
+      return nullptr;
   }
 }
-API aclIntArray* aclCreateIntArray(const int64_t* values, uint64_t count) { return make_list<aclIntArray>(values, count); }
-API aclFloatArray* aclCreateFloatArray(const float* values, uint64_t count) { return make_list<aclFloatArray>(values, count); }
-API aclBoolArray* aclCreateBoolArray(const bool* values, uint64_t count) { return make_list<aclBoolArray>(values, count); }
-API aclTensorList* aclCreateTensorList(aclTensor* const* values, uint64_t count) { return make_list<aclTensorList>(values, count); }
-API aclScalarList* aclCreateScalarList(aclScalar* const* values, uint64_t count) { return make_list<aclScalarList>(values, count); }
+API aclIntArray* aclCreateIntArray(const int64_t* values, uint64_t count) {
+  return make_list<aclIntArray>(values, count);
+}
+API aclFloatArray* aclCreateFloatArray(const float* values, uint64_t count) {
+  return make_list<aclFloatArray>(values, count);
+}
+API aclBoolArray* aclCreateBoolArray(const bool* values, uint64_t count) {
+  return make_list<aclBoolArray>(values, count);
+}
+API aclTensorList* aclCreateTensorList(aclTensor* const* values, uint64_t count) {
+  return make_list<aclTensorList>(values, count);
+}
+API aclScalarList* aclCreateScalarList(aclScalar* const* values, uint64_t count) {
+  return make_list<aclScalarList>(values, count);
+}
 
 API int aclDestroyTensor(const aclTensor* tensor) { return delete tensor, 0; }
 API int aclDestroyScalar(const aclScalar* scalar) { return delete scalar, 0; }
@@ -86,16 +100,19 @@ API int aclDestroyFloatArray(const aclFloatArray* array) { return delete array, 
 API int aclDestroyBoolArray(const aclBoolArray* array) { return delete array, 0; }
 // A list owns its elements: torch_npu destroys only the list.
 API int aclDestroyTensorList(const aclTensorList* list) {
-  if (list) for (aclTensor* tensor : list->values) delete tensor;
+  if (list)
+    for (aclTensor* tensor : list->values) delete tensor;
   return delete list, 0;
 }
 API int aclDestroyScalarList(const aclScalarList* list) {
-  if (list) for (aclScalar* scalar : list->values) delete scalar;
+  if (list)
+    for (aclScalar* scalar : list->values) delete scalar;
   return delete list, 0;
 }
 API int aclDestroyAclOpExecutor(aclOpExecutor* executor) { return delete executor, 0; }
 
-// torch_npu asks this after an operator whose output's size depends on the data, and deletes the array.
+// torch_npu asks this after an operator whose output's size depends on the data, and deletes the
+// array.
 API int aclGetViewShape(const aclTensor* tensor, int64_t** size, uint64_t* dimensions) {
   *dimensions = tensor->size.size();
   *size = new int64_t[*dimensions + 1];

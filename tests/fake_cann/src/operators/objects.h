@@ -1,4 +1,5 @@
-// What torch_npu hands to an operator: the opaque objects of CANN's interface, as this stub fills them.
+// What torch_npu hands to an operator: the opaque objects of CANN's interface, as this stub fills
+// them.
 #pragma once
 
 #include "../streams.h"

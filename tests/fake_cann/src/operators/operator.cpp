@@ -4,8 +4,8 @@
 #include <ATen/core/Formatting.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
-#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cstring>
 #include <sstream>
@@ -76,19 +76,24 @@ Tensor tensor_of(const aclTensor* handle) {
   if (!handle) return {};
   PlainThread plain;  // made on the caller's thread, used on another: never an inference tensor
   Dtype type = dtype_of(handle->type);
-  char* data = static_cast<char*>(handle->data) + handle->offset * static_cast<int64_t>(c10::elementSize(type));
+  char* data = static_cast<char*>(handle->data) +
+               handle->offset * static_cast<int64_t>(c10::elementSize(type));
   return at::from_blob(data, handle->size, handle->stride, at::TensorOptions().dtype(type));
 }
 
 Tensors tensors_of(const aclTensorList* handles) {
   Tensors tensors;
-  if (handles) for (const aclTensor* handle : handles->values) tensors.push_back(tensor_of(handle));
+  if (handles)
+    for (const aclTensor* handle : handles->values) tensors.push_back(tensor_of(handle));
   return tensors;
 }
 
-bool is_idle(const char* name) { return options().no_compute && !is_copy(name) && !may_go_wrong(name); }
+bool is_idle(const char* name) {
+  return options().no_compute && !is_copy(name) && !may_go_wrong(name);
+}
 
-void run_operator(const char* name, const Stream& stream, const Tensors& outputs, const std::function<void()>& compute) {
+void run_operator(const char* name, const Stream& stream, const Tensors& outputs,
+                  const std::function<void()>& compute) {
   ExecutionFaults faults = next_execution(name, stream.device);
   if (faults.abort) throw KernelAborted("injected abort of " + std::string(name));
   PlainThread plain;

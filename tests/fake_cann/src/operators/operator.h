@@ -1,140 +1,19 @@
 // OP(name, (parameters), body): one operator of libopapi.so.
 //
-// torch_npu looks up two C functions for each: `<name>GetWorkspaceSize`, which takes the parameters,
-// and `<name>`, which launches. OP exports both from the one list of parameters, in the types that
-// the body wants to work with; Abi<> below says as which C type each of them arrives.
+// torch_npu looks up two C functions for each: `<name>GetWorkspaceSize`, which takes the
+// parameters, and `<name>`, which launches. OP exports both from the one list of parameters, in the
+// types that the body wants to work with; abi.h says as which C type each of them arrives.
 #pragma once
 
 #include "../faults.h"
 #include "../options.h"
-#include "objects.h"
-
-#include <ATen/core/Tensor.h>
+#include "abi.h"
 
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace fake_cann {
-
-using at::Scalar;
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using Ints = std::vector<int64_t>;
-using Floats = std::vector<float>;
-using Bools = std::vector<bool>;
-using Scalars = std::vector<Scalar>;
-using MaybeTensor = std::optional<Tensor>;
-using MaybeScalar = std::optional<Scalar>;
-using Text = std::string;
-using Dtype = at::ScalarType;
-
-// A tensor that the operator writes. Faults that corrupt a result corrupt these.
-struct Out : Tensor {
-  explicit Out(Tensor tensor, aclTensor* handle = nullptr) : Tensor(std::move(tensor)), handle(handle) {}
-
-  // Assigning writes the values into the output's memory, converted to its type; an output that the
-  // caller did not ask for takes nothing.
-  void operator=(const Tensor& result) const {
-    if (defined()) copy_(result);
-  }
-
-  // For an output whose size depends on the data: torch_npu allocates the largest one and asks for
-  // the true size afterwards.
-  void shrink_to(const Tensor& result) const {
-    flatten().narrow(0, 0, result.numel()).copy_(result.flatten());
-    handle->size = result.sizes().vec();
-  }
-
-  aclTensor* handle;
-};
-using Outs = std::vector<Out>;
-
-// The types of OP's parameters: the C type in which each arrives, and how to own its value, since
-// torch_npu destroys the C objects before a queued or captured operator runs.
-template <class T>
-struct Abi {
-  using type = T;  // numbers and flags
-  static T own(T value) { return value; }
-};
-
-Tensor tensor_of(const aclTensor* handle);
-Dtype dtype_of(aclDataType type);
-Tensors tensors_of(const aclTensorList* handles);
-
-template <>
-struct Abi<Tensor> {
-  using type = const aclTensor*;
-  static Tensor own(type handle) { return tensor_of(handle); }
-};
-template <>
-struct Abi<Out> {
-  using type = aclTensor*;
-  static Out own(type handle) { return Out(tensor_of(handle), handle); }
-};
-template <>
-struct Abi<Tensors> {
-  using type = const aclTensorList*;
-  static Tensors own(type handles) { return tensors_of(handles); }
-};
-template <>
-struct Abi<Outs> {
-  using type = const aclTensorList*;
-  static Outs own(type handles) {
-    Outs outs;
-    for (Tensor& tensor : tensors_of(handles)) outs.emplace_back(tensor);
-    return outs;
-  }
-};
-template <>
-struct Abi<Scalar> {
-  using type = const aclScalar*;
-  static Scalar own(type handle) { return handle ? handle->value : Scalar(); }
-};
-template <>
-struct Abi<Scalars> {
-  using type = const aclScalarList*;
-  static Scalars own(type handles) {
-    Scalars values;
-    for (const aclScalar* scalar : handles->values) values.push_back(scalar->value);
-    return values;
-  }
-};
-template <>
-struct Abi<MaybeTensor> {
-  using type = const aclTensor*;
-  static MaybeTensor own(type handle) { return handle ? MaybeTensor(tensor_of(handle)) : std::nullopt; }
-};
-template <>
-struct Abi<MaybeScalar> {
-  using type = const aclScalar*;
-  static MaybeScalar own(type handle) { return handle ? MaybeScalar(handle->value) : std::nullopt; }
-};
-template <>
-struct Abi<Ints> {
-  using type = const aclIntArray*;
-  static Ints own(type handle) { return handle ? handle->values : Ints(); }
-};
-template <>
-struct Abi<Floats> {
-  using type = const aclFloatArray*;
-  static Floats own(type handle) { return handle ? handle->values : Floats(); }
-};
-template <>
-struct Abi<Bools> {
-  using type = const aclBoolArray*;
-  static Bools own(type handle) { return handle ? handle->values : Bools(); }
-};
-template <>
-struct Abi<Text> {
-  using type = const char*;
-  static Text own(type value) { return value ? value : ""; }
-};
-template <>
-struct Abi<Dtype> {
-  using type = aclDataType;
-  static Dtype own(type value) { return dtype_of(value); }
-};
 
 // FAKECANN_LOG=3 prints every call with its arguments.
 std::string describe(const Tensor& tensor);
@@ -165,7 +44,8 @@ inline void collect_outputs(Tensors& outputs, const Outs& outs) {
 void log_call(const char* name, const std::vector<std::string>& arguments);
 
 // Runs `compute` as a thread that torch knows nothing of would, with the faults that are due.
-void run_operator(const char* name, const Stream& stream, const Tensors& outputs, const std::function<void()>& compute);
+void run_operator(const char* name, const Stream& stream, const Tensors& outputs,
+                  const std::function<void()>& compute);
 // True when the operator has nothing to do at all: FAKECANN_NOOP, and no fault is set for it.
 bool is_idle(const char* name);
 
@@ -174,7 +54,8 @@ template <class... P>
 struct Signature {
   using Compute = void (*)(P...);
 
-  static int prepare(const char* name, Compute compute, typename Abi<P>::type... arguments, aclOpExecutor** executor) {
+  static int prepare(const char* name, Compute compute, typename Abi<P>::type... arguments,
+                     aclOpExecutor** executor) {
     *executor = new aclOpExecutor{name, nullptr};
     if (is_idle(name)) return 0;
     (*executor)->run = [name, compute, ... owned = Abi<P>::own(arguments)](Stream& stream) {
@@ -192,7 +73,8 @@ template <class Op, class Compute = decltype(Op::compute)>
 struct EntryPoint;
 template <class Op, class... P>
 struct EntryPoint<Op, void(P...)> {
-  static int prepare(typename Abi<P>::type... arguments, uint64_t* workspace_bytes, aclOpExecutor** executor) {
+  static int prepare(typename Abi<P>::type... arguments, uint64_t* workspace_bytes,
+                     aclOpExecutor** executor) {
     *workspace_bytes = 0;
     return Signature<P...>::prepare(Op::kName, Op::compute, arguments..., executor);
   }
@@ -210,23 +92,24 @@ AnyFunction any_function(Function function) {
 // The parameters are CANN's; not each of them matters to the CPU's operator.
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
-// An indirect function (ifunc) is how a C name, which dlsym can find, comes to stand for a member of
-// a template, which has the C types already deduced: without it each parameter would be written twice.
-#define OP(name, parameters, ...)                                             \
-  namespace fake_cann {                                                       \
-  namespace {                                                                 \
-  struct name##_ {                                                            \
-    static constexpr const char* kName = #name;                               \
-    static void compute parameters { __VA_ARGS__; }                           \
-  };                                                                          \
-  }                                                                           \
-  }                                                                           \
-  extern "C" {                                                                \
-  static fake_cann::AnyFunction name##_resolver() {                           \
+// An indirect function (ifunc) is how a C name, which dlsym can find, comes to stand for a member
+// of a template, which has the C types already deduced: without it each parameter would be written
+// twice.
+#define OP(name, parameters, ...)                                                        \
+  namespace fake_cann {                                                                  \
+  namespace {                                                                            \
+  struct name##_ {                                                                       \
+    static constexpr const char* kName = #name;                                          \
+    static void compute parameters { __VA_ARGS__; }                                      \
+  };                                                                                     \
+  }                                                                                      \
+  }                                                                                      \
+  extern "C" {                                                                           \
+  static fake_cann::AnyFunction name##_resolver() {                                      \
     return fake_cann::any_function(&fake_cann::EntryPoint<fake_cann::name##_>::prepare); \
-  }                                                                           \
-  SHARED int name##GetWorkspaceSize() __attribute__((ifunc(#name "_resolver"))); \
-  SHARED int name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) { \
-    return fake_cann::launch(executor, stream);                               \
-  }                                                                           \
+  }                                                                                      \
+  SHARED int name##GetWorkspaceSize() __attribute__((ifunc(#name "_resolver")));         \
+  SHARED int name(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {        \
+    return fake_cann::launch(executor, stream);                                          \
+  }                                                                                      \
   }

@@ -1,0 +1,159 @@
+"""What does accuracy.py cost beside the forwards that its report needs, and how much memory?
+
+One image: a report needs the device's forward, the CPU's in fp32 and in fp64, and once more in
+fp64 and in the declared arithmetic on the device's own inputs. These five forwards, bare, and the
+whole measurement take turns in one process. A folder: how busy device thread and reference thread
+are at once, and how peak memory grows with the number of images. All on the CPU, ViT-B/16 with
+random weights for the image, a tiny model for the folder.
+
+    python3 benchmarks/accuracy_cost.py
+    python3 benchmarks/accuracy_cost.py --runs 9 --images 5000
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import npu_patch  # isort: skip # noqa: E402 - before torch, from the folder added above
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall-clock time of some work."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def one_image(runs: int) -> None:
+    """Print the measurement's time beside its bare forwards', and its peak memory."""
+    import torch
+
+    from kit import model as models
+    from kit import preprocessing
+    from kit.accuracy.single import make_sides, measure
+    from kit.device import choose
+    from kit.health import HealthChecks
+    from kit.output import RunLog
+    from kit.records import ModelInfo
+    from kit.workbench import Workbench
+
+    before = peak_bytes()
+    model = models.random_model(0, "sdpa")
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    device = choose("cpu", patched=False, patch_reason="")
+    info = ModelInfo(None, "random", "", "", 0, "fp32", "sdpa")
+    steps = preprocessing.Preprocessing()
+    bench = Workbench(device, torch.float32, model, steps, info, HealthChecks(device))
+    sides = make_sides(bench, 10.0, RunLog(silent=True))
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    exact = sides.references.truth.model
+
+    def forwards() -> None:
+        with torch.inference_mode():
+            for _ in range(3):
+                model(pixels)
+            for _ in range(2):
+                exact(pixels.double())
+
+    seconds(forwards)
+    seconds(lambda: measure(sides, pixels))
+    pairs = [(seconds(forwards), seconds(lambda: measure(sides, pixels))) for _ in range(runs)]
+    ratios = [ours / bare for bare, ours in pairs]
+    print(f"five forwards     {statistics.median(bare for bare, _ in pairs):7.2f} s")
+    print(f"the measurement   {statistics.median(ours for _, ours in pairs):7.2f} s")
+    print(
+        f"ratio             {statistics.median(ratios):7.3f}  ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    grown = peak_bytes() - before
+    print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
+    print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")
+    print("  allowed: the weights twice and the fp64 copy, 4.00 times")
+
+
+def peak_bytes() -> int:
+    """Return this process's largest resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+FOLDER_RUN = """
+import json, resource, sys, threading, time
+sys.path.insert(0, sys.argv.pop(1))
+import accuracy
+from kit.accuracy.folder import FolderRun
+busy = {"device": [], "reference": []}
+def timed(name, key):
+    plain = getattr(FolderRun, name)
+    def call(*a):
+        start = time.perf_counter(); found = plain(*a)
+        busy[key].append((start, time.perf_counter())); return found
+    setattr(FolderRun, name, call)
+timed("device_features", "device"); timed("reference", "reference")
+start = time.perf_counter(); code = accuracy.main(sys.argv[1:]); wall = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"code": code, "wall": wall, "peak": peak, **busy}))
+"""
+
+
+def folder(counts: list[int]) -> None:
+    """Print memory over the number of images, and how far device and references overlap."""
+    from PIL import Image
+
+    from tests.models import save_tiny_vit
+
+    with tempfile.TemporaryDirectory() as name:
+        weights = save_tiny_vit(Path(name, "weights"))
+        with Image.open(ROOT / "data" / "sample.jpg") as sample:
+            small = sample.resize((160, 107))
+        for count in counts:
+            images = Path(name, f"images-{count}")
+            images.mkdir()
+            for number in range(count):
+                small.putpixel((number % 160, number // 160), (number % 251, 0, 255))
+                small.save(images / f"{number:05}.png", compress_level=0)
+            command = [sys.executable, "-c", FOLDER_RUN, str(ROOT), "--device", "cpu",
+                       "--weights", str(weights), "--image", str(images), "--workers", "1",
+                       "--no-references", "--output-dir", str(Path(name, "out"))]  # fmt: skip
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment, cwd=ROOT
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"{count:6} images: {found['wall']:7.1f} s, peak {found['peak'] / 1e6:6.0f} MB, "
+                f"a reference under way for {overlap(found):.0%} of the device's time"
+            )
+
+
+def overlap(found: dict[str, list[list[float]]]) -> float:
+    """Return the share of the device's time in which a reference was being computed too."""
+    total = sum(end - start for start, end in found["device"])
+    shared, references = 0.0, sorted(map(tuple, found["reference"]))
+    for start, end in found["device"]:
+        shared += sum(max(0.0, min(end, last) - max(start, first)) for first, last in references)
+    return shared / total
+
+
+def main() -> None:
+    """Print both parts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="turns for one image (default: 5)")
+    parser.add_argument("--images", type=int, default=2000, help="largest folder (default: 2000)")
+    arguments = parser.parse_args()
+    print(f"npu_patch: {npu_patch.status().reason}")
+    one_image(arguments.runs)
+    folder([10, arguments.images // 10, arguments.images])
+
+
+if __name__ == "__main__":
+    main()

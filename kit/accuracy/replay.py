@@ -1,0 +1,50 @@
+"""Repeat one stage's call on the CPU, on another input."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from kit.accuracy.recorder import Points, Recorder, StageRecord
+from kit.accuracy.stages import Stage
+
+
+def replay(
+    model: PreTrainedModel, stage: Stage, own: StageRecord, main: torch.Tensor | None
+) -> Points:
+    """Repeat one stage's call on the CPU and return its points.
+
+    Args:
+        model: on the CPU; the stage's module is called as `own` saw it.
+        stage: which stage.
+        own: this model's own record of the stage, with arguments.
+        main: takes the place of the first tensor, in its dtype; None to repeat the call as it
+            was.
+    """
+    module = model.get_submodule(stage.path)
+    args, kwargs = own.args, own.kwargs
+    if main is not None:
+        main = main.clone() if main.is_inference() else main  # these allow no writing in place
+        args, kwargs = with_main_input(args, kwargs, main)
+    # The rotary embedding has run before the block: its points are the first run's.
+    alone = Stage(stage.number, stage.path)
+    for share in (True, False):  # a model that works in place needs copies
+        recorder = Recorder("cpu", detail=True, keep_arguments=False, share=share)
+        with recorder.recording(model, [alone]):
+            module(*args, **kwargs)
+        if not recorder.changed():
+            break
+    return recorder.stages[stage.number].points
+
+
+def with_main_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a call's arguments with the first tensor replaced, in that tensor's dtype."""
+    for index, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            return (*args[:index], main.to(value.dtype), *args[index + 1 :]), kwargs
+    for name, value in kwargs.items():
+        if isinstance(value, torch.Tensor):
+            return args, kwargs | {name: main.to(value.dtype)}
+    return args, kwargs

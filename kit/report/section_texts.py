@@ -1,0 +1,171 @@
+"""The texts of the report's sections: which there are. words/ holds the words."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SectionTexts:
+    """The sections' texts in one language; {names} are filled in."""
+
+    # the environment
+    environment: str
+    environment_caption: str
+    records_caption: str
+    driver: str
+    cards: str
+    matmul_arithmetic: str
+    convolution_arithmetic: str
+    model_class: str
+    parameters: str
+    weights_path: str
+    weights_source: str
+    weights_hash: str
+    compute_type: str
+    attention: str
+    host: str
+    host_name: str
+    processor: str
+    threads: str
+    commit: str
+    variables: str
+    patch: str
+    applied: str
+    not_applied: str
+    absent: str
+    unreadable: str
+    complete: str
+    partial: str
+    damaged: str
+    started_at: str
+    schema_version: str
+
+    # inference
+    inference: str
+    inference_intro: str
+    input_caption: str
+    image: str
+    image_hash: str
+    image_size: str
+    images: str
+    input_shape: str
+    preprocessing: str
+    latency: str
+    cpu_fallbacks: str
+    known_answers: str
+    features_alt: str
+    features_caption: str
+    console_block: str
+    images_caption: str
+    width: str
+    height: str
+
+    # benchmark
+    benchmark: str
+    benchmark_intro: str
+    latency_caption: str
+    unsupported: str
+    throughput_caption: str
+    measured: str
+    out_of_memory: str
+    interrupted: str
+    largest_that_fits: str
+    samples_latency: str
+    samples_batch: str
+    samples_mode: str
+    benchmark_alt: str
+    benchmark_picture: str
+    phases_caption: str
+    import_time: str
+    load_time: str
+    move_time: str
+    first_inference: str
+    warm_up_time: str
+    steady_time: str
+    preprocessing_time: str
+    copy_time: str
+    device_peak: str
+    device_reserved_peak: str
+    host_peak: str
+    overhead: str
+    clock: str
+    governor: str
+    load_average: str
+    ranks_caption: str
+    scaling_caption: str
+    regression_caption: str
+    same: str
+    faster: str
+    slower: str
+    regressed: str
+
+    # the speed ladder
+    ladder: str
+    ladder_intro: str
+    ladder_caption: str
+    bits_equal: str
+    fastest: str
+    fastest_none: str
+    no_ladder: str
+    not_measured: str
+
+    # accuracy
+    accuracy: str
+    accuracy_intro: str
+    threshold_caption: str
+    vector_relative_error: str
+    cosine_similarity: str
+    worst_token_error: str
+    limits_reason: str
+    difference_caption: str
+    bits_equal_cpu: str
+    truth_caption: str
+    explained_error: str
+    tokens_table_caption: str
+    worst_token: str
+    worst_token_cosine: str
+    percentiles: str
+    patch_place: str
+    token_place: str
+    register: str
+    vector: str
+    layers_alt: str
+    layers_caption: str
+    tokens_alt: str
+    tokens_caption: str
+    pca_alt: str
+    pca_caption: str
+    no_blocks: str
+    blocks_caption: str
+    worst_operator: str
+    times_limit: str
+    explained: str
+    unexplained_mark: str
+    sum_unexplained: str
+    causes_caption: str
+    cause: str
+    side: str
+    before: str
+    after: str
+    removes: str
+    folder_caption: str
+    images_failed: str
+    images_resumed: str
+    images_cached: str
+    ranks: str
+    neighbours_top1: str
+    neighbours_top5: str
+    worst_images_caption: str
+
+    # the end
+    notes: str
+    note_patch: str
+    note_compile: str
+    note_arithmetic: str
+    note_size: str
+    note_output: str
+    warnings_of: str
+    reproduction: str
+    reproduction_intro: str
+    picture_absent: str
+    picture_unreadable: str
+    picture_older: str

@@ -1,0 +1,122 @@
+// libascendcl.so: what the chip and CANN say of themselves, and options that torch_npu sets.
+#include "options.h"
+
+#include <acl/acl_op_compiler.h>
+
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+using namespace fake_cann;
+
+namespace {
+
+// The figures of a 910_9362: only what torch_npu prints or sizes a workspace by.
+constexpr int64_t kCubeCores = 24;
+constexpr int64_t kVectorCores = 48;
+constexpr int64_t kL2CacheBytes = 192ll << 20;
+constexpr const char* kDriverVersion = "26.1.0";
+
+std::mutex mutex;
+std::map<int, std::string> compile_options;
+std::map<int, int64_t> system_options;
+
+uint32_t cores(aclrtDevResLimitType type) {
+  return type == ACL_RT_DEV_RES_CUBE_CORE ? kCubeCores : kVectorCores;
+}
+
+const char* version_of(bool driver) { return driver ? kDriverVersion : options().version.c_str(); }
+
+}  // namespace
+
+API const char* aclrtGetSocName() { return options().soc.c_str(); }
+API aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo info, int64_t* value) {
+  *value = info == ACL_DEVICE_INFO_AI_CORE_NUM       ? kCubeCores
+           : info == ACL_DEVICE_INFO_VECTOR_CORE_NUM ? kVectorCores
+                                                     : kL2CacheBytes;
+  return ACL_SUCCESS;
+}
+API aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr attribute, int64_t* value) {
+  constexpr int kFirstNonCoreAttribute = 200;
+  *value = attribute == ACL_DEV_ATTR_VECTOR_CORE_NUM ? kVectorCores
+           : attribute == ACL_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE
+               ? static_cast<int64_t>(options().device_bytes)
+           : attribute == ACL_DEV_ATTR_L2_CACHE_SIZE ? kL2CacheBytes
+           : attribute < kFirstNonCoreAttribute      ? kCubeCores
+                                                     : 0;
+  return ACL_SUCCESS;
+}
+API aclError aclrtGetDeviceResLimit(int32_t, aclrtDevResLimitType type, uint32_t* value) {
+  *value = cores(type);
+  return ACL_SUCCESS;
+}
+API aclError aclrtGetStreamResLimit(aclrtStream, aclrtDevResLimitType type, uint32_t* value) {
+  *value = cores(type);
+  return ACL_SUCCESS;
+}
+API aclError aclrtGetResInCurrentThread(aclrtDevResLimitType type, uint32_t* value) {
+  *value = cores(type);
+  return ACL_SUCCESS;
+}
+API aclError aclrtGetDeviceUtilizationRate(int32_t, aclrtUtilizationInfo* rate) {
+  memset(rate, 0, sizeof *rate);
+  return ACL_SUCCESS;
+}
+API aclError aclsysGetVersionStr(char* package, char* version) {
+  strcpy(version, version_of(!strcasecmp(package, "driver")));
+  return ACL_SUCCESS;
+}
+API aclError aclsysGetCANNVersion(aclCANNPackageName package, aclCANNPackageVersion* version) {
+  memset(version, 0, sizeof *version);
+  snprintf(version->version, sizeof version->version, "%s",
+           version_of(package == ACL_PKG_NAME_DRIVER));
+  return ACL_SUCCESS;
+}
+API aclError aclGetCannAttributeList(const aclCannAttr** list, size_t* count) {
+  static const aclCannAttr attributes[] = {ACL_CANN_ATTR_INF_NAN, ACL_CANN_ATTR_BF16,
+                                           ACL_CANN_ATTR_JIT_COMPILE};
+  *list = attributes;
+  *count = sizeof attributes / sizeof *attributes;
+  return ACL_SUCCESS;
+}
+API aclError aclGetCannAttribute(aclCannAttr, int32_t* value) {
+  *value = 1;
+  return ACL_SUCCESS;
+}
+
+// ---- options: stored, so that torch_npu reads back what it set
+API aclError aclrtSetSysParamOpt(aclSysParamOpt option, int64_t value) {
+  std::lock_guard<std::mutex> guard(mutex);
+  system_options[option] = value;
+  return ACL_SUCCESS;
+}
+API aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) {
+  return aclrtSetSysParamOpt(option, value);
+}
+API aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t* value) {
+  std::lock_guard<std::mutex> guard(mutex);
+  *value = system_options[option];
+  return ACL_SUCCESS;
+}
+API aclError aclSetCompileopt(aclCompileOpt option, const char* value) {
+  std::lock_guard<std::mutex> guard(mutex);
+  compile_options[option] = value;
+  log(2, "compile option %d = %s", option, value);
+  return ACL_SUCCESS;
+}
+API size_t aclGetCompileoptSize(aclCompileOpt option) {
+  std::lock_guard<std::mutex> guard(mutex);
+  return compile_options[option].size() + 1;
+}
+API aclError aclGetCompileopt(aclCompileOpt option, char* value, size_t size) {
+  std::lock_guard<std::mutex> guard(mutex);
+  snprintf(value, size, "%s", compile_options[option].c_str());
+  return ACL_SUCCESS;
+}
+API_WITHOUT_EFFECT(aclrtSetDeviceSatMode(aclrtFloatOverflowMode))
+API_WITHOUT_EFFECT(aclrtSetOpExecuteTimeOut(uint32_t))
+API_WITHOUT_EFFECT(aclrtSetOpWaitTimeout(uint32_t))
+API_WITHOUT_EFFECT(aclmdlInitDump())
+API_WITHOUT_EFFECT(aclmdlFinalizeDump())
+API_WITHOUT_EFFECT(aclmdlSetDump(const char*))

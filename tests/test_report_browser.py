@@ -1,0 +1,162 @@
+"""The page in a real browser: every state, both languages, both themes, narrow and wide."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Browser, path_of_chromium
+from tests.report_states import STATES, make
+
+REQUIRE_VARIABLE = "KIT_REQUIRE_CHROMIUM"
+CHECKS = (Path(__file__).parent / "report_checks.js").read_text(encoding="utf-8")
+WIDTHS = (360, 1440)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; the tests skip without one unless KIT_REQUIRE_CHROMIUM=1."""
+    if path_of_chromium() is None:
+        if os.environ.get(REQUIRE_VARIABLE) == "1":
+            pytest.fail(f"{REQUIRE_VARIABLE}=1, but chromium is not installed", pytrace=False)
+        pytest.skip("chromium is not installed")
+    profile = tmp_path_factory.mktemp("profile")
+    with Browser(profile) as found:
+        yield found
+    shutil.rmtree(profile, ignore_errors=True)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("state", STATES)
+def test_the_page_is_sound(browser: Browser, tmp_path: Path, state: str, language: str) -> None:
+    page = make(state, language, tmp_path)
+    for width in WIDTHS:
+        for dark in (False, True):
+            browser.open(page, width, dark=dark)
+            assert browser.evaluate(CHECKS) == [], (width, dark)
+            assert browser.complaints() == []
+            assert browser.requests() == [page.as_uri()]
+    html_language = {"en": "en", "zh": "zh-CN"}[language]
+    assert browser.evaluate("document.documentElement.lang") == html_language
+
+
+WRONG = """<!doctype html><html lang="en"><style>body { margin: 0 }</style>
+<h1>One</h1><h3>Three</h3><p style="width: 500px; color: #999; background: #fff">pale</p>
+<table><tr><td></td></tr></table><img src="x.png" onerror="1"><script></script><script></script>
+<a href="#nowhere">dead</a><p id="a">a</p><p id="a">b</p>"""
+
+
+def test_the_checks_find_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "wrong.html").write_text(WRONG, encoding="utf-8")
+    browser.open(tmp_path / "wrong.html", 360)
+    found = "\n".join(browser.evaluate(CHECKS))
+    for words in [
+        "overflow: 500 > 360",
+        "beyond the edge: <p",
+        "heading skipped",
+        "table without a caption",
+        "row without a head",
+        "blank cell",
+        "image without alternative text",
+        "image from file:",
+        "image that does not decode",
+        "a script that is not",
+        "handler onerror",
+        "dead link",
+        "an id twice",
+        "contrast 2.85: pale",
+    ]:
+        assert words in found, words
+    assert browser.complaints() != []
+    assert len(browser.requests()) == 2
+
+
+def test_the_themes_differ(browser: Browser, tmp_path: Path) -> None:
+    page = make("passed", "en", tmp_path)
+    colours = []
+    for dark in (False, True):
+        browser.open(page, 1440, dark=dark)
+        colours.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] != colours[1]
+
+
+def test_names_full_of_markup_stay_text(browser: Browser, tmp_path: Path) -> None:
+    page = make("hostile", "en", tmp_path)
+    browser.open(page, 1440)
+    title, text = browser.evaluate("[document.title, document.body.innerText]")
+    assert title != "owned"
+    assert '<script>document.title="owned"</script>' in text
+    assert "&lt;|`**_x_**" in text
+    assert "\u202e" not in text and "\\x202e" in text
+    assert "{{ 7*7 }}" in text
+
+
+def test_everything_is_read_without_scripts(browser: Browser, tmp_path: Path) -> None:
+    page = make("passed", "en", tmp_path)
+    texts = []
+    for scripts in (True, False):
+        browser.open(page, 1440, scripts=scripts)
+        root = browser.call("DOM.getDocument")["root"]["nodeId"]
+        texts.append(browser.call("DOM.getOuterHTML", nodeId=root)["outerHTML"])
+    assert "<button" in texts[0]
+    assert "<button" not in texts[1]
+    for words in ("Validated", "7.99 ms", "<details", "0.006521"):
+        assert words in texts[1]
+
+
+def test_tables_sort_by_value_in_both_directions(browser: Browser, tmp_path: Path) -> None:
+    browser.open(make("passed", "en", tmp_path), 1440)
+    column = """(() => {
+      const table = [...document.querySelectorAll("table[data-sortable]")]
+        .find((one) => one.caption.textContent.includes("Throughput over"));
+      const head = table.tHead.rows[0].cells[1];
+      if (CLICK) head.querySelector("button").click();
+      return [head.ariaSort, ...[...table.tBodies[0].rows].map((row) => row.cells[1].textContent)];
+    })()"""
+    before = browser.evaluate(column.replace("CLICK", "false"))
+    up = browser.evaluate(column.replace("CLICK", "true"))
+    down = browser.evaluate(column.replace("CLICK", "true"))
+    assert [before[0], up[0], down[0]] == ["none", "ascending", "descending"]
+    numbers = [float(text) for text in up[1:-1]]
+    assert numbers == sorted(numbers) and up[-1] == "–"
+    assert down[1:] == up[:0:-1]
+
+
+def test_raw_samples_show_on_demand(browser: Browser, tmp_path: Path) -> None:
+    browser.open(make("passed", "en", tmp_path), 1440)
+    samples = """(async () => {
+      const details = document.querySelector("details.samples");
+      const hidden = !details.querySelector(".values").checkVisibility();
+      details.open = true;
+      await new Promise((done) => setTimeout(done));
+      const values = details.querySelector(".values").textContent.trim().split(/\\s+/);
+      return [hidden, values.length, details.querySelectorAll("svg circle").length];
+    })()"""
+    assert browser.evaluate(samples) == [True, 120, 120]
+    assert browser.complaints() == []
+
+
+def test_it_prints_in_dark_letters_on_white(browser: Browser, tmp_path: Path) -> None:
+    browser.open(make("failed", "en", tmp_path), 794, dark=True, print_=True)
+    colours = browser.evaluate(
+        "['color', 'backgroundColor'].map((name) => getComputedStyle(document.body)[name])"
+    )
+    assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    assert browser.evaluate(CHECKS) == []
+    assert browser.evaluate("document.querySelector('nav').checkVisibility()") is False
+    assert browser.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"]
+
+
+def test_screen_readers_find_headings_and_tables(browser: Browser, tmp_path: Path) -> None:
+    browser.open(make("passed", "en", tmp_path), 360)
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = [node.get("role", {}).get("value") for node in nodes]
+    names = {node.get("name", {}).get("value") for node in nodes}
+    # The first table is the one whose rows are stacked on a narrow page.
+    assert roles.count("table") == browser.evaluate("document.querySelectorAll('table').length")
+    headings = browser.evaluate("document.querySelectorAll('h1, h2, h3').length")
+    assert roles.count("heading") == headings
+    assert {"What was proven and what was not", "Speed ladder", "Validated"} <= names
+    assert roles.count("rowheader") > 50
