@@ -292,6 +292,14 @@ def _position(function: types.FunctionType, name: str) -> int | None:
     return NAMED if named else list(parameters).index(name)
 
 
+def _argument(function: types.FunctionType, name: str) -> tuple[int, Any]:
+    """Return the position of a parameter, NAMED where it has none, and its default."""
+    index = _position(function, name)
+    if index is None or index == NAMED:
+        return NAMED, None
+    return index, inspect.signature(function).parameters[name].default
+
+
 @functools.cache
 def _constructors() -> frozenset[int]:
     """Return the identities of the constructors, which torch remembers: originals, not wrappers."""
@@ -427,12 +435,7 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
     """Change one argument, or its default; the signature tells the position where none is given."""
 
     def how(original: Any, place: Place) -> Any:
-        index, default = position, None
-        if index is None:
-            index = _position(original, name)
-            index = NAMED if index is None else index
-            if index != NAMED:
-                default = inspect.signature(original).parameters[name].default
+        index, default = (position, None) if position is not None else _argument(original, name)
         has_cuda_default = change(default) is not default
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -446,7 +449,12 @@ def argument(change: Callable[[Any], Any], name: str, position: int | None = Non
                 kwargs[name] = change(default)
             return original(*args, **kwargs)
 
-        return _named_after(original, place, wrapper)
+        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
+            if len(args) > index and args[index] != "cuda":
+                return original(*args, **kwargs)
+            return wrapper(*args, **kwargs)
+
+        return _named_after(original, place, typed if change is npu_type else wrapper)
 
     return how
 

@@ -158,32 +158,33 @@ def measure_forward(layers: int, rounds: int, transfer: bool) -> tuple[float, fl
     npu: Any = torch.npu  # type: ignore[attr-defined]
 
     def forward(device: str, module: ModuleType) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()  # this thread's: torch_npu's queue has a thread of its own
         with torch.inference_mode():
             model(x.to(device))
+        milliseconds = (time.thread_time() - start) * 1e3
         module.synchronize()
-        return (time.perf_counter() - start) * 1e3
+        return milliseconds
 
-    plains, ratios = [], []
+    def side(device: str, module: ModuleType) -> float:
+        times = [forward(device, module) for _ in range(7)]
+        return statistics.median(times[2:])  # the interpreter adapts to what was switched
+
+    plains, patches = [], []
     gc.disable()
-    for turn in range(rounds + 3):
+    for turn in range(rounds):
         if transfer:
-            plain = patched = forward("cuda", torch.cuda)
-        else:
-            # The order alternates, so that neither side is always the one with the warmer caches.
-            sides = [False, True] if turn % 2 else [True, False]
-            found = {}
-            for on in sides:
-                npu_patch.apply() if on else npu_patch.restore()
-                forward(*(("cuda", torch.cuda) if on else ("npu", npu)))
-                found[on] = min(
-                    forward(*(("cuda", torch.cuda) if on else ("npu", npu))) for _ in range(3)
-                )
-            plain, patched = found[False], found[True]
-        if turn >= 3:  # the first turns warm up
-            plains.append(plain)
-            ratios.append(patched / plain)
+            patches.append(side("cuda", torch.cuda))
+            continue
+        for on in (True, False) if turn % 2 else (False, True):  # neither is always the second
+            npu_patch.apply() if on else npu_patch.restore()
+            if on:
+                patches.append(side("cuda", torch.cuda))
+            else:
+                plains.append(side("npu", npu))
     gc.enable()
+    if transfer:
+        return statistics.median(patches), 1.0
+    ratios = [patched / plain for plain, patched in zip(plains, patches, strict=True)]
     return statistics.median(plains), statistics.median(ratios)
 
 

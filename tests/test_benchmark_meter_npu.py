@@ -26,7 +26,7 @@ for settles_at in (1000, 20):
     def call():
         global calls
         calls += 1
-        for _ in range(min(calls, settles_at)):
+        for _ in range(8 + min(calls, settles_at)):
             torch.nn.functional.gelu(values)
     latency = meter.measure(call, 1, Plan(5, 0), "a call that grows")
     found.append((latency.warm_up.steady, latency.warm_up.iterations, latency.device_p50_ms))
@@ -35,16 +35,16 @@ print(json.dumps(found))
 
 
 def test_a_warm_up_that_drifts_is_noticed_and_one_that_settles_ends(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGelu:2000"})
+    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGelu:4000"})
     assert done.returncode == 0, done.stderr
     (steady, count, _), (settled, settled_count, settled_ms) = json.loads(
         done.stdout.splitlines()[-1]
     )
     assert not steady
-    assert count > 50  # 100, or as many as 10 s have room for
+    assert count >= 20  # as many as 10 s have room for
     assert settled
     assert 20 < settled_count < 100
-    assert settled_ms == pytest.approx(40.0, rel=0.1)
+    assert settled_ms == pytest.approx(28 * 4.0, rel=0.1)
 
 
 FLAT = """

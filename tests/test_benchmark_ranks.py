@@ -58,7 +58,8 @@ def test_two_ranks_on_the_cpu_give_each_ranks_and_the_total_throughput(
     for row in rows:
         total, each = row["total_throughput_ips"], row["rank_throughput_ips"]
         assert len(each) == 2
-        assert max(each) < total <= sum(each) * 1.000001
+        # The same number of images on each, over the time of the slower one.
+        assert total == pytest.approx(2 * min(each))
         assert row["scaling_efficiency"] == pytest.approx(total / (2 * row["alone_throughput_ips"]))
     best = max(rows, key=lambda row: row["total_throughput_ips"])
     assert results["scaling_efficiency"] == best["scaling_efficiency"]
@@ -68,7 +69,7 @@ def test_two_ranks_on_the_cpu_give_each_ranks_and_the_total_throughput(
 def test_on_npus_each_rank_takes_its_own_and_they_scale(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
-    environment = npu_host.environment({**ENVIRONMENT, "FAKECANN_DELAY_US": "aclnnGelu:50000"})
+    environment = npu_host.environment({**ENVIRONMENT, "FAKECANN_DELAY_US": "aclnnGelu:100000"})
     running = launch(
         2, tmp_path, tiny_weights, photo, "--batch-sizes", "1", environment=environment
     )
@@ -78,8 +79,9 @@ def test_on_npus_each_rank_takes_its_own_and_they_scale(
     places = [one["torch_device"] for one in record["results"]["ranks"]["ranks"]]
     assert places == ["npu:0", "npu:1"]
     assert record["device"]["torch_device"] == "npu:0"
-    # 100 ms of each forward pass on the devices at once, whatever this machine's processor does.
-    assert record["results"]["scaling_efficiency"] == pytest.approx(1.0, abs=0.15)
+    # 200 ms of each forward pass on both devices at once, while their hosts share a processor;
+    # one device for both, or one rank after the other, would give 0.5.
+    assert 0.7 < record["results"]["scaling_efficiency"] < 1.15
     assert "scaling_efficiency" in out
 
 

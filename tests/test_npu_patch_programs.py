@@ -3,6 +3,7 @@
 They come from the package index (requirements-programs.txt) and run on tiny random models.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -26,14 +27,23 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_the_program_runs_on_the_npu(npu_host: EmulatedNpu, tmp_path: Path, program: str) -> None:
-    package, expected = PROGRAMS[program]
+def _require(package: str) -> None:
+    """Skip, or fail where continuous integration says so, unless a program is installed."""
+    major = int(importlib.metadata.version("transformers").partition(".")[0])
+    if package == "optimum_benchmark" and major > 4:
+        # Its 0.6.0 imports SpecialTokensMixin, which transformers 5 does not have.
+        pytest.skip("optimum-benchmark 0.6.0 needs transformers 4")
     if importlib.util.find_spec(package) is None:
         reason = f"{package} is not installed (requirements-programs.txt)"
         if os.environ.get(REQUIRE_VARIABLE) == "1":
             pytest.fail(f"{REQUIRE_VARIABLE}=1, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_program_runs_on_the_npu(npu_host: EmulatedNpu, tmp_path: Path, program: str) -> None:
+    package, expected = PROGRAMS[program]
+    _require(package)
     environment = {"HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
     if program == "optimum_benchmark_run":
         environment["PATH"] = os.pathsep.join([str(TOOLS), os.environ.get("PATH", "")])
