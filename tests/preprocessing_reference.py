@@ -65,6 +65,8 @@ def reference(config: Mapping[str, Any], pixels: npt.NDArray[np.uint8]) -> npt.N
     Raises:
         ImportError: without torchvision.
     """
+    import npu_patch  # noqa: F401 - makes the import of transformers safe beside torch-npu
+
     define_torchvision_operators()
     import transformers
 
