@@ -8,6 +8,7 @@ shapes. Ratios are taken within each round; their medians count. Also: what timi
 as a share of a batch-1 forward.
 
     python3 benchmarks/cpu_throughput.py [--rounds 9] [--batch 8]
+    python3 benchmarks/cpu_throughput.py --clock cpu    # on a machine that others use too
 """
 
 from __future__ import annotations
@@ -80,11 +81,11 @@ def bare_products(batch: int, dtype: torch.dtype) -> Callable[[], None]:
     return call
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long one call takes."""
-    start = time.perf_counter()
+def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return how long one call takes by a clock."""
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def workbench() -> Workbench:
@@ -96,8 +97,8 @@ def workbench() -> Workbench:
     return Workbench(device, torch.float32, model, Preprocessing(), info, HealthChecks(device))
 
 
-def measure(rounds: int, batch: int) -> dict[str, list[float]]:
-    """Return the seconds of each contender, round by round, and the empty calls' median in ms."""
+def measure(rounds: int, batch: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Return the seconds of each contender, round by round, and an empty call's median."""
     bench = workbench()
     pixels = torch.randn(1, 3, SIZE, SIZE)
     stopwatch = Stopwatch(bench.device)
@@ -119,19 +120,17 @@ def measure(rounds: int, batch: int) -> dict[str, list[float]]:
             with torch.no_grad():
                 by_hand(pixel_values=images)
 
-        products = bare_products(batch, torch.float32)
-        products_bf16 = bare_products(batch, torch.bfloat16)
-        contenders: dict[str, Callable[[], float]] = {
-            "kit fp32": lambda: stopwatch.time(kit_fp32).wall_ms / 1e3,
-            "plain loop": lambda: seconds(plain),
-            "bare GEMM fp32": lambda: seconds(products),
-            "kit bf16": lambda: stopwatch.time(kit_bf16).wall_ms / 1e3,
-            "bare GEMM bf16": lambda: seconds(products_bf16),
-            "kit fp32, batch 1": lambda: stopwatch.time(one_image).wall_ms / 1e3,
+        contenders: dict[str, Callable[[], object]] = {
+            "kit fp32": lambda: stopwatch.time(kit_fp32),
+            "plain loop": plain,
+            "bare GEMM fp32": bare_products(batch, torch.float32),
+            "kit bf16": lambda: stopwatch.time(kit_bf16),
+            "bare GEMM bf16": bare_products(batch, torch.bfloat16),
+            "kit fp32, batch 1": lambda: stopwatch.time(one_image),
         }
         for number in range(rounds + 1):
-            for name, timed in contenders.items():
-                took = timed()
+            for name, contender in contenders.items():
+                took = seconds(contender, clock)
                 if number:  # the first round is the warm-up
                     found.setdefault(name, []).append(took)
         empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS)]
@@ -144,13 +143,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: CPU time, of one thread"
+    )
     options = parser.parse_args()
     batch = options.batch
-    found = measure(options.rounds, batch)
+    if options.clock == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    found = measure(options.rounds, batch, clock)
     capability = torch.backends.cpu.get_cpu_capability()
     amx = "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}", end="")
-    print(f", AMX {'yes' if amx else 'no'}, batch {batch}, {options.rounds} rounds, medians")
+    print(
+        f", AMX {'yes' if amx else 'no'}, batch {batch}, {options.rounds} rounds, "
+        f"medians of {options.clock} time"
+    )
     flop = dict.fromkeys(found, model_flop(batch))
     flop |= {name: linear_flop(batch) for name in found if name.startswith("bare")}
     flop["kit fp32, batch 1"] = model_flop(1)

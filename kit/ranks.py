@@ -154,7 +154,7 @@ def end_by_torchrun(number: int, frame: FrameType | None) -> None:
     Raises:
         KitError: always.
     """
-    raise KitError("torchrun ended this rank, because another rank died: see its message")
+    raise KitError("torchrun ended this rank: another rank died, or the run was stopped")
 
 
 @contextlib.contextmanager

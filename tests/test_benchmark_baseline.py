@@ -169,6 +169,14 @@ def test_only_what_is_beyond_both_the_limit_and_the_noise_is_a_regression(
     assert one.status == status
 
 
+def test_runs_without_a_common_range_differ_however_wide_they_are() -> None:
+    old, new = [1.0, 1.0, 9.0, 9.0], [9.1, 9.1, 17.1, 17.1]
+    assert baseline.compared("x", old, new, 10.0).status == "regression"
+    assert baseline.compared("x", new, old, 10.0).status == "faster"
+    assert baseline.compared("x", [1.0, 1.0, 9.0, 9.2], new, 10.0).status == "same"
+    assert baseline.compared("x", old[1:3], new[1:3], 10.0).status == "same"  # too few to tell
+
+
 def latency(values: list[float]) -> Latency:
     taken = Taken(1, 5, wall=values)
     found = taken.latency()
@@ -182,5 +190,5 @@ def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
     found.latency = latency([1.0, 2.0, 3.0])
     comparisons = earlier.compare(found, 10.0).comparisons
     assert [one.name for one in comparisons] == ["latency at batch 1"]
-    found.latency = replace(found.latency, samples_ms=(1e-6,))
+    found.latency = replace(found.latency, samples_ms=(1e-6,) * 4)
     assert earlier.compare(found, 10.0).comparisons[0].status == "faster"
