@@ -489,7 +489,10 @@ def device(original: Any, place: Place) -> Any:
 
 def same(original: Any, place: Place) -> Any:
     """Take torch.npu's function or class of the same name, with CUDA's names for its arguments."""
-    npu = getattr(_find(place.where.replace("torch.cuda", "torch_npu.npu", 1)), place.name)
+    twin = _find(place.where.replace("torch.cuda", "torch_npu.npu", 1))
+    npu = getattr(twin, place.name, None)
+    if npu is None:
+        return missing("this torch_npu has none")(original, place)
     if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
         return npu
     theirs, own = inspect.signature(original).parameters, inspect.signature(npu).parameters
@@ -984,6 +987,8 @@ def default_generators(original: Any, place: Place) -> Any:
 
 def graph(original: Any, place: Place) -> Any:
     """torch.cuda.graph, whose first argument has another name and whose last another place."""
+    if not hasattr(torch.npu, "graph"):
+        return missing("this torch_npu has none")(original, place)
 
     def __init__(  # noqa: N807 - it becomes a method
         self: Any,

@@ -124,7 +124,9 @@ def require_dtype(device: Device, dtype: str) -> torch.dtype:
     try:
         with device_errors(f"trying {dtype}"):
             probe = torch.ones(16, 16, dtype=wanted, device=device.torch_device)
-            torch.nn.functional.gelu(probe @ probe).float().cpu()
+            answer = torch.nn.functional.gelu(probe @ probe).float().cpu()
+        if not bool((answer == 16).all()):  # exact in every dtype
+            raise DeviceError("a product with a known answer came back wrong")
     except DeviceError as error:
         raise KitError(
             f"--dtype {dtype}: {device.name} cannot compute in it ({error}); use --dtype fp32"

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -132,30 +133,49 @@ def from_modelscope(folder: Path) -> None:
 
 
 def from_huggingface(folder: Path) -> None:
-    """Download into folder through huggingface_hub's client, which resumes; then check the hashes.
+    """Download into folder through huggingface_hub's client, and check each file's hash.
 
-    The client compares sizes only, so the contents are held against the hub's listing here.
+    The client's own snapshot_download compares sizes only, and its newest versions begin a file
+    anew in each process; so each file is fetched here by the client's http_get, from where an
+    earlier process stopped.
 
     Raises:
         KitError: for a file of another content, which is deleted.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 
     info = HfApi().model_info(REPOSITORY, files_metadata=True)
-    snapshot_download(REPOSITORY, revision=info.sha, local_dir=folder, allow_patterns=PATTERNS)
     for listed in info.siblings or ():
-        path = folder / listed.rfilename
-        if not path.is_file():
+        name, path = listed.rfilename, folder / listed.rfilename
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS) or "/" in name:
             continue
         expected, found = listed.blob_id, git_blob_id
         if listed.lfs is not None:
             expected, found = listed.lfs.sha256, weights.sha256_of_file
-        if expected and found(path) != expected:
-            path.unlink()
-            raise KitError(
-                f"{listed.rfilename} from huggingface does not have the hash {expected} that the "
-                "hub lists for it: run the same command again to fetch it anew"
+        if path.is_file():
+            if found(path) == expected:
+                continue
+            path.unlink()  # of an earlier commit
+        unfinished = folder / f"{name}.unfinished"
+        with unfinished.open("ab") as file:
+            url = hf_hub_url(REPOSITORY, name, revision=info.sha)
+            http_get(
+                url,
+                file,
+                resume_size=file.tell(),
+                headers=build_hf_headers(),
+                expected_size=listed.size,
+                displayed_filename=name,
             )
+        if expected and found(unfinished) != expected:
+            unfinished.unlink()
+            raise KitError(
+                f"{name} from huggingface does not have the hash {expected} that the hub lists "
+                "for it: run the same command again to fetch it anew"
+            )
+        unfinished.rename(path)
 
 
 def git_blob_id(path: Path) -> str:

@@ -79,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.asked.append((self.command, self.path, self.headers.get("Range", "")))
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         path = unquote(url.path)
-        if hub.refuse is not None and REPOSITORY in path:
+        # Hugging Face shows a gated model's listing to everyone, ModelScope does not.
+        if hub.refuse is not None and REPOSITORY in path and not path.startswith("/api/models/"):
             self.refuse(*hub.refuse)
         elif path == f"/api/v1/models/{REPOSITORY}/repo/files":
             self.json({"Code": 200, "Success": True, "Message": "success",

@@ -10,6 +10,7 @@ import multiprocessing
 import pickle
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -401,3 +402,26 @@ def transformers_chooses_the_npu_by_itself() -> None:
 
     assert is_torch_npu_available()
     assert not is_torch_cuda_available()
+
+
+def a_dinov3_forward_passes_few_wrappers() -> None:
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    config = DINOv3ViTConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=12, num_attention_heads=2
+    )
+    model = DINOv3ViTModel(config).eval().to("cuda")
+    x = torch.zeros(1, 3, 32, 32)
+    passed: list[str] = []
+
+    def note(frame: types.FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == npu_patch.__file__:
+            passed.append(frame.f_code.co_name)
+
+    with torch.inference_mode():
+        sys.setprofile(note)
+        try:
+            model(x.to("cuda"))
+        finally:
+            sys.setprofile(None)
+    assert 0 < len(passed) <= 10, passed

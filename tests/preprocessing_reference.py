@@ -4,11 +4,13 @@ transformers needs torchvision for them, which the kit does without. Where it is
 
     python3 -m tests.preprocessing_reference
 
-records their results for a few small images in tests/data/preprocessing_reference.npz, and
-tests/test_preprocessing.py compares with them directly on more.
+records their results for a few small images in tests/data/preprocessing_reference.npz. With
+`--live FILE` it records them for more images in FILE, with which tests/test_preprocessing.py
+compares to the last bit. That is a process of its own: a torchvision that does not fit torch, as
+KIT_TORCHVISION may name one, must not be seen by the rest of transformers.
 """
 
-import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     },
 }
 SIZES = ((41, 37), (32, 32), (7, 50), (90, 60))
+LIVE_SIZES = (*SIZES, (1, 1), (1, 400), (640, 427))
 
 
 def image_of(width: int, height: int) -> npt.NDArray[np.uint8]:
@@ -56,17 +59,14 @@ def image_of(width: int, height: int) -> npt.NDArray[np.uint8]:
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def torchvision_is_installed() -> bool:
-    """Return whether transformers' processors can run here."""
-    return importlib.util.find_spec("torchvision") is not None
-
-
 def reference(config: Mapping[str, Any], pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return what transformers' processor for this configuration makes of an image.
 
     Raises:
         ImportError: without torchvision.
     """
+    import npu_patch  # noqa: F401 - makes the import of transformers safe beside torch-npu
+
     define_torchvision_operators()
     import transformers
 
@@ -93,15 +93,21 @@ def define_torchvision_operators() -> None:
     define_torchvision_operators.library = library  # type: ignore[attr-defined] # keeps it alive
 
 
+def key(name: str, size: tuple[int, int]) -> str:
+    """Return the name of one array in the recorded file."""
+    return f"{name}_{size[0]}x{size[1]}"
+
+
 def main() -> None:
-    """Record the reference again."""
+    """Record the reference again, or the live one."""
+    live = sys.argv[1:2] == ["--live"]
+    file = Path(sys.argv[2]) if live else REFERENCE
     arrays = {
-        f"{name}_{width}x{height}": reference(config, image_of(width, height))
+        key(name, size): reference(config, image_of(*size))
         for name, config in CONFIGS.items()
-        for width, height in SIZES
+        for size in (LIVE_SIZES if live else SIZES)
     }
-    REFERENCE.parent.mkdir(exist_ok=True)
-    np.savez_compressed(REFERENCE, **arrays)  # type: ignore[arg-type] # numpy's stub wants a bool
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy's stub wants a bool
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """accuracy.py on one image: the published block, honest sides, verdicts and exit codes."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,34 @@ def test_a_missing_image_is_one_line_and_exit_code_2(tmp_path: Path, tiny_weight
     assert done.returncode == 2
     assert done.stderr.startswith("error: image nowhere.png does not exist")
     assert done.stderr.count("\n") == 1
+
+
+def test_identical_bits_of_two_processors_are_a_warning(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(single.Sides, "self_check", False)  # as if the CPU were an accelerator
+    code, folder = run_accuracy()
+    assert code == 0
+    assert results_of(folder)["reference"] == "CPU fp32"
+    assert capsys.readouterr().out.count("equals the CPU's to the last bit") == 2
+    assert any("last_hidden_state" in warning for warning in record_of(folder)["warnings"])
+
+
+def test_the_truth_is_copied_before_the_model_is_watched(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kit.accuracy import sides
+
+    plain = sides.exact_side
+
+    def slow(model: Any) -> sides.Side:  # noqa: ANN401 - as exact_side
+        time.sleep(0.5)
+        return plain(model)
+
+    monkeypatch.setattr(sides, "exact_side", slow)
+    code, folder = run_accuracy()
+    assert code == 0
+    assert results_of(folder)["verdict"] == "SELF-CHECK"
 
 
 def test_the_record_has_the_fields_that_collectors_read(run_accuracy: Run) -> None:

@@ -97,6 +97,7 @@ def test_an_operator_two_percent_off_is_inside_the_thresholds_and_fails_under_st
 @pytest.mark.parametrize(
     ("fault", "queue"),
     [
+        ("FAKECANN_WRONG_TOKEN=aclnnGelu:1:3", "1"),  # the known answer that is asked first
         ("FAKECANN_FAIL=aclnnGelu:2", "0"),
         ("FAKECANN_FAIL=aclnnGelu:2", "1"),
         ("FAKECANN_ABORT=aclnnLayerNorm:5", "1"),

@@ -1,5 +1,6 @@
 """The command python3 -m npu_patch: other people's scripts as if run directly; the diagnosis."""
 
+import datetime
 import json
 import os
 import signal
@@ -191,6 +192,21 @@ def test_the_diagnosis_does_not_import_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_type_of_c_takes_an_attribute_and_loses_it_again() -> None:
+    span = datetime.timedelta(3)
+    before = vars(datetime.timedelta)["days"]
+    npu_patch._set(datetime.timedelta, "days", property(lambda self: 7))
+    try:
+        assert span.days == 7
+    finally:
+        npu_patch._set(datetime.timedelta, "days", before)
+    assert span.days == 3
+    assert vars(datetime.timedelta)["days"] is before
+    npu_patch._set(datetime.timedelta, "weeks", 1)
+    npu_patch._set(datetime.timedelta, "weeks", npu_patch._ABSENT)
+    assert not hasattr(span, "weeks")
 
 
 PAIRS = """

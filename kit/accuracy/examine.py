@@ -62,7 +62,7 @@ def examine(
     """Examine a device run whose recorder has recorded in detail.
 
     Args:
-        device: the run.
+        device: the run; its record is used up.
         references: of the same weights, with the device's declared arithmetic.
         runs: the same image on the CPU's sides.
         factor: how many times the budget still counts as explained.
@@ -79,9 +79,12 @@ def examine(
 def examine_stage(
     stage: Stage, references: References, device: Run, runs: Mapping[str, Run]
 ) -> StageExamination:
-    """Examine one stage: accumulated error first, then every operator on the device's input."""
+    """Examine one stage: accumulated error first, then every operator on the device's input.
+
+    The device's record of the stage is given up after this, so that memory shrinks on the way.
+    """
     records = {name: run.recorder.stages[stage.number] for name, run in runs.items()}
-    found = device.recorder.stages[stage.number].points
+    found = device.recorder.stages.pop(stage.number).points
     outputs = {name: record.points["output"] for name, record in records.items()}
     tokens_last = not channels_first(stage, "output", references.stages, outputs["truth"])
     accumulated = gap_between(outputs["truth"], found.get("output"), outputs["budget"], tokens_last)

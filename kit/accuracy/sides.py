@@ -128,6 +128,10 @@ class References:
         """The same model in fp64: twice the fp32 weights' memory."""
         return self._truth.result()
 
+    def wait(self) -> None:
+        """Wait until the truth is copied: no hook may stand on the model before."""
+        self._truth.result()
+
     @property
     def budget(self) -> Side:
         """The model in the declared arithmetic; the plain fp32 side where that is declared."""
@@ -145,9 +149,10 @@ class References:
         Args:
             pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
         """
+        truth = self.truth  # copied whole before the recorder's hooks are put on the model
         cpu = self.cpu.run(pixels, self.stages)
         budget = cpu if self.declared.plain else self.budget.run(pixels, self.stages)
-        return ReferenceRuns(pixels, self.truth.run(pixels, self.stages), cpu, budget)
+        return ReferenceRuns(pixels, truth.run(pixels, self.stages), cpu, budget)
 
 
 def exact_side(model: PreTrainedModel) -> Side:

@@ -138,6 +138,8 @@ def measure(sides: Sides, pixels: torch.Tensor, log: RunLog | None = None) -> Me
     """
     bench = sides.bench
     pixel_values = model_input(bench, pixels, log)
+    if sides.model is sides.references.cpu.model:
+        sides.references.wait()
     device, names = run_device(bench.device, sides.model, pixel_values, sides.references.stages)
     bench.health.after("the recorded forward")
     grid = patch_grid(bench.model.config, pixels.shape)
