@@ -13,7 +13,7 @@ import pytest
 from tests.benchmark_runs import record_of
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
 
-GELU_MS = 150.0
+GELU_MS = 200.0
 BLOCKS = 2  # of the tiny model, each with one GELU
 TOLERANCE = 0.02
 
@@ -56,18 +56,18 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
     for attempt in range(3):  # another process may take the machine in the middle of one
         results = known_durations(npu_host, command, tmp_path)
         latency, row = results["latency"], results["throughput"][0]
-        reported = [
-            latency["p50_ms"], latency["device_p50_ms"], row["latency"]["p50_ms"],
-            1000 / row["queued_throughput_ips"],
-        ]  # fmt: skip
-        if attempt == 2 or reported == pytest.approx([truth_ms] * 4, rel=TOLERANCE):
+        reported = [latency["p50_ms"], latency["device_p50_ms"]]
+        if attempt == 2 or reported == pytest.approx([truth_ms] * 2, rel=TOLERANCE):
             break
-    assert reported == pytest.approx([truth_ms] * 4, rel=TOLERANCE)
+    assert reported == pytest.approx([truth_ms] * 2, rel=TOLERANCE)
     assert min(latency["samples_ms"]) >= truth_ms
     # What a loop that does not wait for the device would have reported:
     assert latency["host_p50_ms"] < truth_ms / 4
     assert latency["warm_up"]["steady"]
+    assert min(row["latency"]["samples_ms"]) == pytest.approx(truth_ms, rel=TOLERANCE)
     assert row["throughput_ips"] == pytest.approx(1000 / row["avg_latency_ms"])
+    # Not retried above, so that a busy machine has some room; without waiting it is 20 times this.
+    assert row["queued_throughput_ips"] == pytest.approx(1000 / truth_ms, rel=0.15)
     assert results["harness"]["overhead_share"] < 0.01
 
 
