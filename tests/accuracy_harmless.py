@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kit.accuracy.arithmetic import Declared
-from tests.accuracy_block_faults import Function, edit, flip_bit, replace
+from tests.accuracy_injections import Function, edit, flip_bit, replace
 from tests.accuracy_input_faults import dinov3_function
 from tests.accuracy_model import Case, layers
 
