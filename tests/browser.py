@@ -7,6 +7,8 @@ import os
 import select
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -173,3 +175,17 @@ class Browser:
         }  # fmt: skip
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(taken["data"]))
+
+
+def main(page: str, picture: str, width: str, height: str) -> None:
+    """Take a picture of a page's upper part.
+
+    python3 -m tests.browser output/report.html docs/report.png 1100 1250
+    """
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
+        browser.open(Path(page), int(width))
+        browser.screenshot(Path(picture), height=int(height))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

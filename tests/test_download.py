@@ -1,7 +1,6 @@
 """--download, through the hubs' own clients, against a local server with interruptions."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import Hub, git_blob_id, serving
+from tests.hub_server import Hub, environment, git_blob_id, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 HUBS = ("modelscope", "huggingface")
@@ -42,24 +41,6 @@ def files(tiny_weights: Path) -> dict[str, bytes]:
     """What the hub has: the tiny model, with files that no one needs."""
     found = {path.name: path.read_bytes() for path in tiny_weights.iterdir()}
     return {**found, "LICENSE.md": b"a licence", "pytorch_model.bin": b"a pickle"}
-
-
-def environment(url: str, home: Path) -> dict[str, str]:
-    """Return an environment whose hub is the local server, with nothing of the user's own."""
-    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "TMPDIR")}
-    return {
-        **kept,
-        "HOME": str(home),
-        "HF_HOME": str(home / "hf"),
-        "HF_ENDPOINT": url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MODELSCOPE_ENDPOINT": url,
-        "MODELSCOPE_DOMAIN": url,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
 
 
 def command(hub: str, folder: Path) -> list[str]:
