@@ -207,6 +207,14 @@ def test_chip_and_cann_are_captured_and_not_typed(host: Host) -> None:
     assert record["environment"]["cann"] == "8.5.1"
 
 
+def test_a_report_on_the_emulated_npu_never_reads_validated(host: Host) -> None:
+    host.features()
+    assert host.record()["environment"]["variables"]["EMULATED_NPU"] == "1"
+    report = (host.folder / "report.md").read_text("utf-8")
+    assert "在仿真 NPU 上计算" in report
+    assert "验证通过" not in report
+
+
 def test_operators_that_fell_back_to_the_cpu_are_in_the_record_and_said(host: Host) -> None:
     code = f"""
 import sys, inference, npu_patch, torch

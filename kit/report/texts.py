@@ -95,6 +95,7 @@ class Texts(SectionTexts):
     record_partial: str
     fields_missing: str
     random_weights: str
+    emulated_npu: str
     not_an_npu: str
     only_self_check: str
     operators_fell_back: str

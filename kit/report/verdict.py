@@ -97,6 +97,11 @@ def lacking(shelf: Shelf, cells: Cells) -> list[str]:
         found += lacking_in_entry(entry, cells)
     if any(entry.record.at("model", "source").text() == "random" for entry in shelf.found()):
         found.insert(0, texts.random_weights)
+    if any(
+        entry.record.at("environment", "variables", "EMULATED_NPU").text()
+        for entry in shelf.found()
+    ):
+        found.insert(0, texts.emulated_npu)
     kinds = {device_label(entry.record.at("device")) for entry in shelf.found()} - {None, "NPU"}
     if kinds:
         found.insert(0, texts.not_an_npu.format(kinds=", ".join(sorted(filter(None, kinds)))))

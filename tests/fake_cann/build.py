@@ -69,12 +69,16 @@ def unavailable_reason() -> str | None:
 
 
 def cann_variables(libraries: Path) -> dict[str, str]:
-    """Return what CANN's set_env.sh would set, for the stub in this folder."""
+    """Return what CANN's set_env.sh would set, for the stub in this folder, and its own mark.
+
+    Records keep EMULATED_NPU, and a report on them is never one of a validated chip.
+    """
     paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
         "ASCEND_HOME_PATH": str(libraries),
         "ASCEND_OPP_PATH": str(libraries),
+        "EMULATED_NPU": "1",
     }
 
 
