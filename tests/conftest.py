@@ -3,6 +3,8 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Sums depend on the number of threads in their last bits; torchrun's ranks have one thread, too.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("DINOV3_WEIGHTS", None)
 
 import npu_patch  # isort: skip - it makes the imports of torch below safe on any host
