@@ -1,8 +1,12 @@
 """The READMEs: in step with each other and with the scripts."""
 
 import argparse
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,54 @@ def test_the_readme_s_options_are_those_of_the_parser(capsys: pytest.CaptureFixt
     of_parser = set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.M))
     in_table = set(re.findall(r"^\| `(--[a-z0-9-]+)", text(READMES[0]), re.M))
     assert of_parser - {"--save-features"} == in_table
+
+
+RUNNABLE = [
+    command
+    for command in commands(READMES[0])
+    # Downloads have tests of their own; the first two commands and pip's are run by .ci/run.
+    if command.startswith(("python3 ", "torchrun ")) and not command.endswith("modelscope")
+    if command.split()[1] in {*PARSERS, "--nproc-per-node"}
+]
+
+
+@pytest.fixture(scope="module")
+def users_folder(tmp_path_factory: pytest.TempPathFactory, photo: Path) -> Path:
+    """A folder as the commands expect it: the scripts, photos, COCO images, an old record."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in (*PARSERS, "npu_patch.py", "kit"):
+        (folder / name).symlink_to(ROOT / name)
+    for images in ("photos", "data/val2017"):
+        (folder / images).mkdir(parents=True)
+        for number in range(3):
+            (folder / images / f"{number}.png").symlink_to(photo)
+    (folder / "data" / "sample.jpg").symlink_to(ROOT / "data" / "sample.jpg")
+    return folder
+
+
+def run_command(command: str, folder: Path, weights: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of the README's commands with this interpreter and the tiny weights."""
+    program, *rest = shlex.split(command)
+    torchrun = ["-m", "torch.distributed.run", "--standalone"] if program == "torchrun" else []
+    return subprocess.run(
+        [sys.executable, *torchrun, *rest],
+        cwd=folder,
+        env={**os.environ, "DINOV3_WEIGHTS": str(weights)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_command_that_computes_runs(users_folder: Path, tiny_weights: Path) -> None:
+    assert len(RUNNABLE) == 7
+    codes = {}
+    for command in ["python3 benchmark.py --iterations 5", *RUNNABLE]:
+        done = run_command(command, users_folder, tiny_weights)
+        codes[command] = done.returncode
+        record = users_folder / "output" / "benchmark.json"
+        if "--iterations" in command:
+            shutil.copy(record, users_folder / "old.json")
+        elif "--baseline" not in command:  # whose verdict depends on the machine's noise
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert set(codes.values()) <= {0, 1}
