@@ -128,8 +128,9 @@ def require_dtype(device: Device, dtype: str) -> torch.dtype:
         if not bool((answer == 16).all()):  # exact in every dtype
             raise DeviceError("a product with a known answer came back wrong")
     except DeviceError as error:
+        mend = "use --dtype fp32" if dtype != "fp32" else "see the device's messages and reset it"
         raise KitError(
-            f"--dtype {dtype}: {device.name} cannot compute in it ({error}); use --dtype fp32"
+            f"--dtype {dtype}: {device.name} cannot compute in it ({error}); {mend}"
         ) from error
     return wanted
 

@@ -16,10 +16,11 @@ TINY_VIT = {
 }
 
 
-def save_tiny_vit(folder: Path, seed: int = 0) -> Path:
+def save_tiny_vit(folder: Path, seed: int = 0, blocks: int = 2) -> Path:
     """Save a seeded tiny DINOv3 ViT into folder and return it."""
     torch.manual_seed(seed)
-    transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**TINY_VIT)).save_pretrained(folder)
+    config = transformers.DINOv3ViTConfig(**{**TINY_VIT, "num_hidden_layers": blocks})
+    transformers.DINOv3ViTModel(config).save_pretrained(folder)
     return folder
 
 

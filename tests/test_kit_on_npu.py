@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from kit import schema
 from tests.emulated_npu import EmulatedNpu
+from tests.models import save_tiny_vit
 
 BLOCKS = 2  # of the tiny model
 CHIP = "Ascend910_9362"
@@ -137,16 +138,28 @@ def test_both_attentions_agree_with_the_cpu_in_both_task_queue_modes(
 
 def test_a_broken_operator_shows_so_the_comparison_is_not_vacuous(host: Host) -> None:
     cpu = host.features("--device", "cpu")
-    broken = host.features("--strict-fp32", FAKECANN_WRONG="aclnnGelu")
+    broken = host.features("--strict-fp32", FAKECANN_WRONG="aclnnSoftmax,aclnnLayerNorm")
     assert relative_error(broken, cpu) > 1e-3
 
 
-@pytest.mark.parametrize("queue", ["0", "1"])
-@pytest.mark.parametrize("call", [1, BLOCKS, BLOCKS + 1, 2 * BLOCKS])
-def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
-    host: Host, queue: str, call: int
+def test_an_operator_that_is_wrong_from_the_start_ends_the_run_before_the_model(
+    host: Host,
 ) -> None:
-    # Calls 1 and 2 are the first and the last block of the warm-up, 3 and 4 of the timed forward.
+    done = host.infer(environment={"FAKECANN_WRONG": "aclnnGelu"})
+    assert done.returncode == 2
+    assert (
+        "a product with a known answer came back wrong); see the device's messages" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("queue", ["0", "1"])
+@pytest.mark.parametrize("call", [2, 3, 4, 7])
+def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, queue: str, call: int
+) -> None:
+    # Call 1 tries the dtype. Then come three blocks of the warm-up, first, middle and last, and
+    # three of the timed forward.
+    host.weights = save_tiny_vit(tmp_path_factory.mktemp("three") / "blocks", blocks=3)
     done = host.infer(
         environment={"FAKECANN_FAIL": f"aclnnGelu:{call}", "TASK_QUEUE_ENABLE": queue}
     )
@@ -158,7 +171,7 @@ def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
 
 
 def test_a_nan_from_one_operator_is_no_result(host: Host) -> None:
-    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGelu:{2 * BLOCKS}"})
+    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGelu:{1 + 2 * BLOCKS}"})
     assert done.returncode == 2
     assert "values that are NaN" in done.stderr
     assert list(host.folder.iterdir()) == []
