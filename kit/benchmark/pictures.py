@@ -103,7 +103,8 @@ def draw_ladder(axes: "Axes", results: BenchmarkResults) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yscale("log")
-    axes.set_ylim(bottom=SMALLEST_ERROR / 3)
+    # Room above the highest point for its mode's name.
+    axes.set_ylim(bottom=SMALLEST_ERROR / 3, top=axes.get_ylim()[1] * 10)
     kinds = {"operator by operator": "o", "graph": "^"}
     for kind, marker in kinds.items():
         axes.plot([], [], marker, color=GREY, label=kind)
@@ -124,4 +125,4 @@ def draw_rung(axes: "Axes", row: LadderRow, *, best: bool) -> None:
     if row.verdict == "FAIL":
         axes.plot(*place, "x", color=RED, markersize=11)
     if best:
-        axes.annotate(row.mode, place, xytext=(6, 8), textcoords="offset points", fontweight="bold")
+        axes.annotate(row.mode, place, xytext=(0, 8), textcoords="offset points", fontweight="bold")
