@@ -125,9 +125,28 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@contextlib.contextmanager
+def without_torch_backends() -> Iterator[None]:
+    """Keep an import of torch from loading torch_npu, which fails where CANN is not loaded.
+
+    npu_patch, which comes after the download, imports it where it can work.
+    """
+    name = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def from_modelscope(folder: Path) -> None:
     """Download into folder through modelscope's client, which resumes and checks each SHA-256."""
-    from modelscope import snapshot_download
+    with without_torch_backends():  # modelscope imports torch
+        from modelscope import snapshot_download
 
     snapshot_download(REPOSITORY, local_dir=str(folder), allow_patterns=PATTERNS)
 

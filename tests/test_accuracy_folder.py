@@ -154,7 +154,8 @@ def test_a_killed_run_is_taken_over_without_loss_or_double_count(
     options = options_of(tmp_path, images, tiny_weights, "--no-references")
     slow = (
         "import sys, time; sys.argv = sys.argv[1:]; sys.path.insert(0, '.');"
-        "import accuracy; from kit.accuracy.folder import FolderRun as F; plain = F.finish;"
+        "import npu_patch, accuracy; from kit.accuracy.folder import FolderRun as F;"
+        "plain = F.finish;"
         "F.finish = lambda self, pending: (time.sleep(0.5), plain(self, pending))[1];"
         "accuracy.main(sys.argv)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulated_npu import REPOSITORY, EmulatedNpu
+from tests.emulated_npu import REPOSITORY, SET_BY_THE_PATCH, EmulatedNpu
 from tests.fake_cann import build
 
 HOST = """
@@ -103,6 +103,7 @@ def test_the_launcher_runs_a_script_with_its_arguments_and_exit_code(
     finished = subprocess.run(
         [sys.executable, REPOSITORY / "tests" / "fake_cann" / "run.py", script, "hello"],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in SET_BY_THE_PATCH},
         capture_output=True,
         text=True,
         check=False,
