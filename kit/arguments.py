@@ -65,20 +65,8 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def shared_parser(script: str, description: str) -> OneLineParser:
-    """Return a parser that knows the options all three scripts share.
-
-    Args:
-        script: the script's name without ".py"; it names the output files.
-        description: the first lines of its --help.
-    """
-    parser = OneLineParser(
-        prog=f"{script}.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(script=script)
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add which weights, and how they compute."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--weights",
@@ -109,6 +97,10 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         metavar="N",
         help="seed of the random weights (default: %(default)s)",
     )
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add what goes into the model."""
     images = parser.add_argument_group("image")
     images.add_argument(
         "--image",
@@ -124,6 +116,10 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         help="side of the model's square input "
         "(default: as preprocessor_config.json says, 224 for DINOv3)",
     )
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add where it computes, and how exactly."""
     device = parser.add_argument_group("device")
     device.add_argument(
         "--device",
@@ -137,6 +133,25 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         action="store_true",
         help="turn HF32 and TF32 off for matrix products and convolutions",
     )
+
+
+def shared_parser(script: str, description: str) -> OneLineParser:
+    """Return a parser that knows the options all three scripts share.
+
+    Args:
+        script: the script's name without ".py"; it names the output files.
+        description: the first lines of its --help.
+    """
+    parser = OneLineParser(
+        prog=f"{script}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(script=script)
+    add_model_options(parser)
+    add_image_options(parser)
+    add_device_options(parser)
     parser.add_argument(
         "--output-dir",
         type=Path,

@@ -83,7 +83,9 @@ def load(path: Path) -> Baseline:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitError(f"--baseline {path}: {error.strerror or error}") from error
+        raise KitError(
+            f"--baseline {path}: {error.strerror or error}; give an earlier benchmark.json"
+        ) from error
     except ValueError as error:
         raise KitError(f"--baseline {path} is no JSON ({error}): give a benchmark.json") from error
     if not isinstance(record, dict) or record.get("script") != "benchmark":
