@@ -118,7 +118,9 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     from kit.accuracy.record import AccuracyRecord
     from kit.accuracy.report import report
     from kit.accuracy.session import Session
+    from kit.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     with ranks.joined(ranks.place()) as group:
         patch = workbench.report_patch(npu_patch.status(), log)
         device = workbench.open_device(arguments, patch, log, group.place.local_rank)

@@ -13,7 +13,6 @@ random weights for the image, a tiny model for the folder.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -44,11 +43,13 @@ def one_image(runs: int) -> None:
     from kit.accuracy.single import make_sides, measure
     from kit.device import choose
     from kit.health import HealthChecks
+    from kit.host_memory import host_peak_bytes, keep_freed_memory
     from kit.output import RunLog
     from kit.records import ModelInfo
     from kit.workbench import Workbench
 
-    before = peak_bytes()
+    keep_freed_memory()  # as accuracy.py does; the bare forwards gain by it too
+    before = host_peak_bytes() or 0
     model = models.random_model(0, "sdpa")
     weights = sum(parameter.nbytes for parameter in model.parameters())
     device = choose("cpu", patched=False, patch_reason="")
@@ -66,8 +67,9 @@ def one_image(runs: int) -> None:
             for _ in range(2):
                 exact(pixels.double())
 
-    seconds(forwards)
-    seconds(lambda: measure(sides, pixels))
+    measure(sides, pixels)
+    grown = (host_peak_bytes() or 0) - before  # as accuracy.py has it, before anything is repeated
+    forwards()
     pairs = [(seconds(forwards), seconds(lambda: measure(sides, pixels))) for _ in range(runs)]
     for clock, name in enumerate(("wall-clock", "processor")):
         bare = statistics.median(pair[0][clock] for pair in pairs)
@@ -77,22 +79,17 @@ def one_image(runs: int) -> None:
             f"{name:10} time: five forwards {bare:.2f} s, the measurement {ours:.2f} s, ratio "
             f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
         )
-    grown = peak_bytes() - before
     print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
     print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")
     print("  allowed: the weights twice and the fp64 copy, 4.00 times")
 
 
-def peak_bytes() -> int:
-    """Return this process's largest resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 FOLDER_RUN = """
-import json, resource, sys, threading, time
+import json, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 import accuracy
 from kit.accuracy.folder import FolderRun
+from kit.host_memory import host_peak_bytes
 busy = {"device": [], "reference": []}
 def timed(name, key):
     plain = getattr(FolderRun, name)
@@ -102,7 +99,7 @@ def timed(name, key):
     setattr(FolderRun, name, call)
 timed("device_features", "device"); timed("reference", "reference")
 start = time.perf_counter(); code = accuracy.main(sys.argv[1:]); wall = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = host_peak_bytes()
 print(json.dumps({"code": code, "wall": wall, "peak": peak, **busy}))
 """
 

@@ -3,7 +3,6 @@
 Beside kit/device.py and kit/device_graph.py the only file that calls torch.cuda.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +11,6 @@ from typing import Generic, TypeVar
 import torch
 
 from kit.device import Device, synchronize
-
-try:
-    import resource
-except ImportError:  # there is none on Windows
-    resource = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 NS_PER_MS = 1e6
@@ -134,11 +128,3 @@ class PeakMemory:
             max(before.peak_reserved_bytes, found.peak_reserved_bytes),
         )
         return found
-
-
-def host_peak_bytes() -> int | None:
-    """Return the process's largest resident memory so far; None where the system does not say."""
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -34,7 +34,15 @@ def forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
         KitError: where the model's output lacks one of the two tensors.
     """
     with torch.inference_mode():
-        output = model(pixel_values)
+        return features_of(model, model(pixel_values))
+
+
+def features_of(model: PreTrainedModel, output: object) -> Features:
+    """Return the two tensors of a model's output.
+
+    Raises:
+        KitError: where the output lacks one of them.
+    """
     pooler_output = getattr(output, "pooler_output", None)
     last_hidden_state = getattr(output, "last_hidden_state", None)
     if pooler_output is None or last_hidden_state is None:

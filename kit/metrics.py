@@ -76,36 +76,6 @@ class TokenErrors:
         return float(self.cosine[self.worst])
 
 
-class Yardstick:
-    """A reference that many tensors are held against: the two figures of `distance`, quickly.
-
-    Without the scaling that `compare` does: in fp64 nothing below 1e150 overflows.
-    """
-
-    def __init__(self, reference: torch.Tensor) -> None:
-        """Take a reference in fp64 on the CPU; the last axis is a token's vector."""
-        self.reference = reference
-        self.norms = torch.linalg.vector_norm(reference, dim=-1)
-        self.norm = float(torch.linalg.vector_norm(self.norms))
-
-    def distance(self, measured: torch.Tensor) -> tuple[float, float, int]:
-        """Return the relative errors of the whole and of the worst token, and which that is.
-
-        Both are infinite where a value is not finite on either side.
-
-        Args:
-            measured: of the reference's shape, any dtype, on the CPU.
-        """
-        errors = torch.linalg.vector_norm(measured.to(torch.float64) - self.reference, dim=-1)
-        whole = float(torch.linalg.vector_norm(errors))
-        relative = torch.where(errors == 0, errors, errors / self.norms).flatten()
-        relative = relative.nan_to_num(nan=math.inf, posinf=math.inf)
-        worst = int(relative.argmax())
-        if not math.isfinite(whole) or not math.isfinite(self.norm):
-            return math.inf, math.inf, worst
-        return ratio(whole, self.norm), float(relative[worst]), worst
-
-
 def to_fp64(tensor: torch.Tensor) -> torch.Tensor:
     """Return the values on the CPU in fp64, outside of any autograd graph."""
     return tensor.detach().to("cpu").to(torch.float64)

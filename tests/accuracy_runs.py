@@ -11,8 +11,8 @@ import jsonschema
 from PIL import Image
 
 from kit import schema
+from kit.entry import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "accuracy.py"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.entry import ROOT
 from tests.hub_server import Hub, environment, git_blob_id, serving
 
-ROOT = Path(__file__).resolve().parent.parent
 HUBS = ("modelscope", "huggingface")
 CODE = """
 import sys

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from kit import fallbacks
+from kit.entry import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 REPORT = (
     "[W1122 14:53:22.09 VariableFallbackKernel.cpp:230] Warning: CAUTION: The operator "
     "'aten::i0.out' is not currently supported on the NPU backend and will fall back to run on "

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kit import preprocessing
+from kit.entry import ROOT
 from kit.errors import KitError
 from kit.preprocessing import Preprocessing
 from tests.preprocessing_reference import (
@@ -22,8 +23,6 @@ from tests.preprocessing_reference import (
     image_of,
     key,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def computed(name: str, size: tuple[int, int]) -> torch.Tensor:

@@ -14,8 +14,8 @@ import pytest
 import accuracy
 import benchmark
 import inference
+from kit.entry import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")
 PARSERS = {
     "inference.py": inference.parse_arguments,

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from kit import schema
+from kit.entry import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "inference.py")
 
 

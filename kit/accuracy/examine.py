@@ -8,16 +8,17 @@ arithmetic: this is the budget of this operator, for this model and this image.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
+from kit.accuracy.distance import distances
 from kit.accuracy.examination import Examination, Gap, Point, StageExamination
 from kit.accuracy.limits import BUDGET_FACTOR
 from kit.accuracy.recorder import Points, StageRecord
 from kit.accuracy.replay import replay
 from kit.accuracy.sides import ReferenceRuns, References, Run
 from kit.accuracy.stages import Stage, Stages, class_of
-from kit.metrics import Yardstick, compare
 
 
 def gap_between(
@@ -31,15 +32,17 @@ def gap_between(
         budget: the declared arithmetic's tensor.
         tokens_last: False where the second axis, not the last, is a token's vector.
     """
-    yardstick = Yardstick(as_tokens(tokens_last, truth))
-    explained, explained_token, _ = yardstick.distance(as_tokens(tokens_last, budget))
-    if not math.isfinite(explained):  # the reference overflows here: nothing is explained
-        explained = explained_token = 0.0
-    if device is None or device.shape != truth.shape:
-        return Gap(math.inf, explained, math.inf, explained_token, None, True)
-    error, token_error, token = yardstick.distance(as_tokens(tokens_last, device))
-    broken = not math.isfinite(error)
-    return Gap(error, explained, token_error, explained_token, token, broken)
+    sides = [budget] if device is None or device.shape != truth.shape else [budget, device]
+    explained, *found = distances(*(as_tokens(tokens_last, side) for side in (truth, *sides)))
+    if not math.isfinite(explained.error):  # the reference overflows here: nothing is explained
+        explained = replace(explained, error=0.0, token_error=0.0)
+    if not found:
+        return Gap(math.inf, explained.error, math.inf, explained.token_error, None, True)
+    (own,) = found
+    broken = not math.isfinite(own.error)
+    return Gap(
+        own.error, explained.error, own.token_error, explained.token_error, own.token, broken
+    )
 
 
 def as_tokens(tokens_last: bool, tensor: torch.Tensor) -> torch.Tensor:
@@ -88,7 +91,7 @@ def examine_stage(
     outputs = {name: record.points["output"] for name, record in records.items()}
     tokens_last = not channels_first(stage, "output", references.stages, outputs["truth"])
     accumulated = gap_between(outputs["truth"], found.get("output"), outputs["budget"], tokens_last)
-    cpu_error = compare(outputs["truth"], outputs["cpu"]).relative_error
+    cpu_error = distances(outputs["truth"], outputs["cpu"])[0].error
     expected, budget = repeat_stage(stage, references, found, records)
     points = tuple(
         Point(

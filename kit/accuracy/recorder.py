@@ -8,18 +8,18 @@ recorder on two models gives the same points under the same names.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from kit.accuracy.attention_inputs import AttentionInputs
 from kit.accuracy.stages import Stage
 from kit.errors import KitError
 
+T = TypeVar("T")
 Points = dict[str, torch.Tensor]
-MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
 @dataclass
@@ -78,28 +78,29 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
         """Record these stages of `model` in the block."""
-        modules = dict(model.named_modules())
         handles = []
         for stage in stages:
             self.stages[stage.number] = StageRecord()
-            handles += self._watch_stage(stage, modules)
+            handles += self._watch_stage(stage, model)
         try:
-            with AttentionInputs(self) if self.detail else contextlib.nullcontext():
+            with (
+                AttentionInputs(self.attention_inputs) if self.detail else contextlib.nullcontext()
+            ):
                 yield
         finally:
             for handle in handles:
                 handle.remove()
             self._copies.clear()
 
-    def _watch_stage(self, stage: Stage, modules: Mapping[str, nn.Module]) -> list[Any]:
-        module = modules[stage.path]
+    def _watch_stage(self, stage: Stage, model: nn.Module) -> list[Any]:
+        module = model.get_submodule(stage.path)
         handles = [module.register_forward_pre_hook(self._enter(stage.number), with_kwargs=True)]
         if self.detail:
             for name, child in module.named_modules():
                 if name and not any(True for _ in child.children()):
                     handles.append(child.register_forward_hook(self._leaf(stage.number, name)))
         if stage.rope is not None:
-            rope = modules[stage.rope]
+            rope = model.get_submodule(stage.rope)
             handles.append(rope.register_forward_hook(self._leaf(stage.number, stage.rope)))
         handles.append(module.register_forward_hook(self._leave(stage.number)))
         return handles
@@ -180,28 +181,46 @@ class Recorder:
         return copied
 
 
-class AttentionInputs(TorchFunctionMode):
-    """Shows the recorder the queries and keys that enter an attention's products."""
+def recorded(
+    call: Callable[[], T],
+    model: PreTrainedModel,
+    stages: Sequence[Stage],
+    device_type: str = "cpu",
+    *,
+    detail: bool = False,
+    keep_arguments: bool = False,
+    repeat_inputs: bool = False,
+) -> tuple[T, Recorder]:
+    """Record what flows through `model` during a call, and return the call's result beside it.
 
-    def __init__(self, recorder: Recorder) -> None:
-        """Report to `recorder`."""
-        super().__init__()
-        self.recorder = recorder
+    A CPU's tensors are kept as they are, since copies cost time and memory; a model that writes
+    into them is called again and they are copied.
 
-    def __torch_function__(
-        self,
-        func: Any,  # noqa: ANN401 - any of torch's functions
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the function returns
-        """Run one function of torch; look at the inputs of the attention's."""
-        if func is nn.functional.scaled_dot_product_attention:
-            named = dict(zip(("query", "key"), args, strict=False)) | dict(kwargs or {})
-            self.recorder.attention_inputs(named["query"], named["key"])
-        elif func in MATMULS and args[0].ndim == 4:
-            self.recorder.attention_inputs(args[0], args[1].transpose(-1, -2))
-        return func(*args, **(kwargs or {}))
+    Args:
+        call: runs the model; without inference mode, whose tensors count no writing.
+        model: on the device.
+        stages: what to record.
+        device_type: as Recorder has it, like those that follow.
+        detail: inside the stages too.
+        keep_arguments: to repeat the stages' calls later.
+        repeat_inputs: name every module's input.
+
+    Raises:
+        KitError: where a tensor is not on the device.
+    """
+    for share in (device_type == "cpu", False):
+        recorder = Recorder(
+            device_type,
+            detail=detail,
+            keep_arguments=keep_arguments,
+            repeat_inputs=repeat_inputs,
+            share=share,
+        )
+        with recorder.recording(model, stages):
+            result = call()
+        if not recorder.changed():
+            break
+    return result, recorder
 
 
 def require_on(tensor: torch.Tensor, device_type: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kit.accuracy.recorder import Points, Recorder, StageRecord
+from kit.accuracy.recorder import Points, StageRecord, recorded
 from kit.accuracy.stages import Stage
 
 
@@ -28,12 +28,7 @@ def replay(
         args, kwargs = with_main_input(args, kwargs, main)
     # The rotary embedding has run before the block: its points are the first run's.
     alone = Stage(stage.number, stage.path)
-    for share in (True, False):  # a model that works in place needs copies
-        recorder = Recorder("cpu", detail=True, keep_arguments=False, share=share)
-        with recorder.recording(model, [alone]):
-            module(*args, **kwargs)
-        if not recorder.changed():
-            break
+    _, recorder = recorded(lambda: module(*args, **kwargs), model, [alone], detail=True)
     return recorder.stages[stage.number].points
 
 

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.accuracy.arithmetic import Declared, copy_in, in_declared_type, rounding
-from kit.accuracy.recorder import Recorder, require_on
+from kit.accuracy.recorder import Recorder, recorded, require_on
 from kit.accuracy.stages import Stages, find_stages
-from kit.forward import Features
+from kit.forward import Features, features_of
 from kit.model import use_attention
 
 
@@ -54,23 +54,25 @@ class Side:
         ):
             yield
 
-    def run(self, pixels: torch.Tensor, stages: Stages, *, detail: bool = False) -> Run:
+    def run(self, pixels: torch.Tensor, stages: Stages) -> Run:
         """Run one forward on the CPU.
 
         Args:
             pixels: float32 on the CPU, batch x 3 x rows x columns.
-            stages: what to record.
-            detail: record inside the stages too.
+            stages: whose inputs and outputs to record.
 
         Raises:
             KitError: where anything of it is not on the CPU.
         """
         for parameter in self.model.parameters():
             require_on(parameter, "cpu")
-        recorder = Recorder("cpu", detail=detail, keep_arguments=True)
-        with self.computing(), recorder.recording(self.model, stages.all):
-            output = self.model(pixels.to(self.dtype))
-        features = Features(output.pooler_output, output.last_hidden_state)
+        with self.computing():
+            features, recorder = recorded(
+                lambda: features_of(self.model, self.model(pixels.to(self.dtype))),
+                self.model,
+                stages.all,
+                keep_arguments=True,
+            )
         require_on(features.last_hidden_state, "cpu")
         require_on(features.pooler_output, "cpu")
         return Run(features, recorder)

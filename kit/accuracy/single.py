@@ -10,12 +10,12 @@ from kit.accuracy.arithmetic import Declared
 from kit.accuracy.examination import Examination
 from kit.accuracy.examine import examine
 from kit.accuracy.judge import Judgement, judge
-from kit.accuracy.recorder import Recorder, require_on
+from kit.accuracy.recorder import recorded, require_on
 from kit.accuracy.sides import References, Run
 from kit.accuracy.stages import Stages
 from kit.accuracy.verdict import Verdict, conclude
 from kit.device import Device, device_errors, float_modes, synchronize
-from kit.forward import Features, forward, to_host
+from kit.forward import Features, features_of, forward, to_host
 from kit.model import patch_grid
 from kit.output import RunLog
 from kit.workbench import Workbench, model_input, move_model
@@ -98,17 +98,15 @@ def run_device(
         for parameter in model.parameters():
             require_on(parameter, device.type)
         require_on(pixel_values, device.type)
-        # Copies of a CPU's tensors would cost time and memory; one that works in place needs them.
-        for share in (device.type == "cpu", False):
-            recorder = Recorder(
-                device.type, detail=True, keep_arguments=False, repeat_inputs=True, share=share
-            )
-            with recorder.recording(model, stages.all):
-                features = unguarded_forward(model, pixel_values) if share else forward(
-                    model, pixel_values
-                )  # fmt: skip
-            if not recorder.changed():
-                break
+        run = unguarded_forward if device.type == "cpu" else forward
+        features, recorder = recorded(
+            lambda: run(model, pixel_values),
+            model,
+            stages.all,
+            device.type,
+            detail=True,
+            repeat_inputs=True,
+        )
         synchronize(device)
     names = {}
     for name in TENSORS:
@@ -121,8 +119,7 @@ def run_device(
 def unguarded_forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
     """Run the model without gradients, its tensors counting what is written into them."""
     with torch.no_grad():
-        output = model(pixel_values)
-    return Features(output.pooler_output, output.last_hidden_state)
+        return features_of(model, model(pixel_values))
 
 
 def measure(sides: Sides, pixels: torch.Tensor, log: RunLog | None = None) -> Measured:

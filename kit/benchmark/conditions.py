@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from kit.benchmark.record import Harness, Latency, Memory
-from kit.device_meters import PeakMemory, host_peak_bytes
+from kit.device_meters import PeakMemory
+from kit.host_memory import host_peak_bytes
 from kit.timing import dispersion_warnings
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

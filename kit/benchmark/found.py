@@ -20,7 +20,7 @@ from kit.benchmark.record import (
     ThroughputRow,
 )
 from kit.device import Device
-from kit.device_meters import host_peak_bytes
+from kit.host_memory import host_peak_bytes
 from kit.inputs import Inputs
 from kit.output import RunLog
 from kit.records import DeviceInfo

@@ -1,0 +1,72 @@
+"""Tests of the host's memory: its peak, and freed memory that is kept."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from kit import host_memory
+from kit.entry import ROOT
+from kit.host_memory import host_peak_bytes, keep_freed_memory
+
+FAULTS_OF_A_LATER_ROUND = """
+import resource, sys, torch
+from kit.host_memory import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    raise SystemExit("no such setting")
+def round():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(1 << 20) for _ in range(16)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+[round() for _ in range(6)]  # the heap has found its shape
+print(round())
+"""
+
+PEAK_UNDER_A_LARGE_PARENT = """
+import subprocess, sys
+held = b"x" * (300 << 20)
+child = "from kit.host_memory import host_peak_bytes; print(host_peak_bytes())"
+subprocess.run([sys.executable, "-c", child], check=True)
+"""
+
+
+def run_python(source: str, *arguments: str) -> int:
+    """Return the number that a fresh interpreter prints."""
+    command = [sys.executable, "-c", source, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return int(done.stdout)
+
+
+def test_the_peak_is_this_processs_own_and_not_its_parents() -> None:
+    assert 1 << 20 < run_python(PEAK_UNDER_A_LARGE_PARENT) < 200 << 20
+
+
+def test_the_peak_counts_what_was_freed_again() -> None:
+    source = "from kit.host_memory import host_peak_bytes; b'x' * (300 << 20); print(%s)"
+    assert run_python(source % "host_peak_bytes()") > 300 << 20
+
+
+def test_without_proc_the_peak_is_getrusages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "STATUS", ROOT / "no-such-file")
+    peak = host_peak_bytes()
+    assert peak is not None and peak > 50 << 20
+
+
+def test_a_host_that_tells_no_peak_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "STATUS", ROOT / "no-such-file")
+    monkeypatch.setattr(host_memory, "resource", None)
+    assert host_peak_bytes() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+def test_freed_memory_that_is_kept_is_not_cleared_by_the_system_again() -> None:
+    returned, kept = (run_python(FAULTS_OF_A_LATER_ROUND, mode) for mode in ("return", "keep"))
+    assert kept < 0.1 * returned
+
+
+def test_a_c_library_without_the_setting_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert keep_freed_memory() is False
