@@ -36,7 +36,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         KitError: for options that make no sense.
     """
     parser = shared_parser("accuracy", __doc__ or "")
-    group = parser.add_argument_group("verdict")
+    add_verdict_options(parser.add_argument_group("verdict"))
+    add_folder_options(parser.add_argument_group("folder of images"))
+    return checked(parser, parser.parse_args(argv))
+
+
+def add_verdict_options(group: argparse._ArgumentGroup) -> None:
+    """Add what decides the verdict and the exit code."""
     group.add_argument(
         "--strict",
         action="store_true",
@@ -55,33 +61,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="an error is explained up to this many times what the declared arithmetic makes "
         "(default: %(default)g)",
     )
-    folder = parser.add_argument_group("folder of images")
-    folder.add_argument(
+
+
+def add_folder_options(group: argparse._ArgumentGroup) -> None:
+    """Add what a run over a folder takes."""
+    group.add_argument(
         "--batch-size",
         type=int,
         default=BATCH_SIZE,
         metavar="N",
         help="images that the device computes at once (default: %(default)s)",
     )
-    folder.add_argument(
+    group.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes that decode images, 0 for a thread (default: by the number of images)",
     )
-    folder.add_argument(
+    group.add_argument(
         "--references",
         type=Path,
         metavar="DIR",
         help="where CPU references are kept for the next run (default: OUTPUT_DIR/references)",
     )
-    folder.add_argument(
+    group.add_argument(
         "--no-references", action="store_true", help="keep no CPU references on the disk"
     )
-    folder.add_argument(
+    group.add_argument(
         "--restart", action="store_true", help="do not take over what a stopped run finished"
     )
-    return checked(parser, parser.parse_args(argv))
 
 
 def checked(parser: OneLineParser, arguments: argparse.Namespace) -> argparse.Namespace:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from kit import schema
 from kit.entry import ROOT
 
 SCRIPT = ROOT / "accuracy.py"
+FOLDER_COUNT = 11
+Run = Callable[..., tuple[int, Path]]
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -51,3 +54,16 @@ def make_images(folder: Path, count: int) -> Path:
         image = Image.merge("RGB", (green.rotate(11 * number), blue, red))
         image.resize((70 + number, 60)).save(folder / f"{number:03}.png")
     return folder
+
+
+def options_of(tmp_path: Path, images: Path, weights: Path, *more: str) -> list[str]:
+    """Return the options of a run over a folder of images."""
+    return ["--device", "cpu", "--output-dir", str(tmp_path / "out"), "--weights", str(weights),
+            "--image", str(images), "--batch-size", "3", "--workers", "0", *more]  # fmt: skip
+
+
+def without_history(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results without what tells how they came about."""
+    folder = {key: value for key, value in results["folder"].items()
+              if key not in ("resumed", "cached", "ranks")}  # fmt: skip
+    return results | {"folder": folder}

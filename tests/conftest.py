@@ -11,10 +11,12 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.accuracy_runs import FOLDER_COUNT, Run, make_images, options_of, results_of
 from tests.emulated_npu import EmulatedNpu
 from tests.fake_cann import build
 from tests.models import save_tiny_vit
@@ -57,6 +59,48 @@ def run_inference(
         return inference.main([*argv, *options]), folder
 
     return run
+
+
+@pytest.fixture
+def run_accuracy(tiny_weights: Path, photo: Path, tmp_path: Path) -> Run:
+    """Run accuracy.py in this process on the tiny model; returns exit code and output folder."""
+    import accuracy
+
+    def run(*options: str, weights: Path = tiny_weights) -> tuple[int, Path]:
+        folder = tmp_path / "output"
+        argv = ["--output-dir", str(folder), "--weights", str(weights), "--device", "cpu"]
+        if "--image" not in options:
+            argv += ["--image", str(photo)]
+        return accuracy.main([*argv, *options]), folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images, two of them broken. Not to be changed."""
+    folder = make_images(tmp_path_factory.mktemp("folder") / "images", FOLDER_COUNT)
+    (folder / "004a.jpg").write_bytes(b"no image")
+    (folder / "000.jpg").write_bytes(b"")  # before the first sound one
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(
+    tmp_path_factory: pytest.TempPathFactory, image_folder: Path, tiny_weights: Path
+) -> Path:
+    """The output folder of one undisturbed run. Not to be changed."""
+    import accuracy
+
+    folder = tmp_path_factory.mktemp("whole")
+    assert accuracy.main(options_of(folder, image_folder, tiny_weights)) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def whole(whole_run: Path) -> dict[str, Any]:
+    """The results of one undisturbed run."""
+    return results_of(whole_run)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from kit.accuracy.distance import distances
 from kit.accuracy.judge import judge
 from kit.accuracy.limits import LIMITS, arithmetic_of
 from kit.metrics import compare, compare_tokens, percentiles_of
@@ -123,6 +124,39 @@ def test_one_wrong_token_of_201_hides_in_the_whole_and_not_among_the_tokens() ->
     assert not judged.tokens_passed
     assert not judged.passed
     assert judged.tokens.worst == 150
+
+
+@pytest.mark.parametrize("power", [-30, 0, 30])
+def test_several_distances_at_once_are_the_single_comparisons(power: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    reference = torch.randn(2, 7, 16, generator=generator, dtype=torch.float64) * 10.0**power
+    reference[0, 3] = 0
+    measured = [
+        (reference * (1 + eps * torch.randn(2, 7, 16, generator=generator))).to(dtype)
+        for eps, dtype in ((1e-3, torch.float64), (1e-6, torch.float32), (0.0, torch.float64))
+    ]
+    for found, tensor in zip(distances(reference, *measured), measured, strict=True):
+        whole, tokens = compare(reference, tensor), compare_tokens(reference, tensor)
+        assert found.error == pytest.approx(whole.relative_error, rel=1e-12)
+        assert found.token_error == pytest.approx(tokens.worst_relative, rel=1e-12)
+        assert found.token == tokens.worst
+
+
+def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_touched() -> None:
+    reference = torch.ones(3, 4, dtype=torch.float64)
+    broken = reference.clone()
+    broken[1, 2] = torch.nan
+    first, second = distances(reference, broken, reference * 2)
+    assert (first.error, first.token_error, first.token) == (math.inf, math.inf, 1)
+    assert (second.error, second.token_error) == (1.0, 1.0)
+
+
+def test_a_token_that_should_be_zero_and_is_not_is_infinitely_off() -> None:
+    reference = torch.ones(3, 4, dtype=torch.float64)
+    reference[2] = 0
+    (found,) = distances(reference, reference + 1e-9)
+    assert (found.token, found.token_error) == (2, math.inf)
+    assert found.error < 1e-8
 
 
 def test_percentiles_are_numpys_linear_ones() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from kit.accuracy.arithmetic import Declared
 from kit.accuracy.examination import Gap, Point, StageExamination
-from kit.accuracy.limits import LIMITS
+from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.places import place_of
 from kit.accuracy.record import (
     AccuracyResults,
@@ -53,8 +53,7 @@ def results_of(
         explain: the causes that were switched.
         folder: the whole folder's part.
     """
-    limits, examination = LIMITS[declared.arithmetic], measured.examination
-    verdict = measured.verdict
+    examination, verdict = measured.examination, measured.verdict
     return AccuracyResults(
         verdict=verdict.text,
         outcome=verdict.outcome,
@@ -63,14 +62,7 @@ def results_of(
         source=source,
         reference="CPU fp64" if self_check else "CPU fp32",
         declared=str(declared),
-        limits=LimitsInfo(
-            declared.arithmetic,
-            limits.relative_error,
-            limits.cosine,
-            limits.token_relative_error,
-            examination.factor,
-            limits.reason,
-        ),
+        limits=limits_info(declared.arithmetic, examination.factor),
         pooler_output=tensor_accuracy(measured, "pooler_output", stages),
         last_hidden_state=tensor_accuracy(measured, "last_hidden_state", stages),
         parts=parts_of(measured, stages, self_check=self_check),
@@ -81,6 +73,19 @@ def results_of(
         ),
         explain=explain,
         folder=folder,
+    )
+
+
+def limits_info(arithmetic: Arithmetic, factor: float) -> LimitsInfo:
+    """Return the limits' part of the record."""
+    limits = LIMITS[arithmetic]
+    return LimitsInfo(
+        arithmetic,
+        limits.relative_error,
+        limits.cosine,
+        limits.token_relative_error,
+        factor,
+        limits.reason,
     )
 
 

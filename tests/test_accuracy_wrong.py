@@ -1,0 +1,173 @@
+"""accuracy.py on a device that computes something else: what fails, and what it names."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.models.dinov3_vit import modeling_dinov3_vit
+
+from kit.accuracy import single
+from kit.accuracy.recorder import require_on
+from kit.errors import KitError
+from kit.forward import Features
+from tests.accuracy_runs import Run, record_of, results_of
+
+
+def change_the_device(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Features], Features]
+) -> None:
+    """Let the device return something else than it computed."""
+    plain = single.run_device
+
+    def changed(*args: Any) -> Any:  # noqa: ANN401 - run_device's own arguments
+        run, names = plain(*args)
+        return dataclasses.replace(run, features=change(run.features)), names
+
+    monkeypatch.setattr(single, "run_device", changed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_fails_with_its_place(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    def broken(features: Features) -> Features:
+        tokens = features.last_hidden_state.clone()
+        tokens[0, 9, 3] = value
+        return Features(features.pooler_output, tokens)
+
+    change_the_device(monkeypatch, broken)
+    code, folder = run_accuracy()
+    results = results_of(folder)
+    assert code == 1
+    assert results["verdict"] == "FAIL"
+    assert any("(0, 9, 3)" in reason for reason in results["reasons"])
+    assert results["last_hidden_state"]["relative_error"] is None
+    assert results["last_hidden_state"]["worst_token"]["token"] == 9
+
+
+def test_one_wrong_token_fails_with_its_row_and_column(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(features: Features) -> Features:
+        tokens = features.last_hidden_state.clone()
+        tokens[0, 5 + 14 * 3 + 2] *= 0.9
+        return Features(features.pooler_output, tokens)
+
+    change_the_device(monkeypatch, wrong)
+    code, folder = run_accuracy()
+    worst = results_of(folder)["last_hidden_state"]["worst_token"]
+    assert code == 1
+    assert (worst["kind"], worst["row"], worst["column"]) == ("patch", 3, 2)
+    assert worst["relative_error"] == pytest.approx(0.1, rel=1e-3)
+    assert "patch in row 3, column 2" in capsys.readouterr().out
+
+
+def test_an_output_of_another_shape_fails(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_the_device(
+        monkeypatch, lambda f: Features(f.pooler_output, f.last_hidden_state[:, :-1].clone())
+    )
+    code, folder = run_accuracy()
+    results = results_of(folder)
+    assert code == 1
+    assert any("shape (1, 200, 32)" in reason for reason in results["reasons"])
+
+
+def test_a_tensor_on_the_wrong_device_is_an_error_and_not_a_verdict() -> None:
+    with pytest.raises(KitError, match="should be on the npu is on cpu"):
+        require_on(torch.ones(1), "npu")
+
+
+def test_fp16_overflow_fails_and_names_the_block(
+    run_accuracy: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    weights = tmp_path / "large"
+    shutil.copytree(tiny_weights, weights)
+    tensors = load_file(weights / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.1.mlp.down_proj.weight"))
+    tensors[name] *= 1e7
+    save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    code, folder = run_accuracy("--dtype", "fp16", weights=weights)
+    results = results_of(folder)
+    assert code == 1
+    assert results["verdict"] == "FAIL"
+    assert results["first_unexplained_block"] == 1
+    assert results["first_unexplained_operator"]["operator"] == "MLP"
+
+
+def test_identical_bits_of_two_processors_are_a_warning(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(single.Sides, "self_check", False)  # as if the CPU were an accelerator
+    code, folder = run_accuracy()
+    assert code == 0
+    assert results_of(folder)["reference"] == "CPU fp32"
+    assert capsys.readouterr().out.count("equals the CPU's to the last bit") == 2
+    assert any("last_hidden_state" in warning for warning in record_of(folder)["warnings"])
+
+
+def test_the_truth_is_copied_before_the_model_is_watched(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kit.accuracy import sides
+
+    plain = sides.exact_side
+
+    def slow(model: Any) -> sides.Side:  # noqa: ANN401 - as exact_side
+        time.sleep(0.5)
+        return plain(model)
+
+    monkeypatch.setattr(sides, "exact_side", slow)
+    code, folder = run_accuracy()
+    assert code == 0
+    assert results_of(folder)["verdict"] == "SELF-CHECK"
+
+
+def test_a_model_without_pooled_features_is_one_line_and_exit_code_2(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = transformers.DINOv3ViTModel.forward
+
+    def without_pooler(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as forward
+        output = plain(*args, **kwargs)
+        output.pooler_output = None
+        return output
+
+    monkeypatch.setattr(transformers.DINOv3ViTModel, "forward", without_pooler)
+    code, folder = run_accuracy()
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "DINOv3ViTModel does not give last_hidden_state and pooler_output" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (folder / "accuracy.json").exists()
+
+
+def test_a_model_that_works_in_place_is_recorded_all_the_same(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer_scale = modeling_dinov3_vit.DINOv3ViTLayerScale
+
+    def halved(_: nn.Module, hidden_state: torch.Tensor) -> torch.Tensor:
+        return hidden_state * 0.5
+
+    def halved_in_place(_: nn.Module, hidden_state: torch.Tensor) -> torch.Tensor:
+        return hidden_state.mul_(0.5)  # the tensor that attention and MLP have just returned
+
+    blocks = []
+    for forward in (halved, halved_in_place):
+        monkeypatch.setattr(layer_scale, "forward", forward)
+        code, folder = run_accuracy()
+        assert code == 0
+        blocks.append(results_of(folder)["blocks"])
+    assert blocks[1] == blocks[0]
