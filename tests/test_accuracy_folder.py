@@ -11,8 +11,8 @@ import pytest
 
 import accuracy
 from kit.accuracy import folder as folders
+from kit.accuracy import neighbours
 from kit.accuracy.loader import Loader, default_workers
-from kit.accuracy.neighbours import agreement
 from kit.forward import Features
 from kit.preprocessing import Preprocessing
 from tests.accuracy_runs import (
@@ -125,11 +125,12 @@ def test_few_images_need_no_worker_process() -> None:
     assert default_workers(5000) >= 1
 
 
-def test_neighbours_agree_with_a_plain_search() -> None:
+def test_neighbours_agree_with_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "SIMILARITIES_AT_ONCE", 7 * 300)  # in parts
     generator = np.random.default_rng(0)
     reference = generator.normal(size=(300, 16)).astype(np.float32)
     device = (reference + generator.normal(scale=0.2, size=reference.shape)).astype(np.float32)
-    found = agreement(device, reference)
+    found = neighbours.agreement(device, reference)
 
     def plain(features: Any) -> Any:  # noqa: ANN401 - an array
         unit = features.astype(np.float64)
@@ -143,4 +144,4 @@ def test_neighbours_agree_with_a_plain_search() -> None:
     assert found.top1 == pytest.approx((ours[:, 0] == theirs[:, 0]).mean())
     assert found.top5 == pytest.approx(np.mean(common))
     assert 0.2 < (found.top1 or 0) < 1
-    assert agreement(reference[:2], reference[:2]).top1 is None
+    assert neighbours.agreement(reference[:2], reference[:2]).top1 is None

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from kit.accuracy.record import NeighbourAgreement
 
-ROWS_AT_ONCE = 256  # of the similarity matrix, so that thousands of images need little memory
+SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of images fit
 
 
 def agreement(
@@ -23,17 +23,13 @@ def agreement(
     count = len(device)
     if count < 3:  # with two images the only other one is always the nearest
         return NeighbourAgreement(count, None, None)
-    sides = [unit_rows(side) for side in (device, reference)]
     width = min(5, count - 1)
-    same_first, in_common = 0, 0
-    for start in range(0, count, ROWS_AT_ONCE):
-        rows = range(start, min(start + ROWS_AT_ONCE, count))
-        ours, theirs = (nearest(side, rows, width) for side in sides)
-        same_first += int((ours[:, 0] == theirs[:, 0]).sum())
-        in_common += sum(
-            len(set(left) & set(right))
-            for left, right in zip(ours.tolist(), theirs.tolist(), strict=True)
-        )
+    ours, theirs = (nearest(side, width) for side in (device, reference))
+    same_first = int((ours[:, 0] == theirs[:, 0]).sum())
+    in_common = sum(
+        len(set(left) & set(right))
+        for left, right in zip(ours.tolist(), theirs.tolist(), strict=True)
+    )
     top5 = in_common / (count * width) if count > 6 else None
     return NeighbourAgreement(count, same_first / count, top5)
 
@@ -46,12 +42,18 @@ def unit_rows(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return unit
 
 
-def nearest(unit: npt.NDArray[np.float64], rows: range, width: int) -> npt.NDArray[np.int64]:
-    """Return for each of the rows the `width` nearest other images, the nearest first.
+def nearest(features: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.int64]:
+    """Return for every image the numbers of the `width` nearest others, the nearest first.
 
     Images at the same distance are in the order of their numbers.
     """
-    similarity = unit[rows.start : rows.stop] @ unit.T
-    similarity[np.arange(len(rows)), np.arange(rows.start, rows.stop)] = -np.inf
-    order: npt.NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
-    return order
+    unit = unit_rows(features)
+    count = len(unit)
+    found = np.empty((count, width), np.int64)
+    step = max(1, SIMILARITIES_AT_ONCE // count)
+    for start in range(0, count, step):
+        rows = np.arange(start, min(start + step, count))
+        similarity = unit[rows] @ unit.T
+        similarity[rows - start, rows] = -np.inf
+        found[rows] = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
+    return found

@@ -72,8 +72,8 @@ class Recorder:
         self._versions: list[tuple[torch.Tensor, int]] = []
         self.stages: dict[int, StageRecord] = {}
         self.current: int | None = None
-        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._calls: dict[str, int] = {}
+        self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._calls: dict[tuple[int, str], int] = {}
 
     @contextlib.contextmanager
     def recording(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
@@ -95,13 +95,15 @@ class Recorder:
     def _watch_stage(self, stage: Stage, model: nn.Module) -> list[Any]:
         module = model.get_submodule(stage.path)
         handles = [module.register_forward_pre_hook(self._enter(stage.number), with_kwargs=True)]
+        watched = []
         if self.detail:
-            for name, child in module.named_modules():
-                if name and not any(True for _ in child.children()):
-                    handles.append(child.register_forward_hook(self._leaf(stage.number, name)))
+            children = module.named_modules()
+            watched += [(n, c) for n, c in children if n and not any(True for _ in c.children())]
         if stage.rope is not None:
-            rope = model.get_submodule(stage.rope)
-            handles.append(rope.register_forward_hook(self._leaf(stage.number, stage.rope)))
+            watched.append((stage.rope, model.get_submodule(stage.rope)))
+        for name, child in watched:
+            handles.append(child.register_forward_pre_hook(self._before(stage.number, name)))
+            handles.append(child.register_forward_hook(self._after(stage.number, name)))
         handles.append(module.register_forward_hook(self._leave(stage.number)))
         return handles
 
@@ -124,19 +126,25 @@ class Recorder:
             if isinstance(tensor, torch.Tensor):
                 copied = self._copy(tensor)
                 self.stages[number].points["output"] = copied
-                self._copies = {id(tensor): (tensor, copied)}  # the next stage's input
+                self._copies = {content_of(tensor): (tensor, copied)}  # the next stage's input
             self.current = None
 
         return hook
 
-    def _leaf(self, number: int, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
-            points = self.stages[number].points
-            label = self._label(number, name)
-            for value in args[:1]:
-                known = isinstance(value, torch.Tensor) and id(value) in self._copies
-                if isinstance(value, torch.Tensor) and (self.repeat_inputs or not known):
-                    points[f"{label}.input"] = self._copy(value)
+    def _before(self, number: int, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            key = (number, name)
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if not args or not isinstance(args[0], torch.Tensor):
+                return
+            if self.repeat_inputs or content_of(args[0]) not in self._copies:
+                self.stages[number].points[f"{self._label(key)}.input"] = self._copy(args[0])
+
+        return hook
+
+    def _after(self, number: int, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
+            points, label = self.stages[number].points, self._label((number, name))
             if isinstance(output, torch.Tensor):
                 points[f"{label}.output"] = self._copy(output)
             elif isinstance(output, tuple):  # the rotary embedding's cosines and sines
@@ -146,11 +154,9 @@ class Recorder:
 
         return hook
 
-    def _label(self, number: int, name: str) -> str:
+    def _label(self, key: tuple[int, str]) -> str:
         """Return the module's name, numbered from its second call in the stage on."""
-        key = f"{number}:{name}"
-        self._calls[key] = self._calls.get(key, 0) + 1
-        return name if self._calls[key] == 1 else f"{name}#{self._calls[key]}"
+        return key[1] if self._calls[key] == 1 else f"{key[1]}#{self._calls[key]}"
 
     def attention_inputs(self, query: torch.Tensor, key: torch.Tensor) -> None:
         """Record the first query and key of the stage that is running."""
@@ -166,18 +172,19 @@ class Recorder:
         return any(tensor._version != version for tensor, version in self._versions)
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a copy on the CPU; the same one for the same tensor.
+        """Return a copy on the CPU; the same one for the same tensor with the same content.
 
         Raises:
             KitError: where the tensor is not on the device that this side claims.
         """
-        if id(tensor) in self._copies:
-            return self._copies[id(tensor)][1]
+        content = content_of(tensor)
+        if content in self._copies:
+            return self._copies[content][1]
         require_on(tensor, self.device_type)
         if self.share:
             self._versions.append((tensor, tensor._version))
         copied = tensor if self.share else tensor.detach().to("cpu", copy=True)
-        self._copies[id(tensor)] = (tensor, copied)  # kept alive, so that its id stays its own
+        self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
 
 
@@ -221,6 +228,11 @@ def recorded(
         if not recorder.changed():
             break
     return result, recorder
+
+
+def content_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return what tells a tensor's present content from any other while the tensor is alive."""
+    return id(tensor), tensor._version
 
 
 def require_on(tensor: torch.Tensor, device_type: str) -> None:

@@ -24,7 +24,6 @@ def replay(
     module = model.get_submodule(stage.path)
     args, kwargs = own.args, own.kwargs
     if main is not None:
-        main = main.clone() if main.is_inference() else main  # these allow no writing in place
         args, kwargs = with_main_input(args, kwargs, main)
     # The rotary embedding has run before the block: its points are the first run's.
     alone = Stage(stage.number, stage.path)

@@ -15,7 +15,7 @@ from kit.accuracy.sides import References, Run
 from kit.accuracy.stages import Stages
 from kit.accuracy.verdict import Verdict, conclude
 from kit.device import Device, device_errors, float_modes, synchronize
-from kit.forward import Features, features_of, forward, to_host
+from kit.forward import Features, features_of, to_host
 from kit.model import patch_grid
 from kit.output import RunLog
 from kit.workbench import Workbench, model_input, move_model
@@ -98,9 +98,8 @@ def run_device(
         for parameter in model.parameters():
             require_on(parameter, device.type)
         require_on(pixel_values, device.type)
-        run = unguarded_forward if device.type == "cpu" else forward
         features, recorder = recorded(
-            lambda: run(model, pixel_values),
+            lambda: watched_forward(model, pixel_values),
             model,
             stages.all,
             device.type,
@@ -116,7 +115,7 @@ def run_device(
     return Run(to_host(features), recorder), names
 
 
-def unguarded_forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
+def watched_forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
     """Run the model without gradients, its tensors counting what is written into them."""
     with torch.no_grad():
         return features_of(model, model(pixel_values))
