@@ -1,6 +1,7 @@
 """Fixtures that every test may use. Nothing here reaches for the network."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Sums depend on the number of threads in their last bits; torchrun's ranks have one thread, too.
@@ -24,6 +25,11 @@ from tests.models import save_tiny_vit
 __all__ = ["npu_patch"]
 
 REQUIRE_VARIABLE = "KIT_REQUIRE_NPU"
+
+
+def pytest_configure() -> None:
+    """Let the tests, and what they start, hear Ctrl-C; a shell's background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

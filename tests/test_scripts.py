@@ -132,6 +132,20 @@ def test_ctrl_c_is_one_line_exit_code_130_and_nothing_written(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_the_tests_of_ctrl_c_run_as_a_shells_background_job_too(tmp_path: Path) -> None:
+    chosen = ROOT / "tests" / "test_npu_patch_command.py::test_ctrl_c_ends_it_as_directly"
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "pytest", "-q"]
+    done = subprocess.run(
+        [*ignoring, "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}", str(chosen)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_killed_run_leaves_the_earlier_record(long_run: list[str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "inference.json").write_text("{}")
