@@ -14,7 +14,6 @@ from kit.accuracy.record import (
     Cause,
     FolderAccuracy,
     ImageAccuracy,
-    LimitsInfo,
     NeighbourAgreement,
     OperatorGap,
     PartAccuracy,
@@ -22,6 +21,7 @@ from kit.accuracy.record import (
     TensorAccuracy,
     TokenPlace,
 )
+from kit.accuracy.results import limits_info
 from kit.benchmark.record import BenchmarkRecord
 from kit.inference.record import ImageResult, InferenceRecord, InferenceResults, TensorSummary
 from kit.records import DeviceInfo, Environment, InputInfo, ModelInfo, Patch, Record
@@ -127,7 +127,7 @@ def accuracy() -> AccuracyRecord:
             verdict="PASS", outcome="pass", reasons=(), image="data/val2017/000000000139.jpg",
             source="local", reference="CPU fp32",
             declared="fp32 (matrix products fp32, convolutions hf32)",
-            limits=LimitsInfo("hf32", 0.01, 0.999, 0.045, 10.0, "far below one per cent"),
+            limits=limits_info("hf32", 10.0),
             pooler_output=tensor((1, 768), 0.006521, 0.999979),
             last_hidden_state=tensor((1, 201, 768), 0.003887, 0.999992),
             parts=(

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from kit.accuracy.limits import BUDGET_FACTOR
+from kit.accuracy.limits import BUDGET_FACTOR, Limits
 from kit.accuracy.sides import Run
 from kit.accuracy.stages import OperatorClass, Stage
 
@@ -60,6 +60,13 @@ class Point:
     name: str
     operator: OperatorClass
     gap: Gap
+
+    def beyond(self, limits: Limits) -> bool:
+        """Return whether the result is further off than any rounding makes it."""
+        multiplies_none = self.operator in ("RoPE", "norm")
+        largest = limits.rope_and_norm_error if multiplies_none else limits.operator_error
+        gap = self.gap
+        return gap.error >= largest or gap.token_error >= limits.operator_token_error
 
 
 @dataclass(frozen=True)
@@ -118,14 +125,14 @@ class Examination:
                 return examined, None
         return None
 
-    def wrong(self, token_limit: float) -> tuple[StageExamination, Point] | None:
+    def wrong(self, limits: Limits) -> tuple[StageExamination, Point] | None:
         """Return the first operator that is beyond its budget and beyond any rounding.
 
         Args:
-            token_limit: relative error of a token that no rounding of the arithmetic makes.
+            limits: of the declared arithmetic.
         """
         for examined in self.stages:
             for point in examined.points:
-                if point.gap.excess(self.factor) > 1 and point.gap.token_error >= token_limit:
+                if point.gap.excess(self.factor) > 1 and point.beyond(limits):
                     return examined, point
         return None

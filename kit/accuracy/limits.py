@@ -19,8 +19,10 @@ class Limits:
         relative_error: of the whole vector, must be below.
         cosine: of the whole vector, must be above.
         token_relative_error: of the worst single token of an output, must be below.
-        operator_token_error: of the worst single token of any operator's result inside the
-            model, on the device's own input; what is beyond it is wrong and not rounded.
+        operator_error: of any operator's whole result inside the model, on the device's own
+            input; what is beyond it, and beyond its budget, is wrong and not rounded.
+        rope_and_norm_error: the same for a rotary embedding or norm, which multiplies no matrix.
+        operator_token_error: of the worst single token of any operator's result, the same.
         unit_roundoff: half the distance of 1 to the next number of the narrowest type used.
         reason: why these.
     """
@@ -28,6 +30,8 @@ class Limits:
     relative_error: float
     cosine: float
     token_relative_error: float
+    operator_error: float
+    rope_and_norm_error: float
     operator_token_error: float
     unit_roundoff: float
     reason: str
@@ -35,27 +39,29 @@ class Limits:
 
 # A token whose cosine is just 0.999 has the relative error sqrt(1 - 0.999^2) = 4.5 %. An operator
 # inside the model may cancel to almost nothing, where rounding is large for one token: only a
-# quarter of it (bf16: half) is beyond every rounding.
+# quarter of it (bf16: half) is beyond every rounding. Its whole result is held to the output's own
+# limit, for what it does alone must not need later blocks to dilute it. RoPE and norms only scale
+# and add: bf16, the coarsest type that a device may store in without saying so, rounds by 2^-8.
 LIMITS: dict[Arithmetic, Limits] = {
     "fp32": Limits(
-        0.01, 0.999, 0.045, 0.25, 2.0**-24,
+        0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, 2.0**-24,
         "the published report's 1 % and 0.999; a token at cosine 0.999 is 4.5 % off",
     ),
     "hf32": Limits(
-        0.01, 0.999, 0.045, 0.25, 2.0**-12,
+        0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, 2.0**-12,
         "as fp32: HF32's 11 mantissa bits, 2.4e-4 at most per input, stay far below 1 %",
     ),
     "tf32": Limits(
-        0.01, 0.999, 0.045, 0.25, 2.0**-11,
+        0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, 2.0**-11,
         "as fp32: TF32's 10 mantissa bits, 4.9e-4 at most per input, stay far below 1 %",
     ),
     "bf16": Limits(
-        0.05, 0.998, 0.15, 0.5, 2.0**-8,
+        0.05, 0.998, 0.15, 0.05, 0.05, 0.5, 2.0**-8,
         "7 mantissa bits, 3.9e-3 at most per rounding: a ViT-B of 12 blocks comes to about 1 %, "
         "and trained weights amplify; 5 % off is cosine 0.99875",
     ),
     "fp16": Limits(
-        0.01, 0.999, 0.045, 0.25, 2.0**-11,
+        0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, 2.0**-11,
         "10 mantissa bits, 4.9e-4 at most per rounding: about 0.2 % after 12 blocks; "
         "what is beyond 65504 becomes infinite and fails on its own",
     ),

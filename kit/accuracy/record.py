@@ -16,6 +16,11 @@ class LimitsInfo:
     relative_error: float = described("The whole vector's relative error must be below this.")
     cosine: float = described("The whole vector's cosine must be above this.")
     token_relative_error: float = described("Every token's relative error must be below this.")
+    operator_error: float = described(
+        "An operator's own result that is this far off, and unexplained, is wrong."
+    )
+    rope_and_norm_error: float = described("The same for RoPE and norms.")
+    operator_token_error: float = described("The same for one token of any operator's result.")
     budget_factor: float = described(
         "An error counts as explained up to this many times what the arithmetic explains."
     )

@@ -78,14 +78,17 @@ def results_of(
 
 def limits_info(arithmetic: Arithmetic, factor: float) -> LimitsInfo:
     """Return the limits' part of the record."""
-    limits = LIMITS[arithmetic]
+    row = LIMITS[arithmetic]
     return LimitsInfo(
-        arithmetic,
-        limits.relative_error,
-        limits.cosine,
-        limits.token_relative_error,
-        factor,
-        limits.reason,
+        arithmetic=arithmetic,
+        relative_error=row.relative_error,
+        cosine=row.cosine,
+        token_relative_error=row.token_relative_error,
+        operator_error=row.operator_error,
+        rope_and_norm_error=row.rope_and_norm_error,
+        operator_token_error=row.operator_token_error,
+        budget_factor=factor,
+        reason=row.reason,
     )
 
 

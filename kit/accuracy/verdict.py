@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kit.accuracy.examination import Examination, Point, StageExamination
 from kit.accuracy.judge import Judgement
-from kit.accuracy.limits import LIMITS
+from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.places import place_of
 from kit.accuracy.record import OutcomeName
 from kit.accuracy.stages import Stages
@@ -60,7 +60,7 @@ def conclude(
         f"{name}: {reason}" for name, judged in judgements.items() for reason in judged.reasons
     )
     arithmetic = next(iter(judgements.values())).arithmetic
-    if (wrong := examination.wrong(LIMITS[arithmetic].operator_token_error)) is not None:
+    if (wrong := examination.wrong(LIMITS[arithmetic])) is not None:
         reasons += (wrong_sentence(*wrong, stages, grid, arithmetic),)
     if reasons:
         if wrong is None and unexplained is not None:
@@ -84,17 +84,27 @@ def block_label(number: int, stages: Stages) -> str:
 
 
 def wrong_sentence(
-    examined: StageExamination, point: Point, stages: Stages, grid: tuple[int, int], arithmetic: str
+    examined: StageExamination,
+    point: Point,
+    stages: Stages,
+    grid: tuple[int, int],
+    arithmetic: Arithmetic,
 ) -> str:
     """Return what an operator did that no rounding does."""
     where = f"{block_label(examined.stage.number, stages)}, {point.operator} ({point.name})"
     if point.gap.broken:
         return f"{where}: NaN, infinity or a wrong shape from here on"
-    assert point.gap.token is not None  # only a broken one has no token
-    token = place_of(point.gap.token, stages, grid).words if point.name == "output" else "a token"
+    gap = point.gap
+    if gap.token_error < LIMITS[arithmetic].operator_token_error:
+        return (
+            f"{where}: its result is off by {gap.error:.2g}, "
+            f"which no rounding of {arithmetic} makes ({gap.budget:.2g} is explained)"
+        )
+    assert gap.token is not None  # only a broken one has no token
+    token = place_of(gap.token, stages, grid).words if point.name == "output" else "a token"
     return (
-        f"{where}: {token} is off by {point.gap.token_error:.2g}, "
-        f"which no rounding of {arithmetic} makes ({point.gap.token_budget:.2g} is explained)"
+        f"{where}: {token} is off by {gap.token_error:.2g}, "
+        f"which no rounding of {arithmetic} makes ({gap.token_budget:.2g} is explained)"
     )
 
 
