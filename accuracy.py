@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kit import ranks
 from kit.arguments import OneLineParser, shared_parser
-from kit.entry import ROOT, Outcome, now, run_script
+from kit.entry import ROOT, Outcome, now, quick_imports, run_script
 from kit.output import RunLog
 from kit.progress import Progress
 
@@ -121,12 +121,13 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     from kit.inputs import gather  # Pillow; bad input is answered before torch is imported
 
     inputs = gather(arguments, ROOT, log)
-    import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
-    from kit import environment, fallbacks, workbench
-    from kit.accuracy.record import AccuracyRecord
-    from kit.accuracy.report import report
-    from kit.accuracy.session import Session
-    from kit.host_memory import keep_freed_memory
+    with quick_imports():  # the weights are hashed meanwhile
+        import npu_patch  # before everything that imports torch
+        from kit import environment, fallbacks, workbench
+        from kit.accuracy.record import AccuracyRecord
+        from kit.accuracy.report import report
+        from kit.accuracy.session import Session
+        from kit.host_memory import keep_freed_memory
 
     keep_freed_memory()
     with ranks.joined(ranks.place()) as group:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kit.arguments import shared_parser
-from kit.entry import ROOT, Outcome, now, run_script
+from kit.entry import ROOT, Outcome, now, quick_imports, run_script
 from kit.output import RunLog
 
 
@@ -52,10 +52,11 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
     from kit.inputs import gather  # Pillow; bad input is answered before torch is imported
 
     inputs = gather(arguments, ROOT, log)
-    import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
-    from kit import environment, fallbacks, workbench
-    from kit.inference import features
-    from kit.inference.record import InferenceRecord
+    with quick_imports():  # the weights are hashed meanwhile
+        import npu_patch  # before everything that imports torch
+        from kit import environment, fallbacks, workbench
+        from kit.inference import features
+        from kit.inference.record import InferenceRecord
 
     patch = workbench.report_patch(npu_patch.status(), log)
     device = workbench.open_device(arguments, patch, log)

@@ -1,10 +1,12 @@
 """What every script's main does: parse, run, publish, and turn errors into exit codes."""
 
 import argparse
+import contextlib
+import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +43,25 @@ class Outcome:
 def now() -> str:
     """Return the time as records have it: ISO 8601, whole seconds, with the offset from UTC."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Import torch and transformers in the block without looking for garbage meanwhile.
+
+    They make half a million objects that stay as long as the process: going through them again and
+    again takes a sixth of the imports' time, and once more 0.2 s in the middle of the work. So they
+    are left out of later collections too.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 Parse = Callable[[Sequence[str] | None], argparse.Namespace]
