@@ -98,9 +98,10 @@ class Session:
         if reasons:
             measured = replace(measured, verdict=failed(measured.verdict, reasons))
         causes = explain(self.sides, pixels) if self.arguments.explain else ()
+        stages, label = self.sides.references.stages, self.sides.bench.device.label
         results = results_of(
             measured,
-            self.sides.references.stages,
+            stages,
             self.sides.references.declared,
             image=str(image.path),
             source=self.sides.bench.model_info.source,
@@ -111,10 +112,9 @@ class Session:
         count = 1 if folder is None else folder.images
         code = measured.verdict.exit_code(self.arguments.strict)
 
-        def pictures() -> dict[Path, bytes]:
+        def pictures() -> dict[Path, bytes]:  # holds no model, so the fp64 copy is gone by then
             from kit.accuracy.pictures import draw_all  # matplotlib, when all is measured
 
-            stages, label = self.sides.references.stages, self.sides.bench.device.label
             return draw_all(measured, results, stages, image.pixels, label)
 
         return Done(results, tuple(pixels.shape), count, code, pictures)
