@@ -106,6 +106,8 @@ def checked(parser: OneLineParser, arguments: argparse.Namespace) -> argparse.Na
         parser.error(f"--workers {arguments.workers}: give a number from 0 to 256")
     if arguments.no_references and arguments.references is not None:
         parser.error("--references and --no-references exclude each other: give one")
+    if arguments.references is not None and arguments.references.is_file():
+        parser.error(f"--references {arguments.references} is a file: give a folder")
     if arguments.references is None and not arguments.no_references:
         arguments.references = arguments.output_dir / "references"
     return arguments

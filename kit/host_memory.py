@@ -37,11 +37,11 @@ def keep_freed_memory() -> bool:
     time on that. Affects the whole process; the peak stays what the tensors need.
 
     Returns:
-        Whether the C library has such a setting; False outside glibc.
+        Whether the C library has taken the setting; False outside 64-bit glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return False
-    kept = mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    return bool(kept and mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD))
+    large = mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)  # 32-bit systems refuse it
+    return bool(large and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from kit.accuracy.arithmetic import Declared, in_declared_type
 from kit.accuracy.examine import examine
-from kit.accuracy.recorder import Recorder
+from kit.accuracy.recorder import recorded
 from kit.accuracy.sides import ReferenceRuns, References, Run, Side
 from kit.accuracy.single import Measured, assess
 from kit.accuracy.stages import find_stages
@@ -134,11 +134,16 @@ def run_case(case: Case) -> Measured:
     model = copy.deepcopy(in_declared_type(trained_like_model(), case.declared))
     case.model(model)
     dtype = next(model.parameters()).dtype
-    recorder = Recorder("cpu", detail=True, keep_arguments=False, repeat_inputs=True)
     device = Side(model, dtype, case.declared if case.declared.dtype == "fp32" else None)
     pixels = case.pixels(good_pixels()).to(dtype)
-    with case.during(), device.computing(), recorder.recording(model, sides.stages.all):
-        output = model(pixels)
+    with case.during(), device.computing():
+        output, recorder = recorded(
+            lambda: model(pixels.clone()),
+            model,
+            sides.stages.all,
+            detail=True,
+            repeat_inputs=True,
+        )
     features = case.features(Features(output.pooler_output[:1], output.last_hidden_state[:1]))
     for record in recorder.stages.values():  # a batch's first image is the one that is judged
         for name, tensor in record.points.items():

@@ -10,6 +10,7 @@ from PIL import Image
 import accuracy
 from kit.accuracy.record import AccuracyRecord, AccuracyResults, TensorAccuracy
 from kit.accuracy.report import just_above, validation_block
+from kit.entry import ROOT
 from tests.accuracy_runs import Run, record_of, results_of, run_process
 from tests.models import save_tiny_convnext, save_tiny_dinov2
 
@@ -143,6 +144,7 @@ def test_the_tolerance_that_would_just_pass_is_printed_and_just_passes(
         (["--batch-size", "0"], "--batch-size 0: give a number from 1 to 4096"),
         (["--workers", "-1"], "--workers -1: give a number from 0 to 256"),
         (["--references", "x", "--no-references"], "exclude each other"),
+        (["--references", str(ROOT / "README.md")], "README.md is a file: give a folder"),
     ],
 )
 def test_an_option_without_sense_is_one_line_and_exit_code_2(

@@ -125,6 +125,19 @@ def test_few_images_need_no_worker_process() -> None:
     assert default_workers(5000) >= 1
 
 
+@pytest.mark.parametrize("at_once", [1 << 18, 50])
+def test_copies_of_an_image_tie_and_are_no_disagreement(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(neighbours, "SIMILARITIES_AT_ONCE", at_once)
+    generator = np.random.default_rng(5)
+    for count in range(4, 16):
+        reference = np.repeat(generator.normal(size=(count, 32)).astype(np.float32), 3, axis=0)
+        noise = np.repeat(generator.normal(scale=1e-6, size=(count, 32)), 3, axis=0)
+        found = neighbours.agreement((reference + noise).astype(np.float32), reference)
+        assert found.top1 == 1.0
+
+
 def test_neighbours_agree_with_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "SIMILARITIES_AT_ONCE", 7 * 300)  # in parts
     generator = np.random.default_rng(0)

@@ -20,6 +20,9 @@ OPERATORS = tuple(
     )
 )  # fmt: skip
 
+# Those among them that the device is asked with a known answer before the model runs.
+ASKED_FIRST = ("aclnnAdd", "aclnnGelu", "aclnnInplaceOne", "aclnnMatmul")
+
 
 @pytest.fixture
 def run_npu(npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path) -> Any:  # noqa: ANN401 - a function with options
@@ -95,7 +98,8 @@ def test_a_wrong_result_of_an_operator_fails_and_is_located(
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_operator_two_percent_off_never_passes(run_npu: Any, operator: str) -> None:  # noqa: ANN401 - the fixture
     done, folder = run_npu("--no-report", environment={"FAKECANN_WRONG": operator})
-    if done.returncode == 2:  # a known answer that is asked before the model has come out wrong
+    if operator in ASKED_FIRST:
+        assert done.returncode == 2
         assert "known answer came back wrong" in done.stderr
         assert not (folder / "accuracy.json").exists()
     else:
@@ -106,6 +110,17 @@ def test_an_operator_two_percent_off_never_passes(run_npu: Any, operator: str) -
 def test_these_are_all_operators_of_the_forward(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
     done, _ = run_npu("--no-report", environment={"FAKECANN_LOG": "3"})
     assert set(re.findall(r"aclnn\w+", done.stderr)) == set(OPERATORS)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3], ids=["query", "value", "output"])
+def test_a_projection_less_than_one_percent_off_is_not_called_its_rope_or_norm(
+    run_npu: Any, call: int  # noqa: ANN401 - the fixture
+) -> None:  # fmt: skip
+    done, folder = run_npu(environment={"FAKECANN_WRONG": f"aclnnAddmm:{call}:1.006"})
+    results = results_of(folder)
+    assert done.returncode == 0, done.stderr
+    assert results["verdict"] == "PASS, unexplained error from block 0"
+    assert results["first_unexplained_operator"]["operator"] == "attention"
 
 
 def test_an_operator_two_thousandths_off_is_unexplained_and_fails_under_strict(

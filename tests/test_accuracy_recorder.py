@@ -1,5 +1,7 @@
 """The recorder: what flows through a model, kept as it was at that moment."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -33,6 +35,27 @@ def test_a_tensor_that_nothing_writes_into_is_kept_without_a_copy() -> None:
         _, recorder = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
     hook.remove()
     assert recorder.stages[BLOCKS].points["output"] is seen[-1]
+
+
+def test_a_record_that_is_given_up_gives_its_memory_back() -> None:
+    model = trained_like_model()
+    with torch.no_grad():
+        _, recorder = recorded(
+            lambda: model(good_pixels()), model, find_stages(model).all, detail=True
+        )
+    kept = weakref.ref(recorder.stages[1].points["mlp.up_proj.output"])
+    assert kept() is not None
+    recorder.stages.pop(1)
+    assert kept() is None
+
+
+def test_a_tensor_of_inference_mode_is_recorded_as_a_copy() -> None:
+    model = trained_like_model()
+    with torch.inference_mode():
+        output, recorder = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
+    last = recorder.stages[BLOCKS].points["output"]
+    assert torch.equal(last, output.last_hidden_state)
+    assert last is not output.last_hidden_state
 
 
 def test_a_model_that_works_in_place_is_recorded_as_it_was_before(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from transformers.models.dinov3_vit import modeling_dinov3_vit
 
 from kit.accuracy import single
 from kit.forward import Features
@@ -141,3 +143,29 @@ def test_a_model_without_pooled_features_is_one_line_and_exit_code_2(
     assert "DINOv3ViTModel does not give last_hidden_state and pooler_output" in captured.err
     assert captured.err.count("\n") == 1
     assert not (folder / "accuracy.json").exists()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_block_or_an_embedding_that_writes_into_its_own_input_is_no_failure(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    _, folder = run_accuracy("--dtype", dtype)
+    expected = results_of(folder)["last_hidden_state"]
+
+    def into_its_input(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(module: Any, main: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as any forward
+            found = plain(module, main.clone(), *args, **kwargs)
+            if found.shape == main.shape:
+                return main.copy_(found)
+            main.zero_()
+            return found
+
+        return forward
+
+    for name in ("DINOv3ViTLayer", "DINOv3ViTEmbeddings"):
+        module = getattr(modeling_dinov3_vit, name)
+        monkeypatch.setattr(module, "forward", into_its_input(module.forward))
+    code, folder = run_accuracy("--dtype", dtype)
+    assert code == 0
+    assert results_of(folder)["verdict"] == "SELF-CHECK"
+    assert results_of(folder)["last_hidden_state"] == expected

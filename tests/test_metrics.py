@@ -151,6 +151,15 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
     assert (second.error, second.token_error) == (1.0, 1.0)
 
 
+def test_distances_of_vectors_numbers_and_nothing() -> None:
+    for shape in ((4,), ()):
+        reference = torch.full(shape, 2.0, dtype=torch.float64)
+        (found,) = distances(reference, reference * 1.5)
+        assert (found.error, found.token_error, found.token) == (0.5, 0.5, 0)
+    (found,) = distances(torch.ones(0, 4, dtype=torch.float64), torch.ones(0, 4))
+    assert (found.error, found.token_error) == (0.0, 0.0)
+
+
 def test_a_token_that_should_be_zero_and_is_not_is_infinitely_off() -> None:
     reference = torch.ones(3, 4, dtype=torch.float64)
     reference[2] = 0

@@ -61,9 +61,15 @@ class Point:
     operator: OperatorClass
     gap: Gap
 
-    def beyond(self, limits: Limits) -> bool:
-        """Return whether the result is further off than any rounding makes it."""
-        multiplies_none = self.operator in ("RoPE", "norm")
+    def beyond(self, limits: Limits, *, alone: bool) -> bool:
+        """Return whether the result is further off than any rounding makes it.
+
+        Args:
+            limits: of the declared arithmetic.
+            alone: whether everything before it in the stage is explained, so that what it shows
+                is its own.
+        """
+        multiplies_none = alone and self.operator in ("RoPE", "norm")
         largest = limits.rope_and_norm_error if multiplies_none else limits.operator_error
         gap = self.gap
         return gap.error >= largest or gap.token_error >= limits.operator_token_error
@@ -132,7 +138,9 @@ class Examination:
             limits: of the declared arithmetic.
         """
         for examined in self.stages:
+            first = examined.first_unexplained(self.factor)
             for point in examined.points:
-                if point.gap.excess(self.factor) > 1 and point.beyond(limits):
+                unexplained = point.gap.excess(self.factor) > 1
+                if unexplained and point.beyond(limits, alone=point is first):
                     return examined, point
         return None

@@ -20,8 +20,9 @@ class Limits:
         cosine: of the whole vector, must be above.
         token_relative_error: of the worst single token of an output, must be below.
         operator_error: of any operator's whole result inside the model, on the device's own
-            input; what is beyond it, and beyond its budget, is wrong and not rounded.
-        rope_and_norm_error: the same for a rotary embedding or norm, which multiplies no matrix.
+            input of the block; what is beyond it, and beyond its budget, is wrong and not rounded.
+        rope_and_norm_error: the same for a rotary embedding or norm before which all in the block
+            is explained.
         operator_token_error: of the worst single token of any operator's result, the same.
         unit_roundoff: half the distance of 1 to the next number of the narrowest type used.
         reason: why these.

@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 from kit.accuracy.record import NeighbourAgreement
 
+# A product's last bits depend on where a row stands, and two copies of an image must tie.
+EQUAL_DECIMALS = 12
 SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of images fit
 
 
@@ -52,8 +54,9 @@ def nearest(features: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.int
     found = np.empty((count, width), np.int64)
     step = max(1, SIMILARITIES_AT_ONCE // count)
     for start in range(0, count, step):
-        rows = np.arange(start, min(start + step, count))
-        similarity = unit[rows] @ unit.T
-        similarity[rows - start, rows] = -np.inf
-        found[rows] = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
+        similarity = unit[start : start + step] @ unit.T
+        np.round(similarity, EQUAL_DECIMALS, out=similarity)
+        rows = np.arange(len(similarity))
+        similarity[rows, start + rows] = -np.inf
+        found[start : start + step] = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
     return found

@@ -19,7 +19,9 @@ class LimitsInfo:
     operator_error: float = described(
         "An operator's own result that is this far off, and unexplained, is wrong."
     )
-    rope_and_norm_error: float = described("The same for RoPE and norms.")
+    rope_and_norm_error: float = described(
+        "The same for RoPE and norms before which all in the block is explained."
+    )
     operator_token_error: float = described("The same for one token of any operator's result.")
     budget_factor: float = described(
         "An error counts as explained up to this many times what the arithmetic explains."

@@ -168,8 +168,9 @@ class Recorder:
             points["attention.rotated_key"] = self._copy(key)
 
     def changed(self) -> bool:
-        """Return whether the model has written into a tensor that was shared."""
-        return any(tensor._version != version for tensor, version in self._versions)
+        """Return whether the model has written into a tensor that was shared; to be asked once."""
+        versions, self._versions = self._versions, []  # which would keep every tensor alive
+        return any(tensor._version != version for tensor, version in versions)
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy on the CPU; the same one for the same tensor with the same content.
@@ -181,9 +182,10 @@ class Recorder:
         if content in self._copies:
             return self._copies[content][1]
         require_on(tensor, self.device_type)
-        if self.share:
+        share = self.share and not tensor.is_inference()
+        if share:
             self._versions.append((tensor, tensor._version))
-        copied = tensor if self.share else tensor.detach().to("cpu", copy=True)
+        copied = tensor if share else tensor.detach().to("cpu", copy=True)
         self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
 
@@ -204,7 +206,8 @@ def recorded(
     into them is called again and they are copied.
 
     Args:
-        call: runs the model; without inference mode, whose tensors count no writing.
+        call: runs the model, twice where it writes in place, each time on fresh arguments; without
+            inference mode, whose tensors count no writing.
         model: on the device.
         stages: what to record.
         device_type: as Recorder has it, like those that follow.
@@ -215,7 +218,8 @@ def recorded(
     Raises:
         KitError: where a tensor is not on the device.
     """
-    for share in (device_type == "cpu", False):
+
+    def once(*, share: bool) -> tuple[T, Recorder]:
         recorder = Recorder(
             device_type,
             detail=detail,
@@ -224,15 +228,21 @@ def recorded(
             share=share,
         )
         with recorder.recording(model, stages):
-            result = call()
+            return call(), recorder
+
+    if device_type == "cpu":
+        result, recorder = once(share=True)
         if not recorder.changed():
-            break
-    return result, recorder
+            return result, recorder
+    return once(share=False)
 
 
 def content_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return what tells a tensor's present content from any other while the tensor is alive."""
-    return id(tensor), tensor._version
+    """Return what tells a tensor's present content from any other while the tensor is alive.
+
+    A tensor of inference mode counts no writing, so a change in place stays unseen there.
+    """
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
 def require_on(tensor: torch.Tensor, device_type: str) -> None:

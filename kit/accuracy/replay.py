@@ -22,23 +22,31 @@ def replay(
             was.
     """
     module = model.get_submodule(stage.path)
-    args, kwargs = own.args, own.kwargs
-    if main is not None:
-        args, kwargs = with_main_input(args, kwargs, main)
+    main = own.points.get("input") if main is None else main
     # The rotary embedding has run before the block: its points are the first run's.
     alone = Stage(stage.number, stage.path)
-    _, recorder = recorded(lambda: module(*args, **kwargs), model, [alone], detail=True)
+
+    def call() -> None:
+        args, kwargs = own.args, own.kwargs
+        if main is not None:
+            args, kwargs = with_main_input(args, kwargs, main)
+        module(*args, **kwargs)
+
+    _, recorder = recorded(call, model, [alone], detail=True)
     return recorder.stages[stage.number].points
 
 
 def with_main_input(
     args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a call's arguments with the first tensor replaced, in that tensor's dtype."""
+    """Return a call's arguments with the first tensor replaced by a copy of `main` in its dtype.
+
+    A copy, because the call may write into it.
+    """
     for index, value in enumerate(args):
         if isinstance(value, torch.Tensor):
-            return (*args[:index], main.to(value.dtype), *args[index + 1 :]), kwargs
+            return (*args[:index], main.to(value.dtype, copy=True), *args[index + 1 :]), kwargs
     for name, value in kwargs.items():
         if isinstance(value, torch.Tensor):
-            return args, kwargs | {name: main.to(value.dtype)}
+            return args, kwargs | {name: main.to(value.dtype, copy=True)}
     return args, kwargs

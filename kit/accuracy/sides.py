@@ -68,7 +68,7 @@ class Side:
             require_on(parameter, "cpu")
         with self.computing():
             features, recorder = recorded(
-                lambda: features_of(self.model, self.model(pixels.to(self.dtype))),
+                lambda: features_of(self.model, self.model(pixels.to(self.dtype, copy=True))),
                 self.model,
                 stages.all,
                 keep_arguments=True,

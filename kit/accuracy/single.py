@@ -99,7 +99,7 @@ def run_device(
             require_on(parameter, device.type)
         require_on(pixel_values, device.type)
         features, recorder = recorded(
-            lambda: watched_forward(model, pixel_values),
+            lambda: watched_forward(model, pixel_values.clone()),  # it may write into its input
             model,
             stages.all,
             device.type,
