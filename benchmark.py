@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
 
     old = baseline.load(arguments.baseline) if arguments.baseline else None
     inputs = gather(arguments, ROOT, log)
-    start = time.perf_counter()
+    start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment, fallbacks, workbench
     from kit.benchmark import pictures, report
