@@ -36,19 +36,22 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def one_image(runs: int) -> None:
     """Print the measurement's time beside its bare forwards', and its peak memory."""
-    import torch
+    from kit.entry import quick_imports
 
-    from kit import model as models
-    from kit import preprocessing
-    from kit.accuracy.single import make_sides, measure
-    from kit.device import choose
-    from kit.health import HealthChecks
-    from kit.host_memory import host_peak_bytes, keep_freed_memory
-    from kit.output import RunLog
-    from kit.records import ModelInfo
-    from kit.workbench import Workbench
+    with quick_imports():  # as accuracy.py does, and keep_freed_memory too; both serve both sides
+        import torch
 
-    keep_freed_memory()  # as accuracy.py does; the bare forwards gain by it too
+        from kit import model as models
+        from kit import preprocessing
+        from kit.accuracy.single import make_sides, measure
+        from kit.device import choose
+        from kit.health import HealthChecks
+        from kit.host_memory import host_peak_bytes, keep_freed_memory
+        from kit.output import RunLog
+        from kit.records import ModelInfo
+        from kit.workbench import Workbench
+
+    keep_freed_memory()
     before = host_peak_bytes() or 0
     model = models.random_model(0, "sdpa")
     weights = sum(parameter.nbytes for parameter in model.parameters())
