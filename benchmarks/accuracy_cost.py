@@ -74,6 +74,14 @@ def one_image(runs: int) -> None:
     grown = (host_peak_bytes() or 0) - before  # as accuracy.py has it, before anything is repeated
     forwards()
     pairs = [(seconds(forwards), seconds(lambda: measure(sides, pixels))) for _ in range(runs)]
+    print_ratios(pairs)
+    print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
+    print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")
+    print("  allowed: the weights twice and the fp64 copy, 4.00 times")
+
+
+def print_ratios(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
+    """Print both clocks' ratios of turns: (wall, processor) of forwards and of the measurement."""
     for clock, name in enumerate(("wall-clock", "processor")):
         bare = statistics.median(pair[0][clock] for pair in pairs)
         ours = statistics.median(pair[1][clock] for pair in pairs)
@@ -84,9 +92,6 @@ def one_image(runs: int) -> None:
             f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
             f"of the fastest two {best:.3f}"
         )
-    print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
-    print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")
-    print("  allowed: the weights twice and the fp64 copy, 4.00 times")
 
 
 FOLDER_RUN = """

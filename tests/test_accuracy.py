@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 import accuracy
+from kit.accuracy.examination import Gap, Point
+from kit.accuracy.limits import LIMITS
 from kit.accuracy.record import AccuracyRecord, AccuracyResults, TensorAccuracy
 from kit.accuracy.report import just_above, validation_block
+from kit.accuracy.stages import OperatorClass
 from kit.entry import ROOT
 from tests.accuracy_runs import Run, record_of, results_of, run_process
 from tests.models import save_tiny_convnext, save_tiny_dinov2
@@ -170,3 +173,31 @@ def test_the_record_has_the_fields_that_collectors_read(run_accuracy: Run) -> No
     results = results_of(folder)
     assert {"verdict", "blocks", "first_unexplained_block"} <= set(results)
     assert {field.name for field in dataclasses.fields(AccuracyRecord)} >= {"script", "results"}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_record_carries_the_whole_row_of_limits(run_accuracy: Run, dtype: str) -> None:
+    _, folder = run_accuracy("--dtype", dtype, "--budget-factor", "7")
+    limits = results_of(folder)["limits"]
+    row = dataclasses.asdict(LIMITS[limits["arithmetic"]])
+    row.pop("unit_roundoff")
+    assert limits == row | {"arithmetic": dtype, "budget_factor": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("operator", "error", "alone", "wrong"),
+    [
+        ("attention", 0.0099, True, False),
+        ("attention", 0.01, False, True),
+        ("RoPE", 0.0038, True, False),
+        ("RoPE", 0.004, True, True),
+        ("norm", 0.004, True, True),
+        ("norm", 0.004, False, False),  # what came before it may have made it
+        ("norm", 0.01, False, True),
+    ],
+)
+def test_what_an_operator_may_be_off_alone(
+    operator: OperatorClass, error: float, alone: bool, wrong: bool
+) -> None:
+    gap = Gap(error, 1e-7, error, 1e-7, 0, broken=False)
+    assert Point("x.output", operator, gap).beyond(LIMITS["hf32"], alone=alone) is wrong
