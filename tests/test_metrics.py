@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from kit.accuracy.distance import distances
+from kit.accuracy.distance import Room, token_norms
 from kit.accuracy.judge import judge
 from kit.accuracy.limits import LIMITS, arithmetic_of
 from kit.metrics import compare, compare_tokens, percentiles_of
@@ -135,7 +135,9 @@ def test_several_distances_at_once_are_the_single_comparisons(power: int) -> Non
         (reference * (1 + eps * torch.randn(2, 7, 16, generator=generator))).to(dtype)
         for eps, dtype in ((1e-3, torch.float64), (1e-6, torch.float32), (0.0, torch.float64))
     ]
-    for found, tensor in zip(distances(reference, *measured), measured, strict=True):
+    for found, tensor in zip(
+        token_norms(Room(), reference, *measured).distances(), measured, strict=True
+    ):
         whole, tokens = compare(reference, tensor), compare_tokens(reference, tensor)
         assert found.error == pytest.approx(whole.relative_error, rel=1e-12)
         assert found.token_error == pytest.approx(tokens.worst_relative, rel=1e-12)
@@ -146,7 +148,7 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
     reference = torch.ones(3, 4, dtype=torch.float64)
     broken = reference.clone()
     broken[1, 2] = torch.nan
-    first, second = distances(reference, broken, reference * 2)
+    first, second = token_norms(Room(), reference, broken, reference * 2).distances()
     assert (first.error, first.token_error, first.token) == (math.inf, math.inf, 1)
     assert (second.error, second.token_error) == (1.0, 1.0)
 
@@ -154,16 +156,18 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
 def test_distances_of_vectors_numbers_and_nothing() -> None:
     for shape in ((4,), ()):
         reference = torch.full(shape, 2.0, dtype=torch.float64)
-        (found,) = distances(reference, reference * 1.5)
+        (found,) = token_norms(Room(), reference, reference * 1.5).distances()
         assert (found.error, found.token_error, found.token) == (0.5, 0.5, 0)
-    (found,) = distances(torch.ones(0, 4, dtype=torch.float64), torch.ones(0, 4))
+    (found,) = token_norms(
+        Room(), torch.ones(0, 4, dtype=torch.float64), torch.ones(0, 4)
+    ).distances()
     assert (found.error, found.token_error) == (0.0, 0.0)
 
 
 def test_a_token_that_should_be_zero_and_is_not_is_infinitely_off() -> None:
     reference = torch.ones(3, 4, dtype=torch.float64)
     reference[2] = 0
-    (found,) = distances(reference, reference + 1e-9)
+    (found,) = token_norms(Room(), reference, reference + 1e-9).distances()
     assert (found.token, found.token_error) == (2, math.inf)
     assert found.error < 1e-8
 
@@ -230,3 +234,29 @@ def test_the_limits_follow_from_what_the_run_declares() -> None:
     for name, limits in LIMITS.items():
         assert limits.reason, name
     assert (LIMITS["fp32"].relative_error, LIMITS["fp32"].cosine) == (0.01, 0.999)
+
+
+def test_norms_that_are_kept_share_one_piece_of_memory() -> None:
+    room, reference = Room(), torch.ones(2, 5, 8, dtype=torch.float64)
+    kept = [token_norms(room, reference, reference * 1.5) for _ in range(3)]
+    places = {t.untyped_storage().data_ptr() for n in kept for t in (n.reference, *n.differences)}
+    assert len(places) == 1
+    assert [norms.distances()[0].error for norms in kept] == [0.5, 0.5, 0.5]
+
+
+def test_a_tensor_with_more_tokens_than_the_room_holds_gets_a_room_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Room, "NUMBERS", 8)
+    room, reference = Room(), torch.ones(11, 4, dtype=torch.float64)
+    norms = token_norms(room, reference, reference * 3)
+    assert norms.reference.shape == norms.differences[0].shape == (11,)
+    assert norms.distances()[0].error == 2.0
+
+
+def test_tokens_on_the_second_axis_are_counted_row_by_row() -> None:
+    reference = torch.ones(1, 3, 2, 4, dtype=torch.float64)
+    measured = reference.clone()
+    measured[0, :, 1, 2] = 5
+    (found,) = token_norms(Room(), reference, measured, token_axis=1).distances()
+    assert (found.token, found.token_error) == (6, 4.0)

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from kit.accuracy.limits import BUDGET_FACTOR, Limits
-from kit.accuracy.sides import Run
 from kit.accuracy.stages import OperatorClass, Stage
+from kit.forward import Features
 
 # Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
 # last place where the CPU's own happens to be exact, so no budget is smaller than this.
@@ -106,15 +106,15 @@ class Examination:
 
     Attributes:
         stages: every stage, in the order of execution.
-        device, cpu, truth, budget: the runs.
+        device, cpu, truth, budget: each side's outputs, on the CPU.
         factor: how many times the budget still counts as explained.
     """
 
     stages: tuple[StageExamination, ...]
-    device: Run
-    cpu: Run
-    truth: Run
-    budget: Run
+    device: Features
+    cpu: Features
+    truth: Features
+    budget: Features
     factor: float = BUDGET_FACTOR
 
     def first_unexplained(self) -> tuple[StageExamination, Point | None] | None:

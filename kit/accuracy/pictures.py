@@ -52,8 +52,8 @@ def draw_all(
 
 def fits_grid(measured: Measured, stages: Stages) -> bool:
     """Return whether the device's tokens are finite and lie on the grid of patches."""
-    device = measured.examination.device.features.last_hidden_state
-    truth = measured.examination.truth.features.last_hidden_state
+    device = measured.examination.device.last_hidden_state
+    truth = measured.examination.truth.last_hidden_state
     patches = measured.grid[0] * measured.grid[1]
     prefix = prefix_of(stages)
     return device.shape == truth.shape and device.ndim == 3 and device.shape[1] == prefix + patches
@@ -192,10 +192,10 @@ def pca(
     """
     prefix = prefix_of(stages)
     examination = measured.examination
-    reference_run = examination.truth if labels[0] == "CPU fp64" else examination.cpu
+    expected = examination.truth if labels[0] == "CPU fp64" else examination.cpu
     sides = [
-        to_fp64(run.features.last_hidden_state)[0, prefix:].numpy()
-        for run in (reference_run, examination.device)
+        to_fp64(features.last_hidden_state)[0, prefix:].numpy()
+        for features in (expected, examination.device)
     ]
     reference, device = (colours(side, sides[0]).reshape(*measured.grid, 3) for side in sides)
     difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)

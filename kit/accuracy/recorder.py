@@ -1,21 +1,15 @@
-"""Record what flows through a model's stages, on any device, as copies on the CPU.
-
-The copies are taken by hooks at every module without children, and at the queries and keys that
-enter the attention's products (which is where a rotary embedding has been applied). The same
-recorder on two models gives the same points under the same names.
-"""
+"""Record what flows through a model's stages, on any device, as tensors on the CPU."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from kit.accuracy.attention_inputs import AttentionInputs
 from kit.accuracy.stages import Stage
+from kit.accuracy.watch import StageWatch, main_input
 from kit.errors import KitError
 
 T = TypeVar("T")
@@ -37,7 +31,7 @@ class StageRecord:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-class Recorder:
+class Recorder(StageWatch):
     """Records the stages of one model while `recording` is active.
 
     Attributes:
@@ -64,108 +58,45 @@ class Recorder:
             share: keep the tensors themselves instead of copies, for a model on the CPU without
                 inference mode; `changed` tells whether that was safe.
         """
+        super().__init__(detail=detail)
         self.device_type = device_type
-        self.detail = detail
         self.keep_arguments = keep_arguments
         self.repeat_inputs = repeat_inputs
         self.share = share
         self._versions: list[tuple[torch.Tensor, int]] = []
         self.stages: dict[int, StageRecord] = {}
-        self.current: int | None = None
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._calls: dict[tuple[int, str], int] = {}
 
     @contextlib.contextmanager
     def recording(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
         """Record these stages of `model` in the block."""
-        handles = []
-        for stage in stages:
-            self.stages[stage.number] = StageRecord()
-            handles += self._watch_stage(stage, model)
+        self.stages = {stage.number: StageRecord() for stage in stages}
         try:
-            with (
-                AttentionInputs(self.attention_inputs) if self.detail else contextlib.nullcontext()
-            ):
+            with self.watching(model, stages):
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
             self._copies.clear()
 
-    def _watch_stage(self, stage: Stage, model: nn.Module) -> list[Any]:
-        module = model.get_submodule(stage.path)
-        handles = [module.register_forward_pre_hook(self._enter(stage.number), with_kwargs=True)]
-        watched = []
-        if self.detail:
-            children = module.named_modules()
-            watched += [(n, c) for n, c in children if n and not any(True for _ in c.children())]
-        if stage.rope is not None:
-            watched.append((stage.rope, model.get_submodule(stage.rope)))
-        for name, child in watched:
-            handles.append(child.register_forward_pre_hook(self._before(stage.number, name)))
-            handles.append(child.register_forward_hook(self._after(stage.number, name)))
-        handles.append(module.register_forward_hook(self._leave(stage.number)))
-        return handles
+    def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a stage's input."""
+        record = self.stages[stage.number]
+        if self.keep_arguments:
+            record.args, record.kwargs = args, kwargs
+        main = main_input(args, kwargs)
+        if main is not None:
+            record.points["input"] = self._copy(main)
 
-    def _enter(self, number: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record = self.stages[number]
-            self.current = number
-            self._calls.clear()
-            if self.keep_arguments:
-                record.args, record.kwargs = args, kwargs
-            main = main_input(args, kwargs)
-            if main is not None:
-                record.points["input"] = self._copy(main)
+    def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
+        """Record a point; an input only where it is not the output of the module before it."""
+        is_new = self.repeat_inputs or content_of(tensor) not in self._copies
+        if is_new or not name.endswith(".input"):
+            self.stages[number].points[name] = self._copy(tensor)
 
-        return hook
-
-    def _leave(self, number: int) -> Callable[..., None]:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
-            tensor = output[0] if isinstance(output, tuple) else output
-            if isinstance(tensor, torch.Tensor):
-                copied = self._copy(tensor)
-                self.stages[number].points["output"] = copied
-                self._copies = {content_of(tensor): (tensor, copied)}  # the next stage's input
-            self.current = None
-
-        return hook
-
-    def _before(self, number: int, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            key = (number, name)
-            self._calls[key] = self._calls.get(key, 0) + 1
-            if not args or not isinstance(args[0], torch.Tensor):
-                return
-            if self.repeat_inputs or content_of(args[0]) not in self._copies:
-                self.stages[number].points[f"{self._label(key)}.input"] = self._copy(args[0])
-
-        return hook
-
-    def _after(self, number: int, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: object) -> None:
-            points, label = self.stages[number].points, self._label((number, name))
-            if isinstance(output, torch.Tensor):
-                points[f"{label}.output"] = self._copy(output)
-            elif isinstance(output, tuple):  # the rotary embedding's cosines and sines
-                for index, value in enumerate(output):
-                    if isinstance(value, torch.Tensor):
-                        points[f"{label}.output.{index}"] = self._copy(value)
-
-        return hook
-
-    def _label(self, key: tuple[int, str]) -> str:
-        """Return the module's name, numbered from its second call in the stage on."""
-        return key[1] if self._calls[key] == 1 else f"{key[1]}#{self._calls[key]}"
-
-    def attention_inputs(self, query: torch.Tensor, key: torch.Tensor) -> None:
-        """Record the first query and key of the stage that is running."""
-        if self.current is None:
-            return
-        points = self.stages[self.current].points
-        if "attention.rotated_query" not in points:
-            points["attention.rotated_query"] = self._copy(query)
-            points["attention.rotated_key"] = self._copy(key)
+    def left(self, stage: Stage, output: torch.Tensor) -> None:
+        """Record a stage's output."""
+        copied = self._copy(output)
+        self.stages[stage.number].points["output"] = copied
+        self._copies = {content_of(output): (output, copied)}  # the next stage's input
 
     def changed(self) -> bool:
         """Return whether the model has written into a tensor that was shared; to be asked once."""
@@ -256,9 +187,3 @@ def require_on(tensor: torch.Tensor, device_type: str) -> None:
             f"a tensor that should be on the {device_type} is on {tensor.device}: "
             "device and reference were mixed up, so their comparison would mean nothing"
         )
-
-
-def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """Return the first tensor among a call's arguments; None where there is none."""
-    values = [*args, *kwargs.values()]
-    return next((value for value in values if isinstance(value, torch.Tensor)), None)

@@ -97,8 +97,8 @@ def tensor_accuracy(measured: Measured, name: str, stages: Stages) -> TensorAccu
     judged, examination = measured.judgements[name], measured.examination
     whole, tokens = judged.comparison, judged.tokens
     sides: dict[str, torch.Tensor] = {
-        side: getattr(run.features, name)
-        for side, run in (
+        side: getattr(features, name)
+        for side, features in (
             ("device", examination.device),
             ("cpu", examination.cpu),
             ("truth", examination.truth),
@@ -145,10 +145,10 @@ def token_place(
 def parts_of(measured: Measured, stages: Stages, *, self_check: bool) -> tuple[PartAccuracy, ...]:
     """Return CLS, registers and patches apart; nothing where the model has no such tokens."""
     examination = measured.examination
-    device = examination.device.features.last_hidden_state
-    truth = examination.truth.features.last_hidden_state
-    cpu = examination.cpu.features.last_hidden_state
-    reference = measured.reference_run(self_check).features.last_hidden_state
+    device = examination.device.last_hidden_state
+    truth = examination.truth.last_hidden_state
+    cpu = examination.cpu.last_hidden_state
+    reference = measured.reference_features(self_check).last_hidden_state
     if stages.prefix_tokens is None or device.shape != truth.shape or device.ndim != 3:
         return ()
     prefix = stages.prefix_tokens

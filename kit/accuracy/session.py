@@ -167,8 +167,8 @@ def warn_of_identical_bits(measured: Measured, sides: Sides, log: RunLog) -> Non
     if sides.self_check:
         return
     for name in measured.judgements:
-        device = getattr(measured.examination.device.features, name)
-        cpu = getattr(measured.examination.cpu.features, name)
+        device = getattr(measured.examination.device, name)
+        cpu = getattr(measured.examination.cpu, name)
         if device.shape == cpu.shape and bool((device == cpu).all()):
             log.warning(
                 f"{name} of the device equals the CPU's to the last bit, which two processors "

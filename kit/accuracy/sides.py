@@ -54,51 +54,59 @@ class Side:
         ):
             yield
 
-    def run(self, pixels: torch.Tensor, stages: Stages) -> Run:
-        """Run one forward on the CPU.
+    def forward(self, pixels: torch.Tensor) -> Features:
+        """Run one forward on the CPU; while this side is `computing`.
 
         Args:
             pixels: float32 on the CPU, batch x 3 x rows x columns.
-            stages: whose inputs and outputs to record.
 
         Raises:
             KitError: where anything of it is not on the CPU.
         """
         for parameter in self.model.parameters():
             require_on(parameter, "cpu")
-        with self.computing():
-            features, recorder = recorded(
-                lambda: features_of(self.model, self.model(pixels.to(self.dtype, copy=True))),
-                self.model,
-                stages.all,
-                keep_arguments=True,
-            )
+        features = features_of(self.model, self.model(pixels.to(self.dtype, copy=True)))
         require_on(features.last_hidden_state, "cpu")
         require_on(features.pooler_output, "cpu")
-        return Run(features, recorder)
+        return features
 
-    def features(self, pixels: torch.Tensor) -> Features:
-        """Run one forward on the CPU without recording anything but where it was.
+    def run(self, pixels: torch.Tensor, stages: Stages) -> Run:
+        """Run one forward, and record its stages' inputs, outputs and arguments.
+
+        Args:
+            pixels: as `forward` has them.
+            stages: what to record.
 
         Raises:
             KitError: where anything of it is not on the CPU.
         """
-        return self.run(pixels, Stages((), 0, None)).features
+        with self.computing():
+            features, recorder = recorded(
+                lambda: self.forward(pixels), self.model, stages.all, keep_arguments=True
+            )
+        return Run(features, recorder)
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Run one forward without recording anything.
+
+        Raises:
+            KitError: where anything of it is not on the CPU.
+        """
+        with self.computing():
+            return self.forward(pixels)
 
 
 @dataclass(frozen=True)
 class ReferenceRuns:
-    """One image on every CPU side.
+    """One image on the CPU's fp32 sides.
 
     Attributes:
         pixels: the reference's own input, float32 on the CPU, a batch of one.
-        truth: in fp64.
         cpu: in plain fp32.
-        budget: in the declared arithmetic.
+        budget: in the declared arithmetic; `cpu` itself where that is plain fp32.
     """
 
     pixels: torch.Tensor
-    truth: Run
     cpu: Run
     budget: Run
 
@@ -146,15 +154,15 @@ class References:
         return self._budget
 
     def run(self, pixels: torch.Tensor) -> ReferenceRuns:
-        """Run one image on every side.
+        """Run one image on the fp32 sides; the truth runs when it is examined.
 
         Args:
             pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
         """
-        truth = self.truth  # copied whole before the recorder's hooks are put on the model
+        self.wait()  # the truth is copied whole before hooks are put on the model
         cpu = self.cpu.run(pixels, self.stages)
         budget = cpu if self.declared.plain else self.budget.run(pixels, self.stages)
-        return ReferenceRuns(pixels, truth.run(pixels, self.stages), cpu, budget)
+        return ReferenceRuns(pixels, cpu, budget)
 
 
 def exact_side(model: PreTrainedModel) -> Side:

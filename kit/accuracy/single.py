@@ -63,8 +63,8 @@ class Measured:
     device_names: dict[str, str]
     grid: tuple[int, int]
 
-    def reference_run(self, self_check: bool) -> Run:
-        """Return the run that the thresholds are held against."""
+    def reference_features(self, self_check: bool) -> Features:
+        """Return the outputs that the thresholds are held against."""
         return self.examination.truth if self_check else self.examination.cpu
 
 
@@ -165,8 +165,7 @@ def assess(
     """
     reference = examination.truth if self_check else examination.cpu
     judgements = {
-        name: judge_or_shape(reference.features, examination.device.features, name, references)
-        for name in TENSORS
+        name: judge_or_shape(reference, examination.device, name, references) for name in TENSORS
     }
     verdict = conclude(judgements, examination, references.stages, grid, self_check=self_check)
     return Measured(judgements, examination, verdict, device_names, grid)

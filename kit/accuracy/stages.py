@@ -115,3 +115,19 @@ def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
         if pattern.search(point):
             return "embedding" if stage.number < 0 and name not in ("input", "RoPE") else name
     return "embedding" if stage.number < 0 else "block"
+
+
+def channels_first(number: int, point: str, stages: Stages, axes: int) -> bool:
+    """Return whether a tensor is a map with channels, a token's vector, on the second axis.
+
+    Args:
+        number: of the stage.
+        point: the tensor's name inside it.
+        stages: all of them.
+        axes: how many the tensor has.
+    """
+    if axes != 4:
+        return False
+    convolution = "patch_embeddings" in point or "projection" in point or "conv" in point
+    whole_stage = stages.prefix_tokens is None and point in ("input", "output")
+    return convolution or whole_stage or (number < 0 and point == "input")

@@ -1,0 +1,95 @@
+"""The examination: the truth in a batch of two, compared while it runs."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kit.accuracy.arithmetic import Declared
+from kit.accuracy.examine import of_one_image
+from kit.accuracy.recorder import recorded
+from kit.accuracy.stages import find_stages
+from kit.accuracy.watch import StageWatch
+from kit.errors import KitError
+from tests.accuracy_model import BLOCKS, Case, good_pixels, references, run_case, trained_like_model
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_image_is_taken_out_of_a_batch_of_two(axis: int) -> None:
+    one, two = torch.rand(1, 1, 3), torch.rand(1, 1, 3)
+    both = torch.cat([one, two], axis)
+    assert torch.equal(of_one_image(both, 0, one.shape), one)
+    assert torch.equal(of_one_image(both, 1, one.shape), two)
+
+
+def test_windows_of_two_images_are_halved() -> None:
+    windows = torch.arange(8.0).reshape(8, 1)
+    assert of_one_image(windows, 1, torch.Size([4, 1])).flatten().tolist() == [4, 5, 6, 7]
+
+
+def test_a_table_that_every_image_shares_is_taken_whole() -> None:
+    table = torch.rand(4, 3)
+    assert of_one_image(table, 1, table.shape) is table
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 5, 1), (2, 10), ()])
+def test_a_tensor_that_is_not_of_two_images_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(KitError, match=r"for one image is .* for two: .* cannot be examined"):
+        of_one_image(torch.ones(shape), 0, torch.Size([1, 5]))
+
+
+def test_the_truths_own_image_is_not_touched_by_the_devices_inputs() -> None:
+    def double(model: nn.Module) -> None:
+        with torch.no_grad():
+            model.get_parameter("embeddings.cls_token").mul_(2)
+
+    examination = run_case(Case("CLS token doubled", model=double)).examination
+    expected = references(Declared()).truth.features(good_pixels())
+    difference = examination.truth.last_hidden_state - expected.last_hidden_state
+    assert float(difference.abs().max()) < 1e-12
+    assert examination.stages[0].accumulated.error > 1e-3
+    assert all(stage.first_unexplained(10.0) is None for stage in examination.stages[1:])
+
+
+def test_a_stage_that_raises_leaves_nothing_behind() -> None:
+    model = copy.deepcopy(trained_like_model())
+    stages = find_stages(model).all
+    names: list[str] = []
+
+    class Named(StageWatch):
+        def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
+            names.append(name)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    model.get_submodule(f"{stages[1].path}.norm1").register_forward_hook(fail)
+    watch = Named(detail=True)
+    with pytest.raises(RuntimeError, match="out of order"), watch.watching(model, stages):
+        model(good_pixels())
+    before = list(names)
+    nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 1, 2, 2))
+    assert names == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_stage_can_be_recorded_while_another_model_is_watched() -> None:
+    inner, stages = trained_like_model(), references(Declared()).stages.all
+    counts = []
+
+    class Nested(StageWatch):
+        def entered(self, stage: object, args: object, kwargs: object) -> None:
+            _, recorder = recorded(lambda: inner(good_pixels()), inner, stages, detail=True)
+            counts.append(len(recorder.stages[BLOCKS - 1].points))
+
+        def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
+            names.append((number, name))
+
+    names: list[tuple[int, str]] = []
+    outer = copy.deepcopy(inner)
+    with torch.no_grad(), Nested(detail=True).watching(outer, stages):
+        outer(good_pixels())
+    assert len(set(counts)) == 1 and counts[0] > 10
+    assert len(names) == len(set(names))
+    assert sum(name == "attention.rotated_query" for _, name in names) == BLOCKS
