@@ -153,6 +153,14 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
     assert (second.error, second.token_error) == (1.0, 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_distance_beyond_fp64_is_infinite_without_a_warning() -> None:
+    reference = torch.full((2, 4), 1e200, dtype=torch.float64)
+    for measured in (reference * 2, reference * 0, reference * torch.inf):
+        (found,) = token_norms(Room(), reference, measured).distances()
+        assert found.error == math.inf
+
+
 def test_distances_of_vectors_numbers_and_nothing() -> None:
     for shape in ((4,), ()):
         reference = torch.full(shape, 2.0, dtype=torch.float64)
