@@ -7,7 +7,7 @@ are at once, and how peak memory grows with the number of images. All on the CPU
 random weights for the image, a tiny model for the folder.
 
     python3 benchmarks/accuracy_cost.py
-    python3 benchmarks/accuracy_cost.py --runs 9 --images 5000
+    python3 benchmarks/accuracy_cost.py --runs 41 --images 5000
 """
 
 import argparse
@@ -156,7 +156,7 @@ def overlap(found: dict[str, list[list[float]]]) -> float:
 def main() -> None:
     """Print both parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="turns for one image (default: 5)")
+    parser.add_argument("--runs", type=int, default=15, help="turns for one image (default: 15)")
     parser.add_argument("--images", type=int, default=2000, help="largest folder (default: 2000)")
     arguments = parser.parse_args()
     print(f"npu_patch: {npu_patch.status().reason}")
