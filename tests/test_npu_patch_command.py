@@ -1,4 +1,4 @@
-"""The command python3 -m npu_patch: other people's scripts as if run directly; the diagnosis."""
+"""The command python3 -m npu_patch: other people's scripts as if run directly."""
 
 import datetime
 import json
@@ -12,7 +12,6 @@ import pytest
 
 import npu_patch
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
-from tests.test_npu_patch_hosts import _fake_torch_npu
 
 
 def _run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -139,59 +138,23 @@ def test_the_usage_is_shown(tmp_path: Path, option: str, code: int) -> None:
     assert "python3 -m npu_patch script.py" in done.stdout
 
 
-def test_the_diagnosis_of_a_bare_host_names_what_is_wrong(tmp_path: Path) -> None:
-    done = _run("-m", "npu_patch", "--json", cwd=tmp_path)
-    report = json.loads(done.stdout)
-    checks = {check["name"]: check for check in report["checks"]}
-    assert done.returncode == 1
-    assert report["ready"] is False
-    assert checks["Python"]["right"] and not checks["torch"]["right"]
-    assert not checks["CANN"]["right"] and "set_env.sh" in checks["CANN"]["mend"]
-    assert not checks["chips"]["right"] and not checks["NPU"]["right"]
-    assert all(check["right"] or check["mend"] for check in report["checks"])
-
-
-def test_the_diagnosis_as_text_has_a_line_a_check(tmp_path: Path) -> None:
-    done = _run("-m", "npu_patch", cwd=tmp_path)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1
-    assert len(lines) >= 10
-    assert all(line.startswith(("right  ", "WRONG  ")) for line in lines)
-    assert all(" -> " in line for line in lines if line.startswith("WRONG"))
-
-
-def test_the_diagnosis_names_a_wrong_pair(tmp_path: Path) -> None:
-    _fake_torch_npu(tmp_path, "2.1.0.post3", "raise SystemExit('imported')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_copy_alone_prints_its_status(tmp_path: Path, as_json: bool) -> None:
+    (tmp_path / "npu_patch.py").write_bytes((REPOSITORY / "npu_patch.py").read_bytes())
     done = subprocess.run(
-        [sys.executable, "-m", "npu_patch", "--json"],
-        env=environment,
+        [sys.executable, "-S", "-m", "npu_patch", *(["--json"] if as_json else [])],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert done.returncode == 1
-    assert "is not made for torch" in checks["pairing with torch"]["value"]
-    assert "pip install" in checks["pairing with torch"]["mend"]
-
-
-def test_the_diagnosis_does_not_import_torch() -> None:
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = ['npu_patch', '--json']\n"
-        "try:\n"
-        f"    runpy.run_path({str(REPOSITORY / 'npu_patch.py')!r}, run_name='__main__')\n"
-        "except SystemExit:\n"
-        "    pass\n"
-        "assert 'torch' not in sys.modules and 'torch_npu' not in sys.modules\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (1, "")
+    if as_json:
+        assert json.loads(done.stdout)["state"] == "torch_absent"
+    else:
+        assert "not applied: torch is not installed. Install it: " in done.stdout
 
 
 def test_a_type_of_c_takes_an_attribute_and_loses_it_again() -> None:
@@ -207,66 +170,6 @@ def test_a_type_of_c_takes_an_attribute_and_loses_it_again() -> None:
     npu_patch._set(datetime.timedelta, "weeks", 1)
     npu_patch._set(datetime.timedelta, "weeks", npu_patch._ABSENT)
     assert not hasattr(span, "weeks")
-
-
-PAIRS = """
-| CANN Version | Supported PyTorch Version | Supported Extension Version | Github Branch |
-|--------------|---------------------------|-----------------------------|---------------|
-| CANN 8.5.0   | 2.9.0                     | 2.9.0                       | v2.9.0-7.3.0  |
-|              | 2.8.0                     | 2.8.0.post2                 | v2.8.0-7.3.0  |
-| CANN 8.3.RC1 | 2.8.0                     | 2.8.0                       | v2.8.0-7.2.0  |
-"""
-
-
-@pytest.mark.parametrize(
-    ("torch_npu", "cann", "right"),
-    [
-        ("2.8.0.post2", "8.5.0", True),
-        ("2.8.0.post2", "8.5.1", True),
-        ("2.8.0.post2+gitabc", "8.3.RC1", False),
-        ("2.8.0", "8.3.RC1", True),
-        ("2.8.0", "8.5.0", False),
-        ("2.9.0", "8.5.0", True),
-        ("2.13.0", "9.1.0", True),
-    ],
-)
-def test_the_post_number_names_the_cann_release(
-    monkeypatch: pytest.MonkeyPatch, torch_npu: str, cann: str, right: bool
-) -> None:
-    class Description:
-        def read_text(self, name: str) -> str:
-            return PAIRS
-
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Description())
-    monkeypatch.setattr(npu_patch, "_version", lambda package: torch_npu)
-    check = npu_patch._check_cann_pairing(cann)
-    assert check.right is right
-    assert right or check.mend.startswith("Install CANN ")
-
-
-def test_numpy_2_with_cann_8_2_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npu_patch, "_version", lambda package: "2.1.0")
-    assert not npu_patch._check_numpy("8.2.RC1").right
-    assert npu_patch._check_numpy("8.3.RC1").right
-
-
-def test_the_diagnosis_of_a_ready_host_is_all_right(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run(["-m", "npu_patch", "--json"])
-    report = json.loads(done.stdout)
-    assert done.returncode == 0, done.stdout
-    assert report["ready"] is True
-    checks = {check["name"]: check for check in report["checks"]}
-    assert checks["chips"]["value"] == "2 x Ascend910_9362"
-    assert checks["CANN"]["value"] == "9.1.0"
-    assert checks["NPU"]["value"] == "computes"
-
-
-def test_the_diagnosis_without_a_chip_says_so(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run(["-m", "npu_patch", "--json"], environment={"FAKECANN_DEVICES": "0"})
-    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert done.returncode == 1
-    assert checks["CANN"]["right"]
-    assert not checks["chips"]["right"] and "npu-smi" in checks["chips"]["mend"]
 
 
 def test_a_cuda_script_runs_unmodified_on_the_npu(npu_host: EmulatedNpu, tmp_path: Path) -> None:
