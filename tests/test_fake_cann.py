@@ -43,6 +43,16 @@ def test_a_host_has_the_devices_chip_and_versions_that_were_set(
     assert ("versions 8.3.RC1 8.3.RC1" if count == 8 else "versions 9.1.0") in finished.stdout
 
 
+def test_the_library_that_is_loaded_says_that_it_is_no_chip(npu_host: EmulatedNpu) -> None:
+    source = """
+import ctypes, os, torch_npu
+library = ctypes.CDLL("libascendcl.so", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+print("emulated", library.fake_cann_emulated())
+"""
+    finished = npu_host.run_code(source, environment={"EMULATED_NPU": ""})
+    assert "emulated 1\n" in finished.stdout, finished.stderr
+
+
 def test_a_host_without_a_device_says_so(npu_host: EmulatedNpu) -> None:
     finished = npu_host.run_code(HOST, environment={"FAKECANN_DEVICES": "0"})
     assert finished.returncode == 0, finished.stderr

@@ -93,6 +93,56 @@ print([value.hex() for value in (values @ one).flatten().tolist()])
     assert str([value.hex() for value in expected]) in finished.stdout, finished.stderr
 
 
+GELU = """
+import json, torch, torch_npu
+from torch.nn.functional import gelu
+
+x, grad = torch.linspace(-6, 6, 4001), torch.randn(4001)
+
+def forward_and_backward(function, device):
+    leaf = x.clone().to(device).requires_grad_()
+    y = function(leaf)
+    y.backward(grad.to(device))
+    return y.detach().cpu(), leaf.grad.cpu()
+
+def form(function):
+    values = forward_and_backward(function, "npu")
+    distances = {}
+    for name in ("none", "tanh"):
+        expected = forward_and_backward(lambda leaf: gelu(leaf, approximate=name), "cpu")
+        distances[name] = [float((a - b).abs().max()) for a, b in zip(values, expected)]
+    return [min(distances, key=lambda name: distances[name][side]) for side in (0, 1)] + [
+        max(min(one, other) for one, other in zip(*distances.values()))]
+
+print("REPORT", json.dumps({
+    "gelu none": form(gelu),
+    "gelu tanh": form(lambda leaf: gelu(leaf, approximate="tanh")),
+    "npu_gelu none": form(lambda leaf: torch_npu.npu_gelu(leaf, approximate="none")),
+    "npu_gelu tanh": form(lambda leaf: torch_npu.npu_gelu(leaf, approximate="tanh")),
+}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "of_gelu"),
+    [
+        ({"FAKECANN_GELU": "erf"}, ("none", "none")),
+        ({"FAKECANN_GELU": "tanh"}, ("tanh", "tanh")),
+        ({"FAKECANN_GELU": "tanh", "TORCH_NPU_USE_COMPATIBLE_IMPL": "1"}, ("none", "tanh")),
+    ],
+)
+def test_gelu_has_the_chips_form_and_npu_gelu_or_the_compatible_mode_the_one_asked_for(
+    npu_host: EmulatedNpu, environment: dict[str, str], of_gelu: tuple[str, str]
+) -> None:
+    finished = npu_host.run_code(GELU, environment=environment)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    forms = dict(zip(report, [*of_gelu, "none", "tanh"], strict=True))
+    for function, form in forms.items():
+        assert report[function][:2] == [form, form], (function, report)
+        assert report[function][2] < 2e-6
+
+
 def test_every_line_of_the_operator_cases_agrees_with_the_cpu(npu_host: EmulatedNpu) -> None:
     finished = npu_host.run([COMPARE])
     assert finished.returncode == 0, finished.stdout

@@ -96,6 +96,46 @@ def test_a_missing_wait_between_streams_shows(npu_host: EmulatedNpu) -> None:
     assert "pinned copy 0.0 40.0" in finished.stdout
 
 
+ABORTED = """
+import torch
+x = torch.ones(8, device="npu")
+event, other = torch.npu.Event(), torch.npu.Event()
+side = torch.npu.Stream()
+torch.nn.functional.gelu(x)
+event.record()
+side.wait_event(event)
+with torch.npu.stream(side):
+    y = x + 1
+other.record(side)
+for name, action in {
+    "event": event.synchronize, "side stream": side.synchronize, "its event": other.synchronize,
+}.items():
+    try:
+        action()
+        print(name, "waited in vain")
+    except RuntimeError as error:
+        print(name, "507015" in str(error))
+healthy = torch.npu.Stream()
+event.record(healthy)
+event.synchronize()
+print("recorded again", event.query())
+"""
+
+
+@pytest.mark.parametrize("asynchronous", ["0", "1"])
+def test_an_event_behind_an_aborted_kernel_fails_whoever_waits_for_it_and_blocks_nobody(
+    npu_host: EmulatedNpu, asynchronous: str
+) -> None:
+    environment = {
+        "FAKECANN_ABORT": "aclnnGelu:1",
+        "FAKECANN_ASYNC": asynchronous,
+        "TASK_QUEUE_ENABLE": "0",
+    }
+    finished = npu_host.run_code(ABORTED, environment=environment, timeout_s=120)
+    assert "event True\nside stream True\nits event True\n" in finished.stdout, finished.stderr
+    assert "recorded again True" in finished.stdout
+
+
 GRAPHS = """
 import os, torch
 layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval()

@@ -30,6 +30,9 @@ const char* version_of(bool driver) { return driver ? kDriverVersion : options()
 
 }  // namespace
 
+// CANN has no such name: whoever must never take this for a chip asks the library that is loaded.
+API int fake_cann_emulated() { return 1; }
+
 API const char* aclrtGetSocName() { return options().soc.c_str(); }
 API aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo info, int64_t* value) {
   *value = info == ACL_DEVICE_INFO_AI_CORE_NUM       ? kCubeCores

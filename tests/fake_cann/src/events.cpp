@@ -1,5 +1,6 @@
 // libascendcl.so: events. An event may be recorded again and again: a waiter waits for the
-// recording that was the latest when it began to wait.
+// recording that was the latest when it began to wait. A recording behind an aborted kernel never
+// happens: whoever waits for it is told so, and does not wait forever.
 #include "devices.h"
 #include "faults.h"
 #include "streams.h"
@@ -14,21 +15,33 @@ struct Recordings {
   uint64_t requested = 0;
   uint64_t done = 0;
   int64_t time_ns = -1;
+  uint64_t failed_from = UINT64_MAX;  // this recording and those behind it failed
+  std::string failure;
 
   uint64_t latest() {
     std::lock_guard<std::mutex> guard(mutex);
     return requested;
   }
-  // Blocks until the recording is done; the time at which the stream reached it.
+  // Blocks until the recording is done; the time at which the stream reached it. Throws
+  // KernelAborted when the stream never will.
   int64_t wait(uint64_t recording) {
     std::unique_lock<std::mutex> lock(mutex);
     changed.wait(lock, [&] { return done >= recording; });
+    if (recording >= failed_from) throw KernelAborted(failure);
     return time_ns;
   }
   void finish(uint64_t recording, int64_t at_ns) {
     std::lock_guard<std::mutex> guard(mutex);
     time_ns = at_ns;
     done = std::max(done, recording);
+    if (recording > failed_from) failed_from = UINT64_MAX;
+    changed.notify_all();
+  }
+  void fail(uint64_t recording, const std::string& why) {
+    std::lock_guard<std::mutex> guard(mutex);
+    done = std::max(done, recording);
+    failed_from = std::min(failed_from, recording);
+    failure = why;
     changed.notify_all();
   }
 };
@@ -69,7 +82,10 @@ API aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle) {
   auto record = [recordings = event.recordings, recording](Stream& on) {
     recordings->finish(recording, on.clock_ns());
   };
-  stream.submit({"recordEvent", record, 0, true});
+  auto drop = [recordings = event.recordings, recording](const std::string& failure) {
+    recordings->fail(recording, failure);
+  };
+  stream.submit({"recordEvent", record, 0, true, drop});
   return ACL_SUCCESS;
 }
 API aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) {
@@ -89,7 +105,11 @@ API aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle) 
 API_WITHOUT_EFFECT(aclrtResetEvent(aclrtEvent, aclrtStream))
 API aclError aclrtSynchronizeEvent(aclrtEvent handle) {
   Event& event = event_of(handle);
-  event.recordings->wait(event.recordings->latest());
+  try {
+    event.recordings->wait(event.recordings->latest());
+  } catch (const KernelAborted& aborted) {
+    return fail(ACL_ERROR_RT_AICORE_EXCEPTION, aborted.what());
+  }
   return device_error(event.device);
 }
 API aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {

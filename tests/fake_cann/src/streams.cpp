@@ -90,9 +90,8 @@ void Stream::submit(Task task) {
   log(1, "run %s", task.name.c_str());
   task.submitted_ns = now_ns();
   if (!options().asynchronous) {
-    if (!failure_.empty()) return;  // as on the chip, nothing runs behind a failed task
     try {
-      execute(task, task.submitted_ns);
+      if (!dropped(task)) execute(task, task.submitted_ns);
     } catch (const KernelAborted& error) {
       failure_ = failure_of(task, error);
     }
@@ -103,6 +102,14 @@ void Stream::submit(Task task) {
   queue_.push_back(std::move(task));
   ++pending_;
   changed_.notify_all();
+}
+
+// As on the chip, nothing runs behind a failed task. Only the thread that runs the tasks writes
+// `failure_`, and only it asks here.
+bool Stream::dropped(const Task& task) {
+  if (failure_.empty()) return false;
+  if (task.drop) task.drop(failure_);
+  return true;
 }
 
 void Stream::execute(const Task& task, int64_t submitted_ns) {
@@ -129,11 +136,10 @@ void Stream::run_queue() {
     if (queue_.empty()) return;
     Task task = std::move(queue_.front());
     queue_.pop_front();
-    bool skip = !failure_.empty();
     lock.unlock();
     std::string failure;
     try {
-      if (!skip) execute(task, task.submitted_ns);
+      if (!dropped(task)) execute(task, task.submitted_ns);
     } catch (const std::exception& error) {
       failure = failure_of(task, error);
     }

@@ -29,6 +29,8 @@ struct Task {
   std::function<void(Stream&)> run;  // throws when the task fails; empty does nothing
   int64_t duration_ns = 0;           // how long the stream is occupied at least
   bool sets_clock = false;           // `run` moves the stream's clock itself (waits and replays)
+  // Called instead of `run` behind a failed task, with that task's failure; may be empty.
+  std::function<void(const std::string&)> drop;
   int64_t submitted_ns = 0;
 };
 
@@ -62,6 +64,7 @@ class Stream {
 
  private:
   void run_queue();
+  bool dropped(const Task& task);
 
   std::mutex mutex_;
   std::condition_variable changed_;

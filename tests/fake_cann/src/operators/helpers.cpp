@@ -70,6 +70,13 @@ Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const 
   return beta.toDouble() == 0 ? scaled : at::add(scaled, self, beta);
 }
 
+Tensor gelu(const Tensor& self, bool tanh_form) {
+  if (!tanh_form) return at::gelu(self);
+  Tensor x = self.to(at::kFloat);
+  Tensor inner = at::add(x, at::mul(at::mul(x, x), x), 0.044715);
+  return at::div(x, at::exp(inner.mul_(-1.5957691)).add_(1));
+}
+
 Tensor Attention::scores() const {
   constexpr int64_t kCausal = 2;
   Tensor scores =

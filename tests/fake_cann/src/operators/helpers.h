@@ -19,6 +19,11 @@ Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type);
 Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
                     const Scalar& alpha, int8_t cube_math_type);
 
+// GELU by the error function, or by the tanh form as CANN's kernel writes it, which keeps more
+// digits of a large negative input than 0.5 x (1 + tanh(...)) does: x / (1 + exp(-1.5957691 (x +
+// 0.044715 x^3))), in fp32.
+Tensor gelu(const Tensor& self, bool tanh_form);
+
 // Attention over the layout BNSD. torch_npu keeps the scores' row maxima and the sums of their
 // exponentials for the backward, which here computes the weights anew.
 struct Attention {
