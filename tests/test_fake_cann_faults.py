@@ -122,8 +122,6 @@ def test_an_operator_can_be_off_by_a_factor(
     assert values == pytest.approx([1.5 * value for value in right_values])
 
 
-
-
 def test_a_vanished_device_answers_every_later_call_with_an_error(npu_host: EmulatedNpu) -> None:
     source = """
 import torch
