@@ -20,10 +20,26 @@ import sys
 import time
 from collections.abc import Sequence
 
-from kit import ranks
-from kit.benchmark import baseline, options
-from kit.benchmark.record import BenchmarkRecord
-from kit.entry import (
+from kit import distributed
+from kit.benchmark import baseline
+from kit.errors import KitError
+from kit.options import (
+    PRECISIONS,
+    BenchmarkOptions,
+    batch_sizes,
+    frozen,
+    mode_of,
+    number,
+    parse_modes,
+    refuse_one_device_for_all_ranks,
+    shared_parser,
+    some_path,
+    whole_number,
+)
+from kit.output import RunLog
+from kit.progress import Progress
+from kit.records import BenchmarkRecord
+from kit.run import (
     EXIT_FAILED_VERDICT,
     EXIT_INTERRUPTED,
     EXIT_PASSED,
@@ -32,20 +48,108 @@ from kit.entry import (
     now,
     run_script,
 )
-from kit.output import RunLog
-from kit.progress import Progress
+
+WARM_UP = 5
+BATCH_SIZES = "1,2,4,8"
+MAX_REGRESSION_PERCENT = 10.0
+LARGEST_COUNT = 1_000_000  # of samples, which are all kept
+LARGEST_BATCH = 65_536
+LONGEST_S = 86_400.0
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options.
+def parse_options(argv: Sequence[str] | None = None) -> BenchmarkOptions:
+    """Return the options; dtype and attention are the main mode's.
 
     Raises:
         KitError: for options that make no sense.
     """
-    return options.parse(argv, __doc__ or "")
+    parser = shared_parser("benchmark", __doc__ or "")
+    add_measuring_options(parser.add_argument_group("measuring"))
+    add_comparing_options(parser.add_argument_group("comparing"))
+    parsed = parser.parse_args(argv)
+    if parsed.max_regression is not None and parsed.baseline is None:
+        raise KitError("--max-regression needs --baseline: name the record to compare with")
+    base = mode_of(parsed.dtype, parsed.attention, strict=parsed.strict_fp32)
+    ladder = parsed.modes is not None
+    modes = parse_modes(parsed.modes, base) if ladder else (base,)
+    world_size = distributed.place().world_size
+    refuse_one_device_for_all_ranks(parsed.device, world_size)
+    if world_size > 1 and len(modes) > 1:
+        raise KitError("--modes: one mode under torchrun, all devices run it; climb with one")
+    return frozen(
+        BenchmarkOptions,
+        parsed,
+        modes=modes,
+        ladder=ladder,
+        dtype=modes[0].dtype,
+        attention=modes[0].attention,
+        # Each mode turns HF32 and TF32 off for itself.
+        strict_fp32=parsed.strict_fp32 and not base.strict and not ladder,
+        max_regression=MAX_REGRESSION_PERCENT
+        if parsed.max_regression is None
+        else parsed.max_regression,
+    )
 
 
-def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
+def add_measuring_options(group: argparse._ArgumentGroup) -> None:
+    """Add what says how long, what and in which modes to measure."""
+    group.add_argument(
+        "--iterations",
+        type=whole_number(1, LARGEST_COUNT),
+        metavar="N",
+        help="timed forwards (default: 20; fewer, at least 5, where those of one "
+        "row of the sweep or the ladder would take longer than 5 s)",
+    )
+    group.add_argument(
+        "--warmup",
+        type=whole_number(0, LARGEST_COUNT),
+        default=WARM_UP,
+        metavar="N",
+        help="least warm-up forwards; more follow until the times are steady, at most 100 or "
+        "10 s (default: %(default)s)",
+    )
+    group.add_argument(
+        "--min-seconds",
+        type=number(0, LONGEST_S, " of seconds"),
+        default=0.0,
+        metavar="S",
+        help="go on with each measurement until it took this long (default: %(default)s)",
+    )
+    group.add_argument(
+        "--batch-sizes",
+        type=batch_sizes(LARGEST_BATCH),
+        default=BATCH_SIZES,
+        metavar="N,N,...|auto",
+        help="batch sizes of the sweep; auto doubles until memory or throughput ends "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--modes",
+        metavar="all|NAME,...",
+        help="the speed ladder: PRECISION[-ATTENTION][-graph] with a precision of "
+        f"{', '.join(PRECISIONS)}; the first is the main mode (default: one mode, from "
+        "--dtype, --strict-fp32 and --attention, and no ladder)",
+    )
+
+
+def add_comparing_options(group: argparse._ArgumentGroup) -> None:
+    """Add what says which earlier record to compare with, and how much slower is too much."""
+    group.add_argument(
+        "--baseline",
+        type=some_path,
+        metavar="FILE.json",
+        help="an earlier record of the same device, mode and weights to compare with",
+    )
+    group.add_argument(
+        "--max-regression",
+        type=number(0, 1e6, " of percent"),
+        metavar="PERCENT",
+        help="with --baseline: exit 1 where something is slower by more than this, and by more "
+        f"than the noise of both runs (default: {MAX_REGRESSION_PERCENT:g})",
+    )
+
+
+def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     """Measure the model in one mode or all of them; writes no files.
 
     Raises:
@@ -53,32 +157,34 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
         KeyboardInterrupt: on Ctrl-C before anything was measured.
     """
     started_at = now()
-    from kit.inputs import gather  # Pillow; bad input is answered before torch is imported
+    from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 
-    old = baseline.load(arguments.baseline) if arguments.baseline else None
-    inputs = gather(arguments, ROOT, log)
+    old = baseline.load(options.baseline) if options.baseline else None
+    inputs = gather(options, ROOT, log)
     start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
-    from kit import environment, fallbacks, workbench
+    from kit import environment
     from kit.benchmark import pictures, report
     from kit.benchmark.course import Course
     from kit.benchmark.found import begin
+    from kit.device import health
+    from kit.model import setup
 
     import_ms = (time.perf_counter() - start) * 1e3
-    mode = arguments.modes[0].name
-    with ranks.joined(ranks.place()) as group:
-        patch = workbench.report_patch(npu_patch.status(), log)
-        device = workbench.open_device(arguments, patch, log, group.place.local_rank)
+    mode = options.modes[0].name
+    with distributed.joined(distributed.place()) as group:
+        patch = setup.report_patch(npu_patch.status(), log)
+        device = setup.open_device(options, patch, log, group.place.local_rank)
         progress = Progress(silent=not group.place.leads)
-        with fallbacks.watch(device.type == "npu") as fallen:
-            bench, found = begin(arguments, inputs, device, import_ms, log)
-            course = Course(arguments, bench, inputs, group, progress, log, found)
+        with health.watch(device.type == "npu") as fallen:
+            bench, found = begin(options, inputs, device, import_ms, log)
+            course = Course(options, bench, inputs, group, progress, log, found)
             pixels = course.preprocess()
             if old is not None:
                 old.require_same(bench, mode, group.size, pixels.shape)
             course.run(pixels)
-    workbench.report_fallbacks(fallen, log)
-    regression = old.compare(found, arguments.max_regression) if old else None
+    setup.report_fallbacks(fallen, log)
+    regression = old.compare(found, options.max_regression) if old else None
     record = BenchmarkRecord(
         status="partial" if found.interrupted else "complete",
         started_at=started_at,
@@ -86,12 +192,12 @@ def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
         patch=patch,
         device=found.device_info(fallen.names, bench.health.passed),
         model=bench.model_info,
-        input=workbench.input_info(bench, inputs, found.input_shape, 1),
+        input=setup.input_info(bench, inputs, found.input_shape, 1),
         results=found.results(mode, regression),
         warnings=tuple(log.warnings),
     )
-    files = pictures.files(record) if group.place.leads else {}
-    return Outcome(record, report.lines(record), files, exit_code(record))
+    drawn = {"benchmark.png": lambda: pictures.draw(record)}
+    return Outcome(record, report.lines(record), {}, drawn, exit_code(record))
 
 
 def exit_code(record: BenchmarkRecord) -> int:
@@ -104,7 +210,7 @@ def exit_code(record: BenchmarkRecord) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code: 0 done, 1 slower, 2 could not run, 130 Ctrl-C."""
-    return run_script(parse_arguments, run, argv)
+    return run_script(parse_options, run, argv)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ output/inference.log (what the console shows) and output/inference_features.png.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from kit.arguments import shared_parser
-from kit.entry import ROOT, Outcome, now, quick_imports, run_script
+from kit.options import InferenceOptions, frozen, shared_parser, some_path
 from kit.output import RunLog
+from kit.run import ROOT, Outcome, now, quick_imports, run_script
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
     """Return the options.
 
     Raises:
@@ -31,60 +29,59 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = shared_parser("inference", __doc__ or "")
     parser.add_argument(
         "--save-features",
-        type=Path,
+        type=some_path,
         metavar="FILE.safetensors",
         help="keep pooler_output and last_hidden_state of every image in this file",
     )
-    arguments = parser.parse_args(argv)
-    features: Path | None = arguments.save_features
-    if features is not None and not features.parent.is_dir():
-        parser.error(f"--save-features {features}: there is no folder {features.parent}; make it")
-    return arguments
+    return frozen(InferenceOptions, parser.parse_args(argv))
 
 
-def run(arguments: argparse.Namespace, log: RunLog) -> Outcome:
+def run(options: InferenceOptions, log: RunLog) -> Outcome:
     """Compute the features of one image, or of every image in a folder; writes no files.
 
     Raises:
         KitError: where the input, the weights or the device do not allow it.
     """
     started_at = now()
-    from kit.inputs import gather  # Pillow; bad input is answered before torch is imported
+    from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 
-    inputs = gather(arguments, ROOT, log)
+    inputs = gather(options, ROOT, log)
     with quick_imports():  # the weights are hashed meanwhile
         import npu_patch  # before everything that imports torch
-        from kit import environment, fallbacks, workbench
+        from kit import environment
+        from kit.device import health
         from kit.inference import features
-        from kit.inference.record import InferenceRecord
+        from kit.model import setup
+        from kit.records import InferenceRecord
 
-    patch = workbench.report_patch(npu_patch.status(), log)
-    device = workbench.open_device(arguments, patch, log)
+    patch = setup.report_patch(npu_patch.status(), log)
+    device = setup.open_device(options, patch, log)
     log.info(f"Loading image from: {inputs.first.path}")
-    with fallbacks.watch(device.type == "npu") as fallen:
-        bench = workbench.set_up(arguments, inputs, device, log)
-        found = features.extract(bench, inputs, log, keep_all=arguments.save_features is not None)
-    workbench.report_fallbacks(fallen, log)
+    with health.watch(device.type == "npu") as fallen:
+        bench = setup.set_up(options, inputs, device, log)
+        found = features.extract(bench, inputs, log, keep_all=options.save_features is not None)
+    setup.report_fallbacks(fallen, log)
     record = InferenceRecord(
         status="complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=workbench.device_info(bench, fallen.names),
+        device=setup.device_info(bench, fallen.names),
         model=bench.model_info,
-        input=workbench.input_info(bench, inputs, found.input_shape, len(found.results.images)),
+        input=setup.input_info(bench, inputs, found.input_shape, len(found.results.images)),
         results=found.results,
         warnings=tuple(log.warnings),
     )
-    files = {Path("inference_features.png"): found.picture(bench.model_info)}
-    if arguments.save_features is not None:
-        files[arguments.save_features.absolute()] = found.safetensors(bench.model_info)
-    return Outcome(record, features.report(record), files)
+    files = {}
+    if options.save_features is not None:
+        files[options.save_features] = found.safetensors(bench.model_info)
+    pictures = {"inference_features.png": lambda: found.picture(bench.model_info)}
+    return Outcome(record, features.report(record), files, pictures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code: 0 done, 2 could not run, 130 Ctrl-C."""
-    return run_script(parse_arguments, run, argv)
+    return run_script(parse_options, run, argv)
 
 
 if __name__ == "__main__":

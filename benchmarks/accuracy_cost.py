@@ -36,20 +36,20 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def one_image(runs: int) -> None:
     """Print the measurement's time beside its bare forwards', and its peak memory."""
-    from kit.entry import quick_imports
+    from kit.run import quick_imports
 
     with quick_imports():  # as accuracy.py does, and keep_freed_memory too; both serve both sides
         import torch
 
-        from kit import model as models
-        from kit import preprocessing
         from kit.accuracy.single import make_sides, measure
-        from kit.device import choose
-        from kit.health import HealthChecks
+        from kit.device.device import choose
+        from kit.device.health import HealthChecks
         from kit.host_memory import host_peak_bytes, keep_freed_memory
+        from kit.model import model as models
+        from kit.model import preprocessing
+        from kit.model.setup import Workbench
         from kit.output import RunLog
         from kit.records import ModelInfo
-        from kit.workbench import Workbench
 
     keep_freed_memory()
     before = host_peak_bytes() or 0

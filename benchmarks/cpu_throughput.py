@@ -27,15 +27,15 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 import torch
 from transformers import AutoModel, DINOv3ViTConfig
 
-from kit import model as models
-from kit.benchmark.modes import Mode
 from kit.benchmark.runner import run_mode
-from kit.device import choose
-from kit.device_meters import Stopwatch
-from kit.health import HealthChecks
-from kit.preprocessing import Preprocessing
+from kit.device.device import choose
+from kit.device.health import HealthChecks
+from kit.device.meters import Stopwatch
+from kit.model import model as models
+from kit.model.preprocessing import Preprocessing
+from kit.model.setup import Workbench
+from kit.options import Mode
 from kit.records import ModelInfo
-from kit.workbench import Workbench
 
 SIZE = 224
 WIDTH, INNER, LAYERS = 768, 3072, 12

@@ -23,15 +23,15 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 
 import torch
 
-from kit import model as models
-from kit.benchmark.modes import every_mode
 from kit.benchmark.runner import run_mode
-from kit.device import choose
-from kit.device_meters import Stopwatch
-from kit.health import HealthChecks
-from kit.preprocessing import Preprocessing
+from kit.device.device import choose
+from kit.device.health import HealthChecks
+from kit.device.meters import Stopwatch
+from kit.model import model as models
+from kit.model.preprocessing import Preprocessing
+from kit.model.setup import Workbench
+from kit.options import Mode, parse_modes
 from kit.records import ModelInfo
-from kit.workbench import Workbench
 
 
 class NoChecks(HealthChecks):
@@ -58,7 +58,7 @@ def main() -> int:
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         calls = {}
-        for mode in every_mode("sdpa"):
+        for mode in parse_modes("all", Mode("fp32", "sdpa")):
             if mode.precision in ("fp32", "bf16"):
                 pixels = torch.zeros(1, 3, 224, 224)
                 runner = stack.enter_context(run_mode(bench, mode, pixels, keep=True))

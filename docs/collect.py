@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCHEMA_MAJOR = "1"
+SCHEMA_MAJOR = "2"
 # The environment is taken from the first record that is there, in this order.
 SCRIPTS = ("accuracy", "benchmark", "inference")
 COLUMNS = {

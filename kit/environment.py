@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kit.device import cpu_name
+from kit.device.device import cpu_name
 from kit.records import Environment
 
 # Those that are known to change results or speed.

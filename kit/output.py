@@ -2,15 +2,13 @@
 
 import contextlib
 import errno
-import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from kit.errors import KitError
-from kit.records import Record
 
 RULE = "=" * 60  # above and below the blocks of a report
 
@@ -25,10 +23,24 @@ class RunLog:
         self.warnings: list[str] = []
 
     def line(self, text: str = "") -> None:
-        """Print one line as it is."""
+        """Print one line as it is, characters that the console lacks as escapes.
+
+        Raises:
+            KitError: where stdout cannot be written.
+            BrokenPipeError: where its reader is gone.
+        """
         self.lines.append(text)
-        if not self.silent:
-            print(text, flush=True)  # noqa: T201 - this is the one place that prints
+        if self.silent:
+            return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            print(shown, flush=True)  # noqa: T201 - this is the one place that prints
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            detach_stdout()
+            raise KitError(f"cannot print: {error.strerror or error}; free the space") from error
 
     def info(self, message: str) -> None:
         """Print `[INFO] message`."""
@@ -77,14 +89,21 @@ class LineFile:
         self._file.close()
 
 
-def record_json(record: Record) -> bytes:
-    """Return the record as UTF-8 JSON, keys in the order of the dataclasses.
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8; the bytes of a file name that are none become escapes."""
+    return text.encode("utf-8", "backslashreplace")
 
-    Raises:
-        ValueError: where a value is NaN or infinite, which JSON cannot hold.
-    """
-    text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=2)
-    return f"{text}\n".encode()
+
+def complain(line: str) -> None:
+    """Print one line on stderr; a stderr that is closed or full is no reason to fail."""
+    with contextlib.suppress(OSError, ValueError):
+        print(encoded(line).decode(), file=sys.stderr, flush=True)  # noqa: T201 - a run's last word
+
+
+def detach_stdout() -> None:
+    """Lead stdout to nowhere, once its reader is gone: Python would complain at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require_writable(folder: Path) -> None:

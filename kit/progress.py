@@ -12,7 +12,7 @@ from tqdm import tqdm
 class Progress:
     """Shows bars on the stderr of the moment it was made; nothing where that is no terminal.
 
-    kit/fallbacks.py leads stderr through a pipe: make the Progress before that.
+    kit/device/health.py leads stderr through a pipe: make the Progress before that.
     """
 
     def __init__(self, stream: TextIO | None = None, *, silent: bool = False) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit.forward import Features
+from kit.model.model import Features
 from tests.accuracy_model import layers
 
 BLOCK = 2

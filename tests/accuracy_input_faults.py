@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
 
 from kit.accuracy.arithmetic import round_mantissa
-from kit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, preprocess
+from kit.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, preprocess
 from tests.accuracy_model import SIZE, STEPS, Case, picture
 
 

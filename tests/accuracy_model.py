@@ -20,8 +20,8 @@ from kit.accuracy.recorder import recorded
 from kit.accuracy.sides import ReferenceRuns, References, Run, Side
 from kit.accuracy.single import Measured, assess
 from kit.accuracy.stages import find_stages
-from kit.forward import Features
-from kit.preprocessing import Preprocessing, preprocess
+from kit.model.model import Features
+from kit.model.preprocessing import Preprocessing, preprocess
 
 SIZE = 64
 GRID = (4, 4)

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 from PIL import Image
 
-from kit import schema
-from kit.entry import ROOT
+from kit import records
+from kit.run import ROOT
 
 SCRIPT = ROOT / "accuracy.py"
 FOLDER_COUNT = 11
@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, Path]]
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the record of a run, held to its schema."""
     record: dict[str, Any] = json.loads((folder / "accuracy.json").read_text("utf-8"))
-    jsonschema.validate(record, schema.record_schema(schema.RECORDS["accuracy"]))
+    jsonschema.validate(record, records.schema(records.RECORDS["accuracy"]))
     return record
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 
 import benchmark
-from kit import schema
-from kit.device_meters import Sample, Stopwatch
+from kit import records
+from kit.device.meters import Sample, Stopwatch
 
 QUICK = ("--device", "cpu", "--iterations", "4", "--batch-sizes", "1,2", "--warmup", "0")
 
@@ -23,7 +23,7 @@ def run(folder: Path, weights: Path, photo: Path, *options: str) -> int:
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the record, held to its schema."""
     record: dict[str, Any] = json.loads((folder / "benchmark.json").read_text("utf-8"))
-    jsonschema.validate(record, schema.record_schema(schema.RECORDS["benchmark"]))
+    jsonschema.validate(record, records.schema(records.RECORDS["benchmark"]))
     return record
 
 

@@ -1,4 +1,4 @@
-"""The reference for kit.preprocessing: what transformers' own processors compute.
+"""The reference for kit.model.preprocessing: what transformers' own processors compute.
 
 transformers needs torchvision for them, which the kit does without. Where it is installed,
 

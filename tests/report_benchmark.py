@@ -1,6 +1,6 @@
 """The results of an imagined benchmark, with figures that are all different."""
 
-from kit.benchmark.record import (
+from kit.records import (
     BenchmarkResults,
     Comparison,
     Harness,
@@ -16,7 +16,7 @@ from kit.benchmark.record import (
     ThroughputRow,
     WarmUp,
 )
-from kit.timing import statistics
+from kit.statistics import statistics
 
 
 def samples(around: float, count: int) -> list[float]:

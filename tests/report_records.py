@@ -6,25 +6,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kit.accuracy.record import (
+from kit.accuracy.results import limits_info
+from kit.records import (
     AccuracyRecord,
     AccuracyResults,
+    BenchmarkRecord,
     BlockAccuracy,
     BrokenImage,
     Cause,
+    DeviceInfo,
+    Environment,
     FolderAccuracy,
     ImageAccuracy,
+    ImageResult,
+    InferenceRecord,
+    InferenceResults,
+    InputInfo,
+    ModelInfo,
     NeighbourAgreement,
-    OperatorGap,
+    OperatorError,
     PartAccuracy,
+    Patch,
     Percentile,
+    Record,
     TensorAccuracy,
+    TensorSummary,
     TokenPlace,
 )
-from kit.accuracy.results import limits_info
-from kit.benchmark.record import BenchmarkRecord
-from kit.inference.record import ImageResult, InferenceRecord, InferenceResults, TensorSummary
-from kit.records import DeviceInfo, Environment, InputInfo, ModelInfo, Patch, Record
 from tests.report_benchmark import benchmark_results
 
 Json = dict[str, Any]
@@ -98,7 +106,8 @@ def tensor(shape: tuple[int, ...], error: float, cosine: float) -> TensorAccurac
     return TensorAccuracy(
         shape=shape, device="npu:0", relative_error=error, relative_error_passed=True,
         cosine=cosine, cosine_passed=True, mse=error / 637.3, max_abs_diff=0.015562,
-        passed=True, against_truth=error * 1.0371, cpu_against_truth=4.137e-7, budget=0.0007231,
+        passed=True, fp64_relative_error=error * 1.0371, cpu_fp64_relative_error=4.137e-7,
+        expected_error=0.0007231,
         worst_token=TokenPlace(137, "patch", 9, 6, 0.02113, 0.999823),
         token_percentiles=(
             Percentile(50, 0.003117), Percentile(90, 0.005923), Percentile(99, 0.011871),
@@ -110,7 +119,7 @@ def tensor(shape: tuple[int, ...], error: float, cosine: float) -> TensorAccurac
 
 def block(number: int, name: str, error: float) -> BlockAccuracy:
     """Return one block's part of an accuracy record."""
-    gap = OperatorGap("mlp.up_proj.output", "MLP", error / 3.1, 0.0002917, error / 1.7, 0.0009733,
+    gap = OperatorError("mlp.up_proj.output", "MLP", error / 3.1, 0.0002917, error / 1.7, 0.0009733,
                       0.4271 + number / 37)  # fmt: skip
     return BlockAccuracy(number, name, error, error / 2013, error / 1.3, True, True, gap, None)
 

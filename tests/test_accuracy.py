@@ -10,10 +10,10 @@ from PIL import Image
 import accuracy
 from kit.accuracy.examination import Gap, Point
 from kit.accuracy.limits import LIMITS
-from kit.accuracy.record import AccuracyRecord, AccuracyResults, TensorAccuracy
 from kit.accuracy.report import just_above, validation_block
 from kit.accuracy.stages import OperatorClass
-from kit.entry import ROOT
+from kit.records import AccuracyRecord, AccuracyResults, TensorAccuracy
+from kit.run import ROOT
 from tests.accuracy_runs import Run, record_of, results_of, run_process
 from tests.models import save_tiny_convnext, save_tiny_dinov2
 
@@ -88,11 +88,11 @@ def test_a_cpu_against_itself_is_a_self_check_and_never_a_pass(
 def test_random_weights_are_named_beside_the_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kit import model
+    from kit.model import model
 
     small = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1}
     monkeypatch.setattr(model, "VITB16", model.VITB16 | small)
-    monkeypatch.setattr("kit.weights.DEFAULT_FOLDERS", ())
+    monkeypatch.setattr("kit.model.weights.DEFAULT_FOLDERS", ())
     code = accuracy.main(["--device", "cpu", "--output-dir", str(tmp_path / "output")])
     lines = capsys.readouterr().out.splitlines()
     verdict = next(line for line in lines if line.startswith("Verdict: "))
@@ -110,8 +110,8 @@ def test_half_precision_has_its_own_limits_and_is_explained(run_accuracy: Run, d
     assert results["verdict"] == "SELF-CHECK"
     assert results["first_unexplained_block"] is None
     tensor_ = results["last_hidden_state"]
-    assert tensor_["against_truth"] > 100 * tensor_["cpu_against_truth"]
-    assert tensor_["against_truth"] == pytest.approx(tensor_["budget"], rel=0.5)
+    assert tensor_["fp64_relative_error"] > 100 * tensor_["cpu_fp64_relative_error"]
+    assert tensor_["fp64_relative_error"] == pytest.approx(tensor_["expected_error"], rel=0.5)
 
 
 def test_a_convnext_has_its_stages_for_blocks(run_accuracy: Run, tmp_path: Path) -> None:

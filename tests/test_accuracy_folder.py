@@ -13,8 +13,8 @@ import accuracy
 from kit.accuracy import folder as folders
 from kit.accuracy import neighbours
 from kit.accuracy.loader import Loader, default_workers
-from kit.forward import Features
-from kit.preprocessing import Preprocessing
+from kit.model.model import Features
+from kit.model.preprocessing import Preprocessing
 from tests.accuracy_runs import (
     FOLDER_COUNT,
     SCRIPT,

@@ -15,7 +15,7 @@ import accuracy
 from kit.accuracy import folder as folders
 from kit.accuracy.journal import entry_of
 from kit.accuracy.sides import Side
-from kit.forward import Features
+from kit.model.model import Features
 from tests.accuracy_runs import (
     FOLDER_COUNT,
     SCRIPT,

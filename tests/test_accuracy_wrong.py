@@ -12,7 +12,7 @@ import transformers
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
 from kit.accuracy import single
-from kit.forward import Features
+from kit.model.model import Features
 from tests.accuracy_runs import Run, record_of, results_of
 
 

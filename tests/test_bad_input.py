@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from kit import weights
 from kit.errors import KitError
+from kit.model import weights
 from tests.models import save_tiny_bert
 
 Run = Callable[..., tuple[int, Path]]

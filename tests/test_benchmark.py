@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from kit.benchmark import sweep
-from kit.benchmark.record import ThroughputRow
 from kit.benchmark.runner import ModeRunner
+from kit.records import ThroughputRow
 from tests.benchmark_runs import Go, record_of
 from tests.models import save_tiny_convnext
 

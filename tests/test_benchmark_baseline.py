@@ -12,7 +12,7 @@ import pytest
 from kit.benchmark import baseline
 from kit.benchmark.found import Found
 from kit.benchmark.measure import Taken
-from kit.benchmark.record import Latency, Phases
+from kit.records import Latency, Phases
 from tests.benchmark_runs import record_of, run
 from tests.models import save_tiny_vit
 

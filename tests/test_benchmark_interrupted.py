@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kit import device_meters
 from kit.benchmark import course, sweep
 from kit.benchmark.runner import ModeRunner
-from kit.device import device_errors
+from kit.device import meters
+from kit.device.device import device_errors
 from kit.errors import OutOfDeviceMemoryError
 from tests.benchmark_runs import Go, before_call, record_of
 
@@ -124,7 +124,7 @@ def test_ctrl_c_while_the_latency_is_measured_keeps_its_samples(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = calls_before_the_sweep(warm_up=100) + 3
-    monkeypatch.setattr(device_meters.Stopwatch, "time", before_call(before, ctrl_c))
+    monkeypatch.setattr(meters.Stopwatch, "time", before_call(before, ctrl_c))
     code, folder = go("--iterations", "1000", "--size", "32")
     record = record_of(folder)
     assert code == 130
@@ -136,7 +136,7 @@ def test_ctrl_c_while_the_latency_is_measured_keeps_its_samples(
 def test_ctrl_c_before_anything_was_measured_writes_nothing(
     go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device_meters.Stopwatch, "time", before_call(1, ctrl_c))
+    monkeypatch.setattr(meters.Stopwatch, "time", before_call(1, ctrl_c))
     code, folder = go()
     assert code == 130
     assert capsys.readouterr().err == "interrupted: nothing was written\n"

@@ -11,11 +11,11 @@ DRIFT = """
 import json, sys
 import npu_patch, torch
 from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import Stopwatch
-from kit.health import HealthChecks
+from kit.device.device import choose
+from kit.device.meters import Stopwatch
+from kit.device.health import HealthChecks
 from kit.progress import Progress
-from kit.ranks import Group, Place
+from kit.distributed import Group, Place
 
 device = choose("npu", patched=True, patch_reason="")
 meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
@@ -51,14 +51,14 @@ FLAT = """
 import gc, json, sys
 import npu_patch, torch
 from pathlib import Path
-from kit import model
+from kit.model import model
 from kit.benchmark.measure import Meter, Plan
-from kit.device import choose
-from kit.device_meters import PeakMemory, Stopwatch
-from kit.forward import forward
-from kit.health import HealthChecks
+from kit.device.device import choose
+from kit.device.meters import PeakMemory, Stopwatch
+from kit.model.model import forward
+from kit.device.health import HealthChecks
 from kit.progress import Progress
-from kit.ranks import Group, Place
+from kit.distributed import Group, Place
 
 device = choose("npu", patched=True, patch_reason="")
 meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
@@ -95,10 +95,10 @@ def test_a_thousand_forwards_keep_memory_flat(npu_host: EmulatedNpu, tiny_weight
 CAPTURE = """
 import json
 import npu_patch, torch
-from kit.device import choose
-from kit.device_graph import capture
+from kit.device.device import choose
+from kit.device.meters import capture
 from kit.errors import CaptureError
-from kit.health import HealthChecks
+from kit.device.health import HealthChecks
 
 device = choose("npu", patched=True, patch_reason="")
 health = HealthChecks(device)

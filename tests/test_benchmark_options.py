@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from kit.benchmark.modes import Mode
 from kit.errors import KitError
+from kit.options import Mode
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -67,22 +67,22 @@ def test_nonsense_is_answered_without_torch(tmp_path: Path) -> None:
 
 
 def test_batch_sizes_are_put_in_ascending_order_and_auto_is_none() -> None:
-    assert benchmark.parse_arguments(["--batch-sizes", "8, 1,4"]).batch_sizes == (1, 4, 8)
-    assert benchmark.parse_arguments(["--batch-sizes", "auto"]).batch_sizes is None
-    assert benchmark.parse_arguments([]).batch_sizes == (1, 2, 4, 8)
+    assert benchmark.parse_options(["--batch-sizes", "8, 1,4"]).batch_sizes == (1, 4, 8)
+    assert benchmark.parse_options(["--batch-sizes", "auto"]).batch_sizes is None
+    assert benchmark.parse_options([]).batch_sizes == (1, 2, 4, 8)
 
 
 def test_without_modes_the_shared_options_say_the_one_mode() -> None:
-    arguments = benchmark.parse_arguments(["--dtype", "bf16", "--attention", "eager"])
+    arguments = benchmark.parse_options(["--dtype", "bf16", "--attention", "eager"])
     assert arguments.modes == (Mode("bf16", "eager"),)
     assert not arguments.ladder
-    strict = benchmark.parse_arguments(["--strict-fp32"])
+    strict = benchmark.parse_options(["--strict-fp32"])
     assert strict.modes == (Mode("strict-fp32", "sdpa"),)
     assert strict.dtype == "fp32"
 
 
 def test_all_modes_are_sixteen_and_begin_with_the_shared_options_own() -> None:
-    arguments = benchmark.parse_arguments(["--modes", "all", "--dtype", "bf16"])
+    arguments = benchmark.parse_options(["--modes", "all", "--dtype", "bf16"])
     names = [mode.name for mode in arguments.modes]
     assert names[:3] == ["bf16-sdpa", "fp32-sdpa", "fp32-sdpa-graph"]
     assert len(names) == len(set(names)) == 16
@@ -90,7 +90,7 @@ def test_all_modes_are_sixteen_and_begin_with_the_shared_options_own() -> None:
 
 
 def test_a_mode_without_an_attention_takes_the_shared_options_own() -> None:
-    arguments = benchmark.parse_arguments(
+    arguments = benchmark.parse_options(
         ["--modes", "bf16-graph, fp16-sdpa", "--attention", "eager"]
     )
     assert [mode.name for mode in arguments.modes] == ["bf16-eager-graph", "fp16-sdpa"]
@@ -102,7 +102,7 @@ def test_modes_together_with_torchrun_are_refused(monkeypatch: pytest.MonkeyPatc
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     with pytest.raises(KitError, match="one mode under torchrun"):
-        benchmark.parse_arguments(["--modes", "fp32,bf16"])
-    assert benchmark.parse_arguments(["--modes", "bf16"]).ladder
+        benchmark.parse_options(["--modes", "fp32,bf16"])
+    assert benchmark.parse_options(["--modes", "bf16"]).ladder
     with pytest.raises(KitError, match="--device npu:1 under torchrun"):
-        benchmark.parse_arguments(["--device", "npu:1"])
+        benchmark.parse_options(["--device", "npu:1"])

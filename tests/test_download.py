@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from kit.entry import ROOT
+from kit.run import ROOT
 from tests.hub_server import Hub, environment, git_blob_id, serving
 
 HUBS = ("modelscope", "huggingface")
 CODE = """
 import sys
 from pathlib import Path
-from kit import download
+from kit.model import weights
 from kit.errors import KitError
 from kit.output import RunLog
 try:
-    found = download.fetch(sys.argv[1], Path(sys.argv[2]), Path("."), RunLog())
+    found = weights.fetch(sys.argv[1], Path(sys.argv[2]), Path("."), RunLog())
     print(found.source, found.folder)
 except KitError as error:
     sys.exit(f"error: {error}")

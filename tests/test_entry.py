@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from kit.entry import ROOT
+from kit.run import ROOT
 
 AROUND_THE_IMPORTS = """
 import gc, sys
-from kit.entry import quick_imports
+from kit.run import quick_imports
 seen = []
 gc.callbacks.append(lambda phase, info: seen.append(phase))
 try:

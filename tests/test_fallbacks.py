@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-from kit import fallbacks
-from kit.entry import ROOT
+from kit.device import health
+from kit.run import ROOT
 
 REPORT = (
     "[W1122 14:53:22.09 VariableFallbackKernel.cpp:230] Warning: CAUTION: The operator "
@@ -15,7 +15,7 @@ REPORT = (
 
 
 def watched(code: str) -> subprocess.CompletedProcess[str]:
-    program = f"import os, sys\nfrom kit import fallbacks\n{code}"
+    program = f"import os, sys\nfrom kit.device import health as fallbacks\n{code}"
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -23,26 +23,25 @@ def watched(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_operator_is_named_once_in_order() -> None:
     text = REPORT + REPORT.replace("i0.out", "svd") + REPORT + "operator 'x' failed\n"
-    assert fallbacks.find_names(text) == ("aten::i0.out", "aten::svd")
+    assert health.find_names(text) == ("aten::i0.out", "aten::svd")
 
 
 def test_the_report_still_reaches_the_terminal() -> None:
     done = watched(
-        f"with fallbacks.watch(True) as found: os.write(2, {REPORT.encode()!r})\nprint(found.names)"
+        f"with health.watch(True) as found: os.write(2, {REPORT.encode()!r})\nprint(found.names)"
     )
     assert done.stderr == REPORT
     assert done.stdout == "('aten::i0.out',)\n"
 
 
 def test_the_last_words_of_a_killed_process_reach_the_terminal() -> None:
-    done = watched("with fallbacks.watch(True): os.write(2, b'last words'); os.abort()")
+    done = watched("with health.watch(True): os.write(2, b'last words'); os.abort()")
     assert done.stderr == "last words"
 
 
 def test_the_descriptor_is_restored_after_an_error() -> None:
     done = watched(
-        "try:\n with fallbacks.watch(True): raise ValueError\n"
-        "except ValueError: os.write(2, b'after')"
+        "try:\n with health.watch(True): raise ValueError\nexcept ValueError: os.write(2, b'after')"
     )
     assert done.stderr == "after"
 
@@ -50,7 +49,7 @@ def test_the_descriptor_is_restored_after_an_error() -> None:
 def test_a_child_that_holds_the_pipe_does_not_hang_the_run() -> None:
     done = watched(
         "import subprocess\nfallbacks.DRAIN_TIMEOUT_S = 0.2\n"
-        "with fallbacks.watch(True):\n"
+        "with health.watch(True):\n"
         " child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
         "child.kill(); print('done')"
     )
@@ -59,6 +58,6 @@ def test_a_child_that_holds_the_pipe_does_not_hang_the_run() -> None:
 
 def test_an_inactive_watch_leaves_the_descriptor_alone() -> None:
     before = os.fstat(2)
-    with fallbacks.watch(False) as found:
+    with health.watch(False) as found:
         assert os.fstat(2) == before
     assert found.names == ()

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from kit import host_memory
-from kit.entry import ROOT
 from kit.host_memory import host_peak_bytes, keep_freed_memory
+from kit.run import ROOT
 
 RESIDENT_BYTES_AFTER_FREEING = """
 import sys

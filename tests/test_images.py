@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kit import images
 from kit.errors import KitError
+from kit.model import images
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModel
 
-from kit import images, preprocessing, schema
+from kit import records
+from kit.model import images, preprocessing
 from tests.models import save_tiny_convnext, save_tiny_dinov2
 
 Run = Callable[..., tuple[int, Path]]
@@ -21,7 +22,7 @@ Run = Callable[..., tuple[int, Path]]
 
 def record_of(folder: Path) -> dict[str, object]:
     record: dict[str, object] = json.loads((folder / "inference.json").read_text("utf-8"))
-    jsonschema.validate(record, schema.record_schema(schema.RECORDS["inference"]))
+    jsonschema.validate(record, records.schema(records.RECORDS["inference"]))
     return record
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit import schema
+from kit import records
 from tests.emulated_npu import EmulatedNpu
 from tests.models import save_tiny_vit
 
@@ -42,7 +42,7 @@ class Host:
     def record(self) -> dict[str, Any]:
         """Return the record of the last run, held to its schema."""
         record: dict[str, Any] = json.loads((self.folder / "inference.json").read_text("utf-8"))
-        jsonschema.validate(record, schema.record_schema(schema.RECORDS["inference"]))
+        jsonschema.validate(record, records.schema(records.RECORDS["inference"]))
         return record
 
     def features(self, *options: str, **environment: str) -> torch.Tensor:
@@ -231,7 +231,7 @@ def test_a_report_on_the_emulated_npu_never_reads_validated(host: Host) -> None:
 def test_operators_that_fell_back_to_the_cpu_are_in_the_record_and_said(host: Host) -> None:
     code = f"""
 import sys, inference, npu_patch, torch
-from kit import forward
+from kit.model import model as forward
 original = forward.forward
 def with_fallback(model, pixels):
     torch.special.i0(pixels)  # torch_npu has no kernel for it

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from kit.accuracy.distance import Room, token_norms
 from kit.accuracy.judge import judge
 from kit.accuracy.limits import LIMITS, arithmetic_of
-from kit.metrics import compare, compare_tokens, percentiles_of
+from kit.statistics import compare, compare_tokens, percentiles_of
 
 STORED = Path(__file__).resolve().parent / "data" / "metrics.safetensors"
 Wide = npt.NDArray[np.longdouble]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from kit import preprocessing
-from kit.entry import ROOT
 from kit.errors import KitError
-from kit.preprocessing import Preprocessing
+from kit.model import preprocessing
+from kit.model.preprocessing import Preprocessing
+from kit.run import ROOT
 from tests.preprocessing_reference import (
     CONFIGS,
     LIVE_SIZES,

@@ -1,6 +1,5 @@
 """The READMEs: in step with each other and with the scripts."""
 
-import argparse
 import os
 import re
 import shlex
@@ -14,13 +13,14 @@ import pytest
 import accuracy
 import benchmark
 import inference
-from kit.entry import ROOT
+from kit.options import Options
+from kit.run import ROOT
 
 READMES = ("README.md", "README.zh-CN.md")
 PARSERS = {
-    "inference.py": inference.parse_arguments,
-    "benchmark.py": benchmark.parse_arguments,
-    "accuracy.py": accuracy.parse_arguments,
+    "inference.py": inference.parse_options,
+    "benchmark.py": benchmark.parse_options,
+    "accuracy.py": accuracy.parse_options,
 }
 
 
@@ -77,14 +77,14 @@ def test_every_command_names_options_that_exist(
     (tmp_path / "old.json").write_text("{}")
     if scripts:
         argv = words[words.index(scripts[0]) + 1 :]
-        assert isinstance(PARSERS[scripts[0]](argv), argparse.Namespace)
+        assert isinstance(PARSERS[scripts[0]](argv), Options)
     else:
         assert words[0].endswith(("pip", "python", "python3", "modelscope"))
 
 
 def test_the_readme_s_options_are_those_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        inference.parse_arguments(["--help"])
+        inference.parse_options(["--help"])
     of_parser = set(re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.M))
     in_table = set(re.findall(r"^\| `(--[a-z0-9-]+)", text(READMES[0]), re.M))
     assert of_parser - {"--save-features"} == in_table

@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from kit import schema
+from kit import records
 from kit.report import model, render, shelf, texts
 from kit.report.fields import Node, damage
 from tests.report_records import Json, everything, write
@@ -179,15 +179,15 @@ def test_a_field_of_a_strange_value_never_crashes(tmp_path: Path, strange: objec
 @pytest.mark.parametrize("script", ["inference", "benchmark", "accuracy"])
 def test_damage_is_what_the_schema_refuses(script: str) -> None:
     record = everything()[script]
-    validator = jsonschema.Draft202012Validator(schema.record_schema(schema.RECORDS[script]))
+    validator = jsonschema.Draft202012Validator(records.schema(records.RECORDS[script]))
     assert validator.is_valid(record), list(validator.iter_errors(record))
-    assert list(damage(record, schema.RECORDS[script])) == []
+    assert list(damage(record, records.RECORDS[script])) == []
     for path in places(record):
         if path[:2] == ("environment", "variables") and len(path) > 2:
             continue
         changed = removed(record, path)
         assert not validator.is_valid(changed)
-        assert len(list(damage(changed, schema.RECORDS[script]))) == 1, path
+        assert len(list(damage(changed, records.RECORDS[script]))) == 1, path
 
 
 def test_a_node_answers_for_any_value() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kit.entry import ROOT
 from kit.report import files as report_files
 from kit.report import model, render, shelf
 from kit.report.blocks import Table
+from kit.run import ROOT
 from tests.report_records import everything, write
 from tests.report_states import HOSTILE, hostile
 

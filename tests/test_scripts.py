@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from kit import schema
-from kit.entry import ROOT
+from kit import records
+from kit.run import ROOT
 
 SCRIPT = str(ROOT / "inference.py")
 
@@ -64,7 +64,7 @@ def started(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
 def test_without_weights_the_whole_vit_b16_runs_from_any_folder(tmp_path: Path) -> None:
     done = run(["--device", "cpu"], tmp_path)
     record = json.loads((tmp_path / "output" / "inference.json").read_text("utf-8"))
-    jsonschema.validate(record, schema.record_schema(schema.RECORDS["inference"]))
+    jsonschema.validate(record, records.schema(records.RECORDS["inference"]))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert record["model"]["source"] == "random"

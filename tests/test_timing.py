@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import timing
+from kit import statistics
 
 positive_ms = st.floats(min_value=1e-4, max_value=1e6)
 
@@ -20,7 +20,7 @@ def noisy(count: int, mean: float, share: float, seed: int) -> list[float]:
 
 @given(st.lists(positive_ms, min_size=1, max_size=300))
 def test_the_figures_are_numpys_on_the_stored_samples(samples: list[float]) -> None:
-    found = timing.statistics(samples)
+    found = statistics.statistics(samples)
     values = np.array(found.samples_ms)
     assert list(values) == samples
     assert found.iterations == len(samples)
@@ -34,7 +34,7 @@ def test_the_figures_are_numpys_on_the_stored_samples(samples: list[float]) -> N
 
 def test_statistics_of_no_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="no samples"):
-        timing.statistics([])
+        statistics.statistics([])
 
 
 @pytest.mark.parametrize(
@@ -52,54 +52,54 @@ def test_statistics_of_no_samples_are_refused() -> None:
 def test_a_percentile_is_supported_once_a_sample_can_lie_beyond_it(
     count: int, names: tuple[str, ...]
 ) -> None:
-    assert timing.statistics([1.0] * count).unsupported == names
+    assert statistics.statistics([1.0] * count).unsupported == names
 
 
 def test_too_few_samples_are_not_steady() -> None:
-    assert not timing.is_steady([5.0] * 9, window=5)
-    assert timing.is_steady([5.0] * 10, window=5)
+    assert not statistics.is_steady([5.0] * 9, window=5)
+    assert statistics.is_steady([5.0] * 10, window=5)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_around_one_value_is_steady_soon(seed: int) -> None:
     samples = noisy(20, 8.0, 0.05, seed)
-    assert any(timing.is_steady(samples[:count], window=5) for count in range(10, 21))
+    assert any(statistics.is_steady(samples[:count], window=5) for count in range(10, 21))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_does_not_hide_a_drift_for_long(seed: int) -> None:
     samples = [(8.0 + 0.4 * i) * factor for i, factor in enumerate(noisy(60, 1.0, 0.05, seed))]
-    assert not any(timing.is_steady(samples[:count], window=5) for count in range(20, 61))
+    assert not any(statistics.is_steady(samples[:count], window=5) for count in range(20, 61))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_drift_of_two_percent_per_forward_is_not_steady(seed: int) -> None:
     quiet = noisy(60, 1.0, 0.002, seed)
     samples = [8.0 * 1.02**i * factor for i, factor in enumerate(quiet)]
-    assert not any(timing.is_steady(samples[: 10 + i], window=5) for i in range(50))
+    assert not any(statistics.is_steady(samples[: 10 + i], window=5) for i in range(50))
 
 
 def test_a_first_slow_window_is_not_steady_and_the_next_two_equal_ones_are() -> None:
     samples = [90.0, 40.0, 12.0, 9.0, 8.5, 8.0, 8.1, 8.0, 8.1, 8.0]
-    assert not timing.is_steady(samples, window=5)
-    assert timing.is_steady([*samples, 8.1, 8.0, 8.0, 8.1, 8.0], window=5)
+    assert not statistics.is_steady(samples, window=5)
+    assert statistics.is_steady([*samples, 8.1, 8.0, 8.0, 8.1, 8.0], window=5)
 
 
 def test_quiet_samples_give_no_warning() -> None:
-    assert timing.dispersion_warnings(noisy(30, 8.0, 0.01, seed=1)) == []
-    assert timing.dispersion_warnings([8.0]) == []
+    assert statistics.dispersion_warnings(noisy(30, 8.0, 0.01, seed=1)) == []
+    assert statistics.dispersion_warnings([8.0]) == []
 
 
 def test_wide_samples_outliers_and_a_drift_are_each_named() -> None:
-    wide = timing.dispersion_warnings(noisy(60, 8.0, 0.15, seed=2))
+    wide = statistics.dispersion_warnings(noisy(60, 8.0, 0.15, seed=2))
     assert "varies by 1" in wide[0]
-    outlier = timing.dispersion_warnings([8.0] * 29 + [13.0])
+    outlier = statistics.dispersion_warnings([8.0] * 29 + [13.0])
     assert outlier == [
         "varies by 11% of the mean: something else may be using the device or the host",
         "1 of 30 samples took more than 1.5 times the median: "
         "the percentiles say more than the mean",
     ]
-    drift = timing.dispersion_warnings([8.0 + 0.05 * i for i in range(30)])
+    drift = statistics.dispersion_warnings([8.0 + 0.05 * i for i in range(30)])
     assert len(drift) == 1
     assert drift[0].startswith("drifted by +12% from the first third")
 
@@ -108,13 +108,16 @@ def test_wide_samples_outliers_and_a_drift_are_each_named() -> None:
 def test_spread_and_noise_scale_with_the_samples(samples: list[float], factor: float) -> None:
     scaled = [sample * factor for sample in samples]
     assert math.isclose(
-        timing.spread(scaled), timing.spread(samples) * factor, rel_tol=1e-6, abs_tol=1e-6 * factor
+        statistics.spread(scaled),
+        statistics.spread(samples) * factor,
+        rel_tol=1e-6,
+        abs_tol=1e-6 * factor,
     )
-    assert timing.step_noise(samples) >= 0
+    assert statistics.step_noise(samples) >= 0
 
 
 def test_spread_is_the_standard_deviation_of_normal_samples_and_ignores_outliers() -> None:
     samples = noisy(4000, 10.0, 0.03, seed=3)
-    assert timing.spread(samples) == pytest.approx(0.3, rel=0.05)
-    assert timing.step_noise(samples) == pytest.approx(0.3, rel=0.05)
-    assert timing.spread([*samples, *[1000.0] * 20]) == pytest.approx(0.3, rel=0.05)
+    assert statistics.spread(samples) == pytest.approx(0.3, rel=0.05)
+    assert statistics.step_noise(samples) == pytest.approx(0.3, rel=0.05)
+    assert statistics.spread([*samples, *[1000.0] * 20]) == pytest.approx(0.3, rel=0.05)

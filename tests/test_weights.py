@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import weights
-from kit.weights import Weights
+from kit.model import weights
+from kit.model.weights import Weights
 
 
 def test_the_order_is_given_then_environment_then_default_then_random(

@@ -11,8 +11,7 @@ from safetensors.torch import save
 
 from kit import output
 from kit.errors import KitError
-from kit.forward import Features
-from kit.model import sha256_of_tensors
+from kit.model.model import Features, sha256_of_tensors
 from kit.output import RunLog
 
 FORMAT = 1  # of the files; another one is computed again

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kit.metrics import ratio
+from kit.statistics import ratio
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kit.accuracy.limits import BUDGET_FACTOR, Limits
 from kit.accuracy.stages import OperatorClass, Stage
-from kit.forward import Features
+from kit.model.model import Features
 
 # Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
 # last place where the CPU's own happens to be exact, so no budget is smaller than this.
@@ -18,27 +18,27 @@ class Gap:
 
     Attributes:
         error: relative, of the whole tensor; infinite where it is broken or of another shape.
-        budget: the same figure of the declared arithmetic.
+        expected_error: the same figure of the declared arithmetic.
         token_error: relative, of the worst token.
-        token_budget: the same figure of the declared arithmetic, of its own worst token.
+        expected_token_error: the same figure of the declared arithmetic, of its own worst token.
         token: position of the worst token among all; None where shapes differ.
         broken: whether the device's tensor holds a NaN or infinity, or is of another shape.
     """
 
     error: float
-    budget: float
+    expected_error: float
     token_error: float
-    token_budget: float
+    expected_token_error: float
     token: int | None
     broken: bool
 
     def limit(self, factor: float) -> float:
         """Return the largest whole-tensor error that counts as explained."""
-        return max(factor * self.budget, SMALLEST_LIMIT)
+        return max(factor * self.expected_error, SMALLEST_LIMIT)
 
     def token_limit(self, factor: float) -> float:
         """Return the largest token error that counts as explained."""
-        return max(factor * self.token_budget, SMALLEST_LIMIT)
+        return max(factor * self.expected_token_error, SMALLEST_LIMIT)
 
     def excess(self, factor: float) -> float:
         """Return how many times its limit the error is, the worse of tensor and token."""

@@ -27,7 +27,7 @@ from kit.accuracy.sides import ReferenceRuns, References, Run
 from kit.accuracy.stages import Stage, Stages, channels_first, class_of
 from kit.accuracy.watch import Call, StageWatch, main_input, with_main_input
 from kit.errors import KitError
-from kit.forward import Features
+from kit.model.model import Features
 
 IMAGE, DEVICE_INPUT = 0, 1  # places in the truth's batch
 SideName = Literal["budget", "cpu", "device"]

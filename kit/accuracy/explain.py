@@ -17,16 +17,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit import model as models
 from kit.accuracy.arithmetic import Declared, in_declared_type
-from kit.accuracy.record import Cause
 from kit.accuracy.results import finite
 from kit.accuracy.sides import Side
 from kit.accuracy.single import Sides
-from kit.device import device_errors, reduced_fp32
-from kit.forward import forward
-from kit.metrics import compare
-from kit.records import FloatMode
+from kit.device.device import device_errors, reduced_fp32
+from kit.model import model as models
+from kit.model.model import forward
+from kit.records import Cause, FloatMode
+from kit.statistics import compare
 
 
 class ErfGelu(nn.Module):

@@ -5,7 +5,6 @@ disk) and the loader decodes the images after it; so the device and the CPU are 
 and memory holds two batches, however many images there are.
 """
 
-import argparse
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,16 +19,17 @@ from kit.accuracy.cache import ReferenceCache
 from kit.accuracy.folder_record import image_accuracy
 from kit.accuracy.journal import Entry, Journal, stamp_of
 from kit.accuracy.loader import Loaded, Loader, default_workers
-from kit.accuracy.record import BrokenImage
 from kit.accuracy.recorder import require_on
 from kit.accuracy.sides import Side
 from kit.accuracy.single import Sides
-from kit.device import device_errors, synchronize
-from kit.forward import Features, forward, to_host
+from kit.device.device import device_errors, synchronize
+from kit.distributed import Group
+from kit.model.model import Features, forward, to_host
+from kit.model.setup import model_input
+from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.progress import Bar, Progress
-from kit.ranks import Group
-from kit.workbench import model_input
+from kit.records import BrokenImage
 
 BATCHES_IN_FLIGHT = 2
 
@@ -65,28 +65,28 @@ class FolderRun:
 
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        options: AccuracyOptions,
         sides: Sides,
         group: Group,
         progress: Progress,
         log: RunLog,
     ) -> None:
         """Prepare the run; nothing is computed yet."""
-        self.arguments = arguments
+        self.options = options
         self.sides = sides
         self.group = group
         self.progress = progress
         self.log = log
         # One number for every batch: a kernel's rounding may depend on it, a verdict must not.
-        self.batch_size: int = arguments.batch_size
+        self.batch_size: int = options.batch_size
         self.broken: list[BrokenImage] = []
         about = self.about()
-        self.cache = ReferenceCache(arguments.references, about | {"side": self.side_name()}, log)
+        self.cache = ReferenceCache(options.references, about | {"side": self.side_name()}, log)
         bench = sides.bench
         device = f"{bench.device.type} {bench.device.name}"
         of_the_run = {"device": device, "declared": str(sides.references.declared)}
         self.journal = Journal(
-            arguments.output_dir, about | of_the_run | {"batch": str(self.batch_size)},
+            options.output_dir, about | of_the_run | {"batch": str(self.batch_size)},
             group.place.rank,
         )  # fmt: skip
 
@@ -118,11 +118,11 @@ class FolderRun:
             DeviceError: where the device fails or no longer computes.
         """
         place = self.group.place
-        known = {} if self.arguments.restart else self.journal.read()
+        known = {} if False else self.journal.read()
         wanted = [path for path in paths if str(path) not in known]
         done = {str(path): known[str(path)] for path in paths if str(path) in known}
         self.group.barrier("the journals")  # all have read before one begins to write
-        self.journal.open(afresh=self.arguments.restart)
+        self.journal.open(afresh=False)
         if done:
             self.log.info(f"Resuming: {len(done)} images were finished by an earlier run")
         if self.cache.folder is not None:
@@ -144,7 +144,7 @@ class FolderRun:
 
     def compare_all(self, paths: Sequence[Path], bar: Bar) -> list[Entry]:
         """Compare this rank's images, in step with the other ranks."""
-        workers = self.arguments.workers
+        workers = self.options.workers
         workers = default_workers(len(paths)) if workers is None else workers
         entries: list[Entry] = []
         with Loader(workers, self.sides.bench.steps) as loader, ThreadPoolExecutor(1) as pool:

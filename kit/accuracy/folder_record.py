@@ -11,10 +11,10 @@ from kit.accuracy.judge import judge
 from kit.accuracy.limits import LIMITS, Arithmetic, Limits
 from kit.accuracy.loader import Loaded
 from kit.accuracy.neighbours import agreement
-from kit.accuracy.record import FolderAccuracy, ImageAccuracy, Percentile
 from kit.accuracy.results import finite
-from kit.forward import Features
-from kit.metrics import percentiles_of
+from kit.model.model import Features
+from kit.records import FolderAccuracy, ImageAccuracy, Percentile
+from kit.statistics import percentiles_of
 
 if TYPE_CHECKING:
     from kit.accuracy.folder import FolderDone  # it imports this module

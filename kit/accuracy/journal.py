@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kit.accuracy.record import ImageAccuracy
 from kit.output import LineFile
+from kit.records import ImageAccuracy
 
 NAME = "accuracy.resume.{rank}.jsonl"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kit.accuracy.limits import LIMITS, Arithmetic, Limits
-from kit.metrics import Comparison, TokenErrors, compare, compare_tokens
+from kit.statistics import TokenErrors, VectorError, compare, compare_tokens
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Judgement:
     """
 
     arithmetic: Arithmetic
-    comparison: Comparison
+    comparison: VectorError
     tokens: TokenErrors
     relative_error_passed: bool
     cosine_passed: bool
@@ -61,7 +61,7 @@ def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmeti
     return Judgement(arithmetic, whole, tokens, error_passed, cosine_passed, tokens_passed, reasons)
 
 
-def failures(whole: Comparison, tokens: TokenErrors, limits: Limits) -> tuple[str, ...]:
+def failures(whole: VectorError, tokens: TokenErrors, limits: Limits) -> tuple[str, ...]:
     """Return a sentence for each limit that is not kept."""
     if not whole.finite:
         return (

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kit import images
 from kit.errors import KitError
-from kit.preprocessing import Preprocessing, preprocess
+from kit.model import images
+from kit.model.preprocessing import Preprocessing, preprocess
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch's: 0 leaves accelerators alone at import
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from kit.accuracy.record import NeighbourAgreement
+from kit.records import NeighbourAgreement
 
 # A product's last bits depend on where a row stands, and two copies of an image must tie.
 EQUAL_DECIMALS = 12

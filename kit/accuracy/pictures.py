@@ -2,17 +2,17 @@
 
 import io
 import math
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kit.accuracy.places import place_of
-from kit.accuracy.record import AccuracyResults, BlockAccuracy
 from kit.accuracy.single import Measured
 from kit.accuracy.stages import Stages
-from kit.metrics import to_fp64
+from kit.records import AccuracyResults, BlockAccuracy
+from kit.statistics import to_fp64
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +24,14 @@ SMALLEST_ERROR = 1e-9  # where an error of 0 is drawn on a logarithmic axis
 Array = npt.NDArray[np.float64]
 
 
-def draw_all(
+def of(
     measured: Measured,
     results: AccuracyResults,
     stages: Stages,
     image: npt.NDArray[np.uint8],
     label: str,
-) -> dict[Path, bytes]:
-    """Return the PNG files by their names.
+) -> Mapping[str, Callable[[], bytes]]:
+    """Return what draws each PNG file, by its name.
 
     Args:
         measured: one image's measurement.
@@ -43,11 +43,14 @@ def draw_all(
     title = f"{results.verdict}: {results.declared}"
     if results.source == "random":
         title += ", random weights"
-    files = {"accuracy_layers.png": layers(results, title, label)}
+    labels = (results.reference, label)
+    drawn: dict[str, Callable[[], bytes]] = {
+        "accuracy_layers.png": lambda: layers(results, title, label)
+    }
     if fits_grid(measured, stages):
-        files["accuracy_tokens.png"] = tokens(measured, stages, image, title)
-        files["accuracy_pca.png"] = pca(measured, stages, image, title, (results.reference, label))
-    return {Path(name): content for name, content in files.items()}
+        drawn["accuracy_tokens.png"] = lambda: tokens(measured, stages, image, title)
+        drawn["accuracy_pca.png"] = lambda: pca(measured, stages, image, title, labels)
+    return drawn
 
 
 def fits_grid(measured: Measured, stages: Stages) -> bool:
@@ -98,11 +101,11 @@ def layers(results: AccuracyResults, title: str, label: str) -> bytes:
     for values, colour, style, name in (
         ([drawable(block.relative_error) for block in blocks], BLUE, "o-", label),
         ([drawable(block.cpu_relative_error) for block in blocks], GREY, "s--", "CPU fp32"),
-        ([drawable(block.budget) for block in blocks], GREEN, "^:", "explained"),
+        ([drawable(block.expected_error) for block in blocks], GREEN, "^:", "explained"),
     ):
         above.plot(places, values, style, color=colour, label=name, markersize=5)
     factor = results.limits.budget_factor
-    limits = [max(factor * block.budget, SMALLEST_ERROR) for block in blocks]
+    limits = [max(factor * block.expected_error, SMALLEST_ERROR) for block in blocks]
     above.plot(places, limits, "-", color=ORANGE, linewidth=1, label=f"{factor:g} x explained")
     above.set_yscale("log")
     above.set_ylabel("relative error against fp64")

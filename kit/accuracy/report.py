@@ -2,7 +2,9 @@
 
 import math
 
-from kit.accuracy.record import (
+from kit.device.device import LABELS
+from kit.output import RULE
+from kit.records import (
     AccuracyRecord,
     AccuracyResults,
     BlockAccuracy,
@@ -10,8 +12,6 @@ from kit.accuracy.record import (
     TensorAccuracy,
     TokenPlace,
 )
-from kit.device import LABELS
-from kit.output import RULE
 
 CRITERION = "vector-level relative error < 1% and cosine similarity > 0.999"
 SELF_CHECK_CRITERION = "no accelerator: the CPU was held against its own fp64 reference"
@@ -111,11 +111,11 @@ def columns(record: AccuracyRecord) -> list[str]:
     for name in ("pooler_output", "last_hidden_state"):
         tensor: TensorAccuracy = getattr(results, name)
         lines.append(
-            f"{name:24}{brief(tensor.against_truth)}{brief(tensor.cpu_against_truth)}"
-            f"{brief(tensor.budget)}"
+            f"{name:24}{brief(tensor.fp64_relative_error)}{brief(tensor.cpu_fp64_relative_error)}"
+            f"{brief(tensor.expected_error)}"
         )
     lines += [
-        f"  {part.part:22}{brief(part.against_truth)}{brief(part.cpu_against_truth)}"
+        f"  {part.part:22}{brief(part.fp64_relative_error)}{brief(part.cpu_fp64_relative_error)}"
         for part in results.parts
     ]
     tensor = results.last_hidden_state
@@ -204,7 +204,7 @@ def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
         flag = "  (the error after it is not explained)"
     return (
         f"{name:>10}{brief(block.relative_error)}{brief(block.cpu_relative_error)}"
-        f"{brief(block.budget)}  {tail}{flag}"
+        f"{brief(block.expected_error)}  {tail}{flag}"
     )
 
 

@@ -8,21 +8,21 @@ from kit.accuracy.arithmetic import Declared
 from kit.accuracy.examination import Gap, Point, StageExamination
 from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.places import place_of
-from kit.accuracy.record import (
+from kit.accuracy.single import Measured
+from kit.accuracy.stages import Stages
+from kit.records import (
     AccuracyResults,
     BlockAccuracy,
     Cause,
     FolderAccuracy,
     LimitsInfo,
-    OperatorGap,
+    OperatorError,
     PartAccuracy,
     Percentile,
     TensorAccuracy,
     TokenPlace,
 )
-from kit.accuracy.single import Measured
-from kit.accuracy.stages import Stages
-from kit.metrics import compare
+from kit.statistics import compare
 
 
 def finite(value: float) -> float | None:
@@ -116,9 +116,9 @@ def tensor_accuracy(measured: Measured, name: str, stages: Stages) -> TensorAccu
         mse=finite(whole.mse),
         max_abs_diff=finite(whole.max_abs_diff),
         passed=judged.passed,
-        against_truth=against(sides["truth"], sides["device"]) if alike else None,
-        cpu_against_truth=against(sides["truth"], sides["cpu"]),
-        budget=against(sides["truth"], sides["budget"]),
+        fp64_relative_error=against(sides["truth"], sides["device"]) if alike else None,
+        cpu_fp64_relative_error=against(sides["truth"], sides["cpu"]),
+        expected_error=against(sides["truth"], sides["budget"]),
         worst_token=token_place(
             tokens.worst, tokens.worst_relative, tokens.worst_cosine, stages, measured.grid
         ),
@@ -166,8 +166,8 @@ def parts_of(measured: Measured, stages: Stages, *, self_check: bool) -> tuple[P
                 part=name,  # type: ignore[arg-type] # one of the three literals above
                 relative_error=finite(seen.relative_error),
                 cosine=finite(seen.cosine),
-                against_truth=against(truth[:, chosen], device[:, chosen]),
-                cpu_against_truth=against(truth[:, chosen], cpu[:, chosen]),
+                fp64_relative_error=against(truth[:, chosen], device[:, chosen]),
+                cpu_fp64_relative_error=against(truth[:, chosen], cpu[:, chosen]),
             )
         )
     return tuple(parts)
@@ -183,7 +183,7 @@ def block_accuracy(examined: StageExamination, stages: Stages, measured: Measure
         name=examined.stage.path,
         relative_error=finite(gap.error),
         cpu_relative_error=finite(examined.cpu_error),
-        budget=gap.budget,
+        expected_error=gap.expected_error,
         explained=examined.first_unexplained(factor) is None,
         sum_explained=gap.excess(factor) <= 1,
         worst_operator=None if worst is None else operator_gap(worst, factor),
@@ -193,15 +193,15 @@ def block_accuracy(examined: StageExamination, stages: Stages, measured: Measure
     )
 
 
-def operator_gap(point: Point, factor: float) -> OperatorGap:
+def operator_gap(point: Point, factor: float) -> OperatorError:
     """Return one operator's part of the record."""
     gap: Gap = point.gap
-    return OperatorGap(
+    return OperatorError(
         name=point.name,
         operator=point.operator,
         relative_error=finite(gap.error),
-        budget=gap.budget,
+        expected_error=gap.expected_error,
         token_error=finite(gap.token_error),
-        token_budget=gap.token_budget,
+        expected_token_error=gap.expected_token_error,
         times_limit=finite(gap.excess(factor)),
     )

@@ -1,29 +1,29 @@
 """What accuracy.py does between setting up and its record."""
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from kit import images, preprocessing
+from kit.accuracy import pictures
 from kit.accuracy.explain import explain
 from kit.accuracy.folder import FolderRun
 from kit.accuracy.folder_record import folder_accuracy
-from kit.accuracy.record import AccuracyResults, BrokenImage, FolderAccuracy
 from kit.accuracy.results import results_of
 from kit.accuracy.single import Measured, Sides, make_sides, measure
 from kit.accuracy.verdict import Verdict
-from kit.entry import ROOT
-from kit.images import DecodedImage
-from kit.inputs import Inputs
+from kit.distributed import Group
+from kit.model import images, preprocessing
+from kit.model.images import DecodedImage, Inputs
+from kit.model.setup import Workbench
+from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.progress import Progress
-from kit.ranks import Group
-from kit.workbench import Workbench
+from kit.records import AccuracyResults, BrokenImage, FolderAccuracy
+from kit.run import ROOT
 
-Pictures = Callable[[], dict[Path, bytes]]
+Pictures = Mapping[str, Callable[[], bytes]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Done:
         input_shape: of the model's input.
         images: how many images were compared.
         exit_code: 0 or 1.
-        pictures: draws the pictures' files, by name; nothing is drawn before it is called.
+        pictures: what draws each picture, by name.
     """
 
     results: AccuracyResults
@@ -49,17 +49,17 @@ class Session:
     """One run of accuracy.py on a bench."""
 
     def __init__(
-        self, arguments: argparse.Namespace, bench: Workbench, group: Group, log: RunLog
+        self, options: AccuracyOptions, bench: Workbench, group: Group, log: RunLog
     ) -> None:
         """Move the model to the device.
 
         Raises:
             DeviceError: where the device fails.
         """
-        self.arguments = arguments
+        self.options = options
         self.group = group
         self.log = log
-        self.sides: Sides = make_sides(bench, arguments.budget_factor, log)
+        self.sides: Sides = make_sides(bench, options.budget_factor, log)
 
     def compare(self, inputs: Inputs, progress: Progress) -> Done:
         """Compare the device with the CPU on one image, or on a folder of them.
@@ -73,7 +73,7 @@ class Session:
         log.info(f"Input shape: {pixels.shape}")
         log.info(f"Device: {bench.device.torch_device}")
         log.info(f"Comparing {self.sides.references.declared} with the CPU...")
-        given: Path | None = self.arguments.image
+        given: Path | None = self.options.image
         if given is None or not given.is_dir():
             return self.one_image(inputs.first, pixels, None, ())
         return self.folder(inputs, progress)
@@ -97,7 +97,7 @@ class Session:
         warn_of_identical_bits(measured, self.sides, self.log)
         if reasons:
             measured = replace(measured, verdict=failed(measured.verdict, reasons))
-        causes = explain(self.sides, pixels) if self.arguments.explain else ()
+        causes = explain(self.sides, pixels) if self.options.explain else ()
         stages, label = self.sides.references.stages, self.sides.bench.device.label
         results = results_of(
             measured,
@@ -110,20 +110,17 @@ class Session:
             folder=folder,
         )
         count = 1 if folder is None else folder.images
-        code = measured.verdict.exit_code(self.arguments.strict)
+        code = measured.verdict.exit_code(self.options.strict)
 
-        def pictures() -> dict[Path, bytes]:  # holds no model, so the fp64 copy is gone by then
-            from kit.accuracy.pictures import draw_all  # matplotlib, when all is measured
-
-            return draw_all(measured, results, stages, image.pixels, label)
-
-        return Done(results, tuple(pixels.shape), count, code, pictures)
+        # They hold no model, so the fp64 copy is gone when they are drawn.
+        drawn = pictures.of(measured, results, stages, image.pixels, label)
+        return Done(results, tuple(pixels.shape), count, code, drawn)
 
     def folder(self, inputs: Inputs, progress: Progress) -> Done:
         """Compare every image of the folder, then measure the worst one in full."""
-        paths = images.find(self.arguments.image, ROOT)
+        paths = images.find(self.options.image, ROOT)
         before = paths[: len(paths) - len(inputs.paths)]  # gather has warned of them
-        run = FolderRun(self.arguments, self.sides, self.group, progress, self.log)
+        run = FolderRun(self.options, self.sides, self.group, progress, self.log)
         found = run.run(inputs.paths)
         skipped = [BrokenImage(str(path), f"{path} cannot be decoded") for path in before]
         found = replace(found, broken=[*skipped, *found.broken])
@@ -136,7 +133,7 @@ class Session:
             reasons = folder_reasons(folder)
             done = self.one_image(worst, pixels, folder, reasons)
         # The others end with the same exit code; pictures are the first rank's alone.
-        shared = self.group.gather(done and replace(done, pictures=dict), "the verdict")[0]
+        shared = self.group.gather(done and replace(done, pictures={}), "the verdict")[0]
         if self.group.place.leads:
             run.journal.remove()
         chosen = done or shared

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from kit.accuracy.arithmetic import Declared, copy_in, in_declared_type, rounding
 from kit.accuracy.recorder import Recorder, recorded, require_on
 from kit.accuracy.stages import Stages, find_stages
-from kit.forward import Features, features_of
-from kit.model import use_attention
+from kit.model.model import Features, features_of, use_attention
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from kit.accuracy.recorder import recorded, require_on
 from kit.accuracy.sides import References, Run
 from kit.accuracy.stages import Stages
 from kit.accuracy.verdict import Verdict, conclude
-from kit.device import Device, device_errors, float_modes, synchronize
-from kit.forward import Features, features_of, to_host
-from kit.model import patch_grid
+from kit.device.device import Device, device_errors, float_modes, synchronize
+from kit.model.model import Features, features_of, patch_grid, to_host
+from kit.model.setup import Workbench, model_input, move_model
 from kit.output import RunLog
-from kit.workbench import Workbench, model_input, move_model
 
 TENSORS = ("pooler_output", "last_hidden_state")
 

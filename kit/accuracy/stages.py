@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit.model import has_attention, register_tokens
+from kit.model.model import has_attention, register_tokens
 
 OperatorClass = Literal[
     "input", "embedding", "RoPE", "norm", "attention", "MLP", "layer scale", "residual", "block"

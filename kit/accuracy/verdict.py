@@ -7,9 +7,8 @@ from kit.accuracy.examination import Examination, Point, StageExamination
 from kit.accuracy.judge import Judgement
 from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.places import place_of
-from kit.accuracy.record import OutcomeName
 from kit.accuracy.stages import Stages
-from kit.entry import EXIT_FAILED_VERDICT, EXIT_PASSED
+from kit.records import OutcomeName
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class Verdict:
 
     def exit_code(self, strict: bool) -> int:
         """Return 1 for a failure, and under --strict for an unexplained error; else 0."""
-        failed = self.outcome == "fail" or (strict and self.block is not None)
-        return EXIT_FAILED_VERDICT if failed else EXIT_PASSED
+        return int(self.outcome == "fail" or (strict and self.block is not None))
 
 
 def conclude(
@@ -98,13 +96,13 @@ def wrong_sentence(
     if gap.token_error < LIMITS[arithmetic].operator_token_error:
         return (
             f"{where}: its result is off by {gap.error:.2g}, "
-            f"which no rounding of {arithmetic} makes ({gap.budget:.2g} is explained)"
+            f"which no rounding of {arithmetic} makes ({gap.expected_error:.2g} is explained)"
         )
     assert gap.token is not None  # only a broken one has no token
     token = place_of(gap.token, stages, grid).words if point.name == "output" else "a token"
     return (
         f"{where}: {token} is off by {gap.token_error:.2g}, "
-        f"which no rounding of {arithmetic} makes ({gap.token_budget:.2g} is explained)"
+        f"which no rounding of {arithmetic} makes ({gap.expected_token_error:.2g} is explained)"
     )
 
 
@@ -118,5 +116,5 @@ def unexplained_sentence(
     times = gap.excess(factor)
     return (
         f"{where}, {what}: relative error {gap.error:.2g} (worst token {gap.token_error:.2g}), "
-        f"{times:.3g} times the limit; the declared arithmetic explains {gap.budget:.2g}"
+        f"{times:.3g} times the limit; the declared arithmetic explains {gap.expected_error:.2g}"
     )

@@ -12,8 +12,8 @@ from kit.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from kit.benchmark.found import Found
-    from kit.benchmark.record import Comparison, MetricStatus, Regression
-    from kit.workbench import Workbench
+    from kit.model.setup import Workbench
+    from kit.records import Comparison, MetricStatus, Regression
 
 ENOUGH_TO_BE_APART = 8  # samples of both runs: 4 and 4 of one kind fall apart 1 time in 35
 
@@ -57,7 +57,7 @@ class Baseline:
 
     def compare(self, found: "Found", max_regression_percent: float) -> "Regression":
         """Return the comparison of every figure that both runs have."""
-        from kit.benchmark.record import Regression
+        from kit.records import Regression
 
         old, new = samples_of_record(self.record["results"]), samples_of_run(found)
         comparisons = tuple(
@@ -160,11 +160,11 @@ def compared(
     A difference within the spread of both runs' samples together (the root of the sum of the
     squares) is noise, whatever the limit; unless the two runs have no range in common.
     """
-    from kit import timing
-    from kit.benchmark.record import Comparison
+    from kit import statistics
+    from kit.records import Comparison
 
-    old_ms, new_ms = timing.median(old), timing.median(new)
-    noise_ms = math.hypot(timing.spread(old), timing.spread(new))
+    old_ms, new_ms = statistics.median(old), statistics.median(new)
+    noise_ms = math.hypot(statistics.spread(old), statistics.spread(new))
     status: MetricStatus = "same"
     apart = min(new) > max(old) or min(old) > max(new)
     if abs(new_ms - old_ms) > noise_ms or (apart and len(old) + len(new) >= ENOUGH_TO_BE_APART):

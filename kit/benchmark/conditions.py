@@ -5,10 +5,10 @@ import os
 import time
 from pathlib import Path
 
-from kit.benchmark.record import Harness, Latency, Memory
-from kit.device_meters import PeakMemory
+from kit.device.meters import PeakMemory
 from kit.host_memory import host_peak_bytes
-from kit.timing import dispersion_warnings
+from kit.records import Harness, Latency, Memory
+from kit.statistics import dispersion_warnings
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 SLOW_GOVERNORS = frozenset({"powersave", "conservative"})

@@ -1,31 +1,31 @@
 """The course of a run: each mode's first forward, latency, features and sweep."""
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from kit import preprocessing, timing
+from kit import statistics
 from kit.benchmark import conditions, ladder
 from kit.benchmark.found import Found
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
-from kit.benchmark.modes import Mode
-from kit.benchmark.options import ITERATIONS
-from kit.benchmark.record import Latency, RankLatency, SkippedMode
 from kit.benchmark.runner import ModeRunner, run_mode
 from kit.benchmark.sweep import Sweep
-from kit.device import device_errors
-from kit.device_meters import Stopwatch
+from kit.device.device import device_errors
+from kit.device.meters import Stopwatch
+from kit.distributed import Group, host_name
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
-from kit.forward import Features, require_finite, to_host
-from kit.inputs import Inputs
+from kit.model import preprocessing
+from kit.model.images import Inputs
+from kit.model.model import Features, require_finite, to_host
+from kit.model.setup import Workbench, device_info
+from kit.options import BenchmarkOptions, Mode
 from kit.output import RunLog
 from kit.progress import Progress
-from kit.ranks import Group, host_name
-from kit.workbench import Workbench, device_info
+from kit.records import Latency, RankLatency, SkippedMode
 
+ITERATIONS = 20
 ROW_LIMIT_S = 5.0  # without --iterations, a row of the sweep or the ladder takes about this long
 ROW_WINDOW = 3  # the process is warm by then: a row needs less of a warm-up
 PREPROCESSINGS_TIMED = 5
@@ -38,7 +38,7 @@ class Course:
     """One run.
 
     Attributes:
-        arguments: the options.
+        options: of the run.
         bench: the device, and the model on the CPU.
         inputs: the images; the first is used.
         group: torchrun's processes, or this one alone.
@@ -47,7 +47,7 @@ class Course:
         found: filled as the run goes on.
     """
 
-    arguments: argparse.Namespace
+    options: BenchmarkOptions
     bench: Workbench
     inputs: Inputs
     group: Group
@@ -71,8 +71,8 @@ class Course:
             KeyboardInterrupt: on Ctrl-C before anything was measured.
         """
         try:
-            reference = ladder.reference(self.bench, pixels) if self.arguments.ladder else None
-            main, *others = self.arguments.modes
+            reference = ladder.reference(self.bench, pixels) if self.options.ladder else None
+            main, *others = self.options.modes
             self.measure_main_mode(main, pixels, reference)
             for mode in others:
                 self.measure_other_mode(mode, pixels, reference)
@@ -89,7 +89,7 @@ class Course:
             start = time.perf_counter()
             pixels = preprocessing.preprocess(self.inputs.first.pixels, self.bench.steps)
             took_ms.append((time.perf_counter() - start) * 1e3)
-        self.found.note(preprocessing_ms=timing.median(took_ms))
+        self.found.note(preprocessing_ms=statistics.median(took_ms))
         self.found.input_shape = tuple(pixels.shape)
         return pixels
 
@@ -118,7 +118,7 @@ class Course:
             sweep = self.sweep(runner)
             self.found.throughput, self.found.scaling = sweep.rows, sweep.scaling
             try:
-                sweep.run(self.arguments.batch_sizes)
+                sweep.run(self.options.batch_sizes)
             finally:
                 self.found.memory = conditions.memory(runner.peaks)
                 if error:
@@ -149,7 +149,7 @@ class Course:
                 runner.peaks.take()
                 sweep = self.sweep(runner)
                 try:
-                    sweep.run(self.arguments.batch_sizes)
+                    sweep.run(self.options.batch_sizes)
                 finally:
                     memory = conditions.memory(runner.peaks)
                     self.found.ladder.append(ladder.row(mode, latency, sweep.rows, memory, error))
@@ -186,9 +186,9 @@ class Course:
         self.found.note(
             move_ms=runner.move_ms,
             first_inference_ms=first.wall_ms,
-            host_to_device_ms=None if on_cpu else timing.median(copies),
+            host_to_device_ms=None if on_cpu else statistics.median(copies),
         )
-        self.found.harness = conditions.harness(timing.median(empty))
+        self.found.harness = conditions.harness(statistics.median(empty))
         self.warn(conditions.host_warnings(self.found.harness))
 
     def main_latency(self, mode: Mode, call: Callable[[], Features]) -> Latency:
@@ -226,7 +226,7 @@ class Course:
             host=host_name(),
             torch_device=str(device.torch_device),
             name=device.name,
-            latency=timing.statistics(latency.samples_ms),
+            latency=statistics.statistics(latency.samples_ms),
         )
 
     def sweep(self, runner: ModeRunner) -> Sweep:
@@ -235,11 +235,11 @@ class Course:
 
     def plan(self, *, row: bool) -> Plan:
         """Return how long to measure: a row of the sweep or the ladder, or the main latency."""
-        given = self.arguments.iterations
+        given = self.options.iterations
         return Plan(
             iterations=given or ITERATIONS,
-            warm_up=self.arguments.warmup,
-            min_seconds=self.arguments.min_seconds,
+            warm_up=self.options.warmup,
+            min_seconds=self.options.min_seconds,
             limit_s=ROW_LIMIT_S if row and given is None else None,
             window=ROW_WINDOW if row else WINDOW,
         )

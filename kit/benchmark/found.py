@@ -1,12 +1,18 @@
 """What a run has found so far: filled as it goes on, so that Ctrl-C leaves what there is."""
 
-import argparse
 import time
 from dataclasses import dataclass, field, replace
 
 from kit.benchmark import ladder
-from kit.benchmark.record import (
+from kit.device.device import Device
+from kit.host_memory import host_peak_bytes
+from kit.model.images import Inputs
+from kit.model.setup import Workbench, set_up
+from kit.options import BenchmarkOptions
+from kit.output import RunLog
+from kit.records import (
     BenchmarkResults,
+    DeviceInfo,
     Harness,
     LadderRow,
     Latency,
@@ -19,12 +25,6 @@ from kit.benchmark.record import (
     SkippedMode,
     ThroughputRow,
 )
-from kit.device import Device
-from kit.host_memory import host_peak_bytes
-from kit.inputs import Inputs
-from kit.output import RunLog
-from kit.records import DeviceInfo
-from kit.workbench import Workbench, set_up
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Found:
 
 
 def begin(
-    arguments: argparse.Namespace, inputs: Inputs, device: Device, import_ms: float, log: RunLog
+    options: BenchmarkOptions, inputs: Inputs, device: Device, import_ms: float, log: RunLog
 ) -> tuple[Workbench, Found]:
     """Load the model on the CPU; return the workbench, and what is known by then.
 
@@ -83,6 +83,6 @@ def begin(
         KitError: as workbench.set_up does.
     """
     start = time.perf_counter()
-    bench = set_up(arguments, inputs, device, log)
+    bench = set_up(options, inputs, device, log)
     load_ms = (time.perf_counter() - start) * 1e3
     return bench, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))

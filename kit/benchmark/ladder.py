@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from kit import model as models
 from kit.accuracy.judge import Judgement, judge
 from kit.accuracy.limits import arithmetic_of
-from kit.benchmark.modes import Mode
-from kit.benchmark.record import LadderRow, Latency, Memory, ThroughputRow
 from kit.benchmark.runner import ModeRunner
-from kit.device import device_errors, float_modes
-from kit.forward import Features, forward, to_host
-from kit.workbench import Workbench, model_input
+from kit.device.device import device_errors, float_modes
+from kit.model import model as models
+from kit.model.model import Features, forward, to_host
+from kit.model.setup import Workbench, model_input
+from kit.options import Mode
+from kit.records import LadderRow, Latency, Memory, ThroughputRow
 
 PASS, FAIL, SELF_CHECK = "PASS", "FAIL", "SELF-CHECK"
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kit import timing
-from kit.benchmark.record import Latency, WarmUp
-from kit.device import device_errors
-from kit.device_meters import Sample, Stopwatch
-from kit.forward import Features
-from kit.health import HealthChecks
+from kit import statistics
+from kit.device.device import device_errors
+from kit.device.health import HealthChecks
+from kit.device.meters import Sample, Stopwatch
+from kit.distributed import Group
+from kit.model.model import Features
 from kit.progress import Progress
-from kit.ranks import Group
+from kit.records import Latency, WarmUp
 
 WARM_UP_BOUND = 100  # forwards
 WARM_UP_BOUND_S = 10.0
@@ -77,12 +77,12 @@ class Taken:
             return None
         warm_up = WarmUp(len(self.warm_up), self.steady, self.window, tuple(self.warm_up))
         return Latency(
-            **vars(timing.statistics(self.wall)),
+            **vars(statistics.statistics(self.wall)),
             batch_size=self.batch_size,
             warm_up=warm_up,
-            device_p50_ms=timing.median(self.device) if self.device else None,
+            device_p50_ms=statistics.median(self.device) if self.device else None,
             device_samples_ms=tuple(self.device) if self.device else None,
-            host_p50_ms=timing.median(self.host) if self.host else None,
+            host_p50_ms=statistics.median(self.host) if self.host else None,
             host_samples_ms=tuple(self.host) if self.host else None,
         )
 
@@ -132,7 +132,7 @@ class Meter:
         with self.progress.bar(None, f"{name}, warm-up") as bar:
             while True:
                 count = len(taken.warm_up)
-                taken.steady = timing.is_steady(taken.warm_up, plan.window)
+                taken.steady = statistics.is_steady(taken.warm_up, plan.window)
                 bound = count >= WARM_UP_BOUND or time.monotonic() > deadline
                 if count >= plan.warm_up and count and (taken.steady or bound):
                     return
@@ -142,7 +142,7 @@ class Meter:
 
     def take_samples(self, call: Call, plan: Plan, name: str, taken: Taken, group: Group) -> None:
         """Time as many forwards as the plan asks for; the same number on every rank."""
-        count = planned_count(plan, timing.median(taken.warm_up[-plan.window :]), group)
+        count = planned_count(plan, statistics.median(taken.warm_up[-plan.window :]), group)
         start = time.monotonic()
         with self.progress.bar(count, name) as bar:
             while True:

@@ -1,11 +1,10 @@
 """benchmark.py's picture, from the record alone: latency over time, throughput, the ladder."""
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.benchmark.record import BenchmarkRecord, BenchmarkResults, LadderRow, Latency
 from kit.benchmark.report import title
+from kit.records import BenchmarkRecord, BenchmarkResults, LadderRow, Latency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,27 +16,18 @@ PRECISION_COLOURS = {"fp32": BLUE, "bf16": GREEN, "fp16": ORANGE}
 SMALLEST_ERROR = 1e-8  # where an error of 0 is drawn on the logarithmic axis
 
 
-def files(record: BenchmarkRecord) -> dict[Path, bytes]:
-    """Return benchmark.png by its name, from the record."""
-    return {Path("benchmark.png"): draw(record.results, title(record))}
-
-
-def draw(results: BenchmarkResults, heading: str) -> bytes:
-    """Return a PNG with a panel for each part that the results have, at least the latency.
-
-    Args:
-        results: of the record.
-        heading: device and mode, above the panels.
-    """
+def draw(record: BenchmarkRecord) -> bytes:
+    """Return a PNG with a panel for each part that the results have, at least the latency."""
     import matplotlib as mpl  # only this picture needs it
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
+    results = record.results
     rows = [row.latency for row in results.throughput if row.latency is not None]
     panels = sum((results.latency is not None, bool(rows), bool(results.ladder)))
     figure = Figure((PANEL_INCHES[0] * panels, PANEL_INCHES[1]), dpi=DPI, layout="constrained")
-    figure.suptitle(heading)
+    figure.suptitle(title(record))
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
     if results.latency is not None:
         draw_latency(next(axes), results.latency)

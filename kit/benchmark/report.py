@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from kit.benchmark.record import (
+from kit.device.device import LABELS
+from kit.output import RULE
+from kit.records import (
     BenchmarkRecord,
     BenchmarkResults,
     LadderRow,
@@ -11,9 +13,7 @@ from kit.benchmark.record import (
     Regression,
     ThroughputRow,
 )
-from kit.device import LABELS
-from kit.output import RULE
-from kit.timing import PERCENTILES, samples_needed
+from kit.statistics import PERCENTILES, samples_needed
 
 THIN_RULE = "-" * len(RULE)
 NEEDED = {f"p{p}_ms": samples_needed(p) for p in PERCENTILES} | {"stddev_ms": 2}

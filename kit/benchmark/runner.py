@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from kit import model as models
-from kit.benchmark.modes import Mode
-from kit.device import device_errors, require_dtype, strict_fp32
-from kit.device_graph import capture
-from kit.device_meters import PeakMemory
-from kit.forward import Features, forward
+from kit.device.device import device_errors, require_dtype, strict_fp32
+from kit.device.meters import PeakMemory, capture
+from kit.model import model as models
+from kit.model.model import Features, forward
+from kit.model.setup import Workbench, model_input, move_model
+from kit.options import Mode
 from kit.output import RunLog
-from kit.workbench import Workbench, model_input, move_model
 
 
 @dataclass(frozen=True)

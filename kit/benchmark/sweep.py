@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kit.benchmark.measure import Interrupted, Meter, Plan
-from kit.benchmark.record import Latency, RowStatus, ScalingRow, ThroughputRow
 from kit.benchmark.runner import ModeRunner
-from kit.device import device_errors, synchronize
+from kit.device.device import device_errors, synchronize
 from kit.errors import OutOfDeviceMemoryError
-from kit.forward import Features
+from kit.model.model import Features
 from kit.output import RunLog
+from kit.records import Latency, RowStatus, ScalingRow, ThroughputRow
 
 AUTO_LIMIT = 4096  # images; far beyond what a device needs to be busy
 GAIN = 1.02  # by which one of two doublings must raise the throughput for auto to go on

@@ -8,22 +8,20 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from kit import preprocessing
-from kit.device import LABELS
-from kit.forward import (
+from kit.device.device import LABELS
+from kit.inference import picture
+from kit.model import preprocessing
+from kit.model.images import DecodedImage, Inputs
+from kit.model.model import (
     Features,
+    patch_grid,
     require_finite,
     timed_forward,
     to_host,
 )
-from kit.images import DecodedImage
-from kit.inference import picture
-from kit.inference.record import ImageResult, InferenceRecord, InferenceResults, TensorSummary
-from kit.inputs import Inputs
-from kit.model import patch_grid
+from kit.model.setup import Workbench, model_input, move_model
 from kit.output import RULE, RunLog
-from kit.records import ModelInfo
-from kit.workbench import Workbench, model_input, move_model
+from kit.records import ImageResult, InferenceRecord, InferenceResults, ModelInfo, TensorSummary
 
 VALUES_SHOWN = 5
 PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from kit import output
-from kit.arguments import OneLineParser, add_language
 from kit.errors import KitError
+from kit.options import OneLineParser, add_language
 from kit.report.files import files
 
 

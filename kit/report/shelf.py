@@ -8,10 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from kit.accuracy.record import AccuracyRecord
-from kit.benchmark.record import BenchmarkRecord
-from kit.inference.record import InferenceRecord
-from kit.records import SCHEMA_VERSION, Record
+from kit.records import SCHEMA_VERSION, AccuracyRecord, BenchmarkRecord, InferenceRecord, Record
 from kit.report.fields import Node, damage
 
 SCRIPTS: dict[str, type[Record]] = {

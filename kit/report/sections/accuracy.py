@@ -157,7 +157,7 @@ def truth_table(record: Node, cells: Cells) -> Table:
             Cell(label),
             *(
                 cells.error(results.at(name, field))
-                for field in ("against_truth", "cpu_against_truth", "budget")
+                for field in ("fp64_relative_error", "cpu_fp64_relative_error", "expected_error")
             ),
         )
         for label, name in TENSORS
@@ -165,8 +165,8 @@ def truth_table(record: Node, cells: Cells) -> Table:
     rows += [
         (
             cells.text(part.at("part")),
-            cells.error(part.at("against_truth")),
-            cells.error(part.at("cpu_against_truth")),
+            cells.error(part.at("fp64_relative_error")),
+            cells.error(part.at("cpu_fp64_relative_error")),
             cells.none(),
         )
         for part in results.at("parts").items()

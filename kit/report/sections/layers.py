@@ -13,7 +13,7 @@ def blocks_table(stages: list[Node], cells: Cells) -> Table:
             cells.code(stage.at("name")),
             cells.error(stage.at("relative_error")),
             cells.error(stage.at("cpu_relative_error")),
-            cells.error(stage.at("budget")),
+            cells.error(stage.at("expected_error")),
             worst_operator(stage.at("worst_operator"), cells),
             cells.number(stage.at("worst_operator", "times_limit"), ".2g", " ×"),
             explanation(stage, cells),

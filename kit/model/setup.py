@@ -1,15 +1,12 @@
 """Set up what every script works with: the device, the model on it, and how they are recorded."""
 
-import argparse
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
-from kit import model as models
-from kit import preprocessing
-from kit.device import (
+from kit.device.device import (
     Device,
     choose,
     device_errors,
@@ -17,12 +14,14 @@ from kit.device import (
     require_dtype,
     use_strict_fp32,
 )
+from kit.device.health import Fallbacks, HealthChecks
 from kit.errors import KitError
-from kit.fallbacks import Fallbacks
-from kit.health import HealthChecks
-from kit.inputs import Inputs
+from kit.model import model as models
+from kit.model import preprocessing
+from kit.model.images import Inputs
+from kit.model.preprocessing import Preprocessing
+from kit.options import Options
 from kit.output import RunLog
-from kit.preprocessing import Preprocessing
 from kit.records import DeviceInfo, InputInfo, ModelInfo, Patch
 
 HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
@@ -76,13 +75,11 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
         )
 
 
-def open_device(
-    arguments: argparse.Namespace, patch: Patch, log: RunLog, local_rank: int = 0
-) -> Device:
+def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
     """Return the device that the options ask for, its fp32 modes set.
 
     Args:
-        arguments: the options.
+        options: of the run.
         patch: what npu_patch did.
         log: warned where auto finds the CPU only.
         local_rank: the index where the options name none.
@@ -91,19 +88,19 @@ def open_device(
         KitError: where it is not there.
     """
     device = choose(
-        arguments.device,
+        options.device,
         patched=patch.applied,
         patch_reason=patch.reason,
         local_rank=local_rank,
     )
-    if device.type == "cpu" and arguments.device == "auto":
+    if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU answers: running on the CPU, which validates no NPU")
-    if arguments.strict_fp32:
+    if options.strict_fp32:
         use_strict_fp32()
     return device
 
 
-def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: RunLog) -> Workbench:
+def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Workbench:
     """Load the model on the CPU and prepare everything else for it.
 
     Raises:
@@ -111,21 +108,21 @@ def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: R
     """
     folder = inputs.weights.folder
     if folder is None:
-        log.info(f"Loading model from: seeded random weights (seed {arguments.seed})")
+        log.info(f"Loading model from: seeded random weights (seed {options.seed})")
         log.warning(
             "No weights found: the features mean nothing, shapes and speed are real; "
             f"{HOW_TO_DOWNLOAD}"
         )
-        model = models.random_model(arguments.seed, arguments.attention)
+        model = models.random_model(options.seed, options.attention)
         sha256 = models.sha256_of_tensors(model.state_dict().items())
     else:
         log.info(f"Loading model from: {folder}")
-        model = models.load(folder, arguments.attention)
+        model = models.load(folder, options.attention)
         assert inputs.weights_sha256 is not None  # it is hashed wherever there is a folder
         sha256 = inputs.weights_sha256.result()
     steps = preprocessing.load(folder)
-    if arguments.size is not None:
-        steps = steps.with_size(arguments.size)
+    if options.size is not None:
+        steps = steps.with_size(options.size)
     has_attention = models.has_attention(model.config)
     info = ModelInfo(
         weights=None if folder is None else str(folder),
@@ -133,10 +130,10 @@ def set_up(arguments: argparse.Namespace, inputs: Inputs, device: Device, log: R
         sha256=sha256,
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        dtype=arguments.dtype,
-        attention=arguments.attention if has_attention else None,
+        dtype=options.dtype,
+        attention=options.attention if has_attention else None,
     )
-    dtype = require_dtype(device, arguments.dtype)
+    dtype = require_dtype(device, options.dtype)
     return Workbench(device, dtype, model, steps, info, HealthChecks(device))
 
 

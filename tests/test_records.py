@@ -1,30 +1,66 @@
-"""The records' documentation, and the example that gathers them."""
+"""The records: their JSON Schema, their documentation, and the example that gathers them."""
 
+import copy
 import csv
 import io
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from kit import record_docs, schema
+from kit import records
 from tests.report_records import everything, write
 
-COLLECT = schema.FOLDER.parent / "collect.py"
+
+@pytest.mark.parametrize("script", records.RECORDS)
+def test_the_shipped_schema_is_that_of_the_dataclasses(script: str) -> None:
+    shipped = (records.DOCS / "schema" / f"{script}.schema.json").read_text("utf-8")
+    assert json.loads(shipped) == records.schema(records.RECORDS[script]), (
+        "run python3 -m kit.records"
+    )
+    jsonschema.Draft202012Validator.check_schema(json.loads(shipped))
+
+
+def test_a_record_with_a_field_removed_or_added_does_not_pass(
+    run_inference: Callable[..., tuple[int, Path]],
+) -> None:
+    _, folder = run_inference()
+    record = json.loads((folder / "inference.json").read_text("utf-8"))
+    validator = jsonschema.Draft202012Validator(records.schema(records.RECORDS["inference"]))
+    assert validator.is_valid(record)
+    for name in record:
+        smaller = copy.deepcopy(record)
+        del smaller[name]
+        assert not validator.is_valid(smaller), name
+    record["device"]["extra"] = 1
+    assert not validator.is_valid(record)
+
+
+@pytest.mark.parametrize("script", records.RECORDS)
+def test_every_field_is_described(script: str) -> None:
+    whole = records.schema(records.RECORDS[script])
+    for part in (whole, *whole["$defs"].values()):
+        for name, field in part["properties"].items():
+            assert field["description"], name
+
+
+COLLECT = records.DOCS / "collect.py"
 
 
 def test_the_shipped_documentation_is_that_of_the_dataclasses() -> None:
-    shipped = record_docs.FILE.read_text(encoding="utf-8")
-    assert shipped == record_docs.text(), "run python3 -m kit.schema"
+    shipped = (records.DOCS / "records.md").read_text(encoding="utf-8")
+    assert shipped == records.documentation(), "run python3 -m kit.records"
 
 
-@pytest.mark.parametrize("script", schema.RECORDS)
+@pytest.mark.parametrize("script", records.RECORDS)
 def test_every_field_of_every_object_is_in_it(script: str) -> None:
-    text = record_docs.text()
-    whole = schema.record_schema(schema.RECORDS[script])
+    text = records.documentation()
+    whole = records.schema(records.RECORDS[script])
     for name, part in whole["$defs"].items():
         section = text.split(f"### {name}\n")[1].split("\n#")[0]
         for field, described in part["properties"].items():
@@ -33,7 +69,7 @@ def test_every_field_of_every_object_is_in_it(script: str) -> None:
 
 
 def test_every_link_in_it_leads_somewhere() -> None:
-    text = record_docs.text()
+    text = records.documentation()
     headings = {line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")}
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 20
@@ -41,7 +77,7 @@ def test_every_link_in_it_leads_somewhere() -> None:
         if link.startswith("#"):
             assert link[1:] in headings, link
         else:
-            assert (record_docs.FILE.parent / link).is_file(), link
+            assert (records.DOCS / link).is_file(), link
 
 
 def collect(*folders: Path) -> tuple[int, list[dict[str, str]], str]:

@@ -1,20 +1,152 @@
-"""Pure functions on two tensors: how far one is from the other, in fp64 on the CPU.
+"""From samples to figures: latencies in ms, and how far one tensor is from another.
 
-`reference` is what is held to be right, `measured` what is judged. Both may be of any floating
-dtype and on any device; every figure is computed in fp64 on the CPU. Sums of squares are taken
-of values scaled by a power of two, so that nothing overflows or vanishes at any scale.
+Pure functions. Of two tensors `reference` is what is held to be right, `measured` what is judged;
+both may be of any floating dtype and on any device, and every figure is computed in fp64 on the
+CPU. Sums of squares are taken of values scaled by a power of two, so that nothing overflows or
+vanishes at any scale.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+from kit.records import Statistics
+
+PERCENTILES = (50, 90, 99)
+STEADY_TOLERANCE = 0.03  # of the median: a smaller step from window to window is no warm-up
+NOISE_FACTOR = 2.0  # standard errors within which two windows count as equal
+VARIATION_LIMIT = 0.10  # standard deviation over mean above which a warning is due
+DRIFT_TOLERANCE = 0.05  # of the median, from the first third of the samples to the last
+OUTLIER_FACTOR = 1.5  # a sample this many times the median is an outlier
+NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation, normal distribution
+NORMAL_STEP = 0.9539  # median step between neighbours over standard deviation, the same
+MEDIAN_ERROR = 1.2533  # standard error of the median over that of the mean, the same: sqrt(pi/2)
+
+
+def statistics(samples_ms: Sequence[float]) -> Statistics:
+    """Return the figures of at least one sample, each in ms.
+
+    Raises:
+        ValueError: for no samples.
+    """
+    if not samples_ms:
+        raise ValueError("statistics of no samples")
+    values = np.asarray(samples_ms, dtype=np.float64)
+    p50, p90, p99 = (float(value) for value in np.percentile(values, PERCENTILES))
+    return Statistics(
+        iterations=len(values),
+        mean_ms=float(values.mean()),
+        stddev_ms=float(values.std()),
+        min_ms=float(values.min()),
+        max_ms=float(values.max()),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        unsupported=unsupported(len(values)),
+        samples_ms=tuple(float(value) for value in samples_ms),
+    )
+
+
+def samples_needed(percentile: int) -> int:
+    """Return how many samples a percentile needs: so many that one of them can lie beyond it."""
+    return math.ceil(100 / (100 - percentile))
+
+
+def unsupported(count: int) -> tuple[str, ...]:
+    """Return the names of the figures that `count` samples cannot support."""
+    names = [f"p{p}_ms" for p in PERCENTILES if count < samples_needed(p)]
+    return ("stddev_ms", *names) if count < 2 else tuple(names)
+
+
+def median(samples_ms: Sequence[float]) -> float:
+    """Return the median of at least one sample."""
+    return float(np.median(samples_ms))
+
+
+def step_noise(samples_ms: Sequence[float]) -> float:
+    """Return the samples' standard deviation, estimated from the steps between neighbours.
+
+    A drift hardly enters it, as it makes every single step small (after von Neumann's ratio).
+    """
+    if len(samples_ms) < 2:
+        return 0.0
+    return float(np.median(np.abs(np.diff(samples_ms)))) / NORMAL_STEP
+
+
+def shifted(before: Sequence[float], after: Sequence[float], tolerance: float) -> bool:
+    """Return whether the median moved from one window to the next, beyond noise and tolerance.
+
+    Args:
+        before: samples of the earlier window.
+        after: samples of the later one.
+        tolerance: share of the earlier median that counts as no move.
+    """
+    error = MEDIAN_ERROR * step_noise([*before, *after])
+    noise = NOISE_FACTOR * error * math.sqrt(1 / len(before) + 1 / len(after))
+    return abs(median(after) - median(before)) > max(tolerance * median(before), noise)
+
+
+def is_steady(samples_ms: Sequence[float], window: int) -> bool:
+    """Return whether the last two windows of samples agree; False where there are not so many.
+
+    Windows twice, four times ... as long must agree too, as far as the samples reach: noise that
+    hides a drift between two short ones does not hide it between two long ones.
+    """
+    if len(samples_ms) < 2 * window:
+        return False
+    while 2 * window <= len(samples_ms):
+        before, after = samples_ms[-2 * window : -window], samples_ms[-window:]
+        if shifted(before, after, STEADY_TOLERANCE):
+            return False
+        window *= 2
+    return True
+
+
+def spread(samples_ms: Sequence[float]) -> float:
+    """Return the samples' standard deviation as their median absolute deviation tells it, in ms.
+
+    Single outliers do not enter it.
+    """
+    values = np.asarray(samples_ms, dtype=np.float64)
+    return float(NORMAL_MAD * np.median(np.abs(values - np.median(values))))
+
+
+def dispersion_warnings(samples_ms: Sequence[float]) -> list[str]:
+    """Return what makes samples doubtful: they vary, some stand far out, they drift."""
+    count = len(samples_ms)
+    if count < 2:
+        return []
+    found = []
+    mean, deviation = float(np.mean(samples_ms)), float(np.std(samples_ms))
+    outliers = sum(sample > OUTLIER_FACTOR * median(samples_ms) for sample in samples_ms)
+    if mean > 0 and deviation > VARIATION_LIMIT * mean:
+        found.append(
+            f"varies by {deviation / mean:.0%} of the mean: "
+            "something else may be using the device or the host"
+        )
+    if outliers:
+        found.append(
+            f"{outliers} of {count} samples took more than {OUTLIER_FACTOR:g} times the median: "
+            "the percentiles say more than the mean"
+        )
+    third = count // 3
+    if third >= 3 and shifted(samples_ms[:third], samples_ms[-third:], DRIFT_TOLERANCE):
+        change = median(samples_ms[-third:]) / median(samples_ms[:third]) - 1
+        found.append(
+            f"drifted by {change:+.0%} from the first third of the samples to the last: "
+            "not steady, raise --warmup"
+        )
+    return found
+
+
+TOKEN_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VectorError:
     """How far `measured` is from `reference`, all elements taken as one vector.
 
     Attributes:
@@ -89,7 +221,7 @@ def scale_of(*tensors: torch.Tensor) -> float:
     return math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
 
 
-def compare(reference: torch.Tensor, measured: torch.Tensor) -> Comparison:
+def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
     """Compare two tensors of one shape as two vectors.
 
     Raises:
@@ -99,7 +231,7 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> Comparison:
     place, side, count = first_broken(expected, found)
     if count:
         nan = math.nan
-        return Comparison(
+        return VectorError(
             tuple(expected.shape), math.inf, nan, nan, nan, nan, place, side, count, False
         )
     scale = scale_of(expected, found)
@@ -107,7 +239,7 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> Comparison:
     difference = scaled_found - scaled_expected
     norm, error = norm_of(scaled_expected), norm_of(difference)
     mse = float(difference.square().mean()) * scale * scale
-    return Comparison(
+    return VectorError(
         shape=tuple(expected.shape),
         relative_error=ratio(error, norm),
         cosine=cosine_of(scaled_expected.flatten(), scaled_found.flatten()),
@@ -205,10 +337,10 @@ def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErro
 
 
 def percentiles_of(values: torch.Tensor) -> tuple[tuple[float, float], ...]:
-    """Return PERCENTILES of a vector by linear interpolation; infinite ones stay infinite."""
+    """Return TOKEN_PERCENTILES of a vector by linear interpolation; infinite ones stay infinite."""
     ordered = values.sort().values
     found = []
-    for percent in PERCENTILES:
+    for percent in TOKEN_PERCENTILES:
         position = (len(ordered) - 1) * percent / 100
         low = math.floor(position)
         high = min(low + 1, len(ordered) - 1)

@@ -1,8 +1,15 @@
-"""Find and decode images: Pillow only, so that bad input is answered before torch is imported."""
+"""What a run is given: images found and decoded, weights found and hashed in the background.
+
+No torch: bad input is refused within a fraction of a second, and the weights are hashed in a
+thread beside the imports of torch and transformers.
+"""
 
 import hashlib
 import io
 import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +18,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kit.errors import KitError
+from kit.model import weights
+from kit.model.weights import Weights
+from kit.options import Options
+from kit.output import RunLog
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DEFAULT_IMAGE = Path("data/val2017/000000000139.jpg")
@@ -118,3 +129,91 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
         eight_bits = ((grey * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(eight_bits[:, :, None], 3, axis=2)
     return np.array(image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images and weights of a run.
+
+    Attributes:
+        paths: image files, at least one; the first is the decoded one.
+        first: the first image that could be decoded.
+        weights: where the weights are.
+        weights_sha256: their hash, ready some time later; None for random weights.
+    """
+
+    paths: tuple[Path, ...]
+    first: DecodedImage
+    weights: Weights
+    weights_sha256: Future[str] | None
+
+    def others(self, log: RunLog) -> Iterator[DecodedImage]:
+        """Yield the images after the first, each decoded while the caller works on the last.
+
+        An image that cannot be decoded is named in a warning and left out.
+        """
+        with ThreadPoolExecutor(1, "decode") as pool:
+            pending: deque[Future[DecodedImage]] = deque()
+            for path in self.paths[1:]:
+                pending.append(pool.submit(decode, path))
+                if len(pending) > 1:
+                    yield from unless_broken(pending.popleft(), log)
+            while pending:
+                yield from unless_broken(pending.popleft(), log)
+
+
+def unless_broken(image: Future[DecodedImage], log: RunLog) -> Iterator[DecodedImage]:
+    """Yield the image, or warn where it cannot be decoded."""
+    try:
+        yield image.result()
+    except KitError as error:
+        log.warning(f"Left out: {error}")
+
+
+def gather(options: Options, root: Path, log: RunLog) -> Inputs:
+    """Find and check the images and the weights that the options name.
+
+    Raises:
+        KitError: where something is missing or broken; in a folder of images, where all are.
+    """
+    paths = find(options.image, root)
+    found = find_weights(options, root, log)
+    paths, first = first_decodable(paths, log)
+    return Inputs(paths, first, found, hash_in_background(found))
+
+
+def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
+    """Return the weights that the options name, downloaded first where they ask for it.
+
+    Raises:
+        KitError: where they are missing or broken, or cannot be downloaded.
+    """
+    if options.download is None:
+        return weights.find(options.weights, root)
+    return weights.fetch(options.download, options.weights, root, log)
+
+
+def first_decodable(paths: tuple[Path, ...], log: RunLog) -> tuple[tuple[Path, ...], DecodedImage]:
+    """Return the paths from the first decodable image on, and that image.
+
+    Raises:
+        KitError: where the only image is broken, or every one of a folder.
+    """
+    for position, path in enumerate(paths):
+        try:
+            return paths[position:], decode(path)
+        except KitError as error:
+            if len(paths) == 1:
+                raise
+            log.warning(f"Left out: {error}")
+    raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
+
+
+def hash_in_background(found: Weights) -> Future[str] | None:
+    """Start hashing the weights' files; the interpreter is free meanwhile."""
+    if found.folder is None:
+        return None
+    with_one_thread = ThreadPoolExecutor(1, "hash")
+    future = with_one_thread.submit(weights.sha256_of_files, found.files)
+    with_one_thread.shutdown(wait=False)
+    return future

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from kit.errors import KitError
-from kit.weights import read_json
+from kit.model.weights import read_json
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's

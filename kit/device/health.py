@@ -1,4 +1,4 @@
-"""Notice operators that the NPU back end hands to the CPU.
+"""Whether a device can be trusted: known answers, and operators that it hands to the CPU.
 
 torch_npu reports a fallback in C++ on file descriptor 2 only, where Python's warnings never see
 it. So the descriptor is led through `tee`: every byte still reaches the terminal, even when this
@@ -6,12 +6,60 @@ process is killed with its last words in the pipe, and a copy is searched for op
 """
 
 import contextlib
+import itertools
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+
+from kit.device.device import Device, device_errors, synchronize
+from kit.errors import DeviceError
+
+_question_numbers = itertools.count(1)
+
+
+class HealthChecks:
+    """Asks a device small questions with known answers and counts those it passed."""
+
+    def __init__(self, device: Device) -> None:
+        """Check `device`; nothing has been asked yet."""
+        self.device = device
+        self.passed = 0
+
+    def after(self, phase: str) -> None:
+        """Prove that the device still computes after a phase of the run.
+
+        A device that dropped its work hands back whatever lies in memory, perhaps the answer
+        to the last question: hence a new one each time. The numbers are small integers, exact
+        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails.
+
+        Args:
+            phase: what the run has just done, for the message.
+
+        Raises:
+            DeviceError: where the device fails or answers wrongly.
+        """
+        if self.device.type == "cpu":
+            return
+        number = next(_question_numbers)
+        question = (torch.arange(64).reshape(8, 8) * 7 + number * 13) % 61
+        expected = (question @ question.T + question).to(torch.float32)
+        with device_errors(f"checking the device after {phase}"):
+            on_device = question.to(torch.float32).to(self.device.torch_device)
+            answer = (on_device @ on_device.T + on_device).cpu()
+            synchronize(self.device)
+        if not torch.equal(answer, expected):
+            raise DeviceError(
+                f"{self.device.name} no longer computes after {phase}: a matrix product with a "
+                "known answer came back wrong, so nothing of this run can be trusted; "
+                "see the device's messages above and reset it"
+            )
+        self.passed += 1
+
 
 PATTERN = re.compile(r"operator '([\w:.]+)'[^\n]*fall back to (?:run on the )?CPU")
 DRAIN_TIMEOUT_S = 5.0

@@ -1,6 +1,6 @@
-"""The file that calls torch.cuda: choose a device, ask and steer it, prove that it computes.
+"""The device of a run: choose a device, ask and steer it, prove that it computes.
 
-Only device_meters.py (clock, memory) and device_graph.py (capture) beside it do so too.
+Only meters.py (clock, memory, graph capture) and health.py beside it do so too.
 
 This is ordinary CUDA code. Where npu_patch has remapped torch.cuda, "cuda" is the NPU and TF32
 is HF32; `patched` tells which of the two this run has.

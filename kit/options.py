@@ -1,0 +1,429 @@
+"""The options of the three scripts: one frozen object a script, and the parser that they share.
+
+Standard library only, so that wrong options are refused before torch is imported.
+"""
+
+import argparse
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar, get_args
+
+from kit.errors import KitError
+
+Attention = Literal["sdpa", "eager"]
+Precision = Literal["fp32", "strict-fp32", "bf16", "fp16"]
+DTYPES = ("fp32", "bf16", "fp16")
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DOWNLOADS = ("modelscope", "huggingface")
+LANGUAGES = ("zh", "en")
+DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d{1,4})?")
+LARGEST_SIZE = 99_999  # pixels
+LARGEST_SEED = 2**64 - 1
+MODE_NAME = re.compile(
+    rf"(?P<precision>{'|'.join(PRECISIONS)})(-(?P<attention>{'|'.join(ATTENTIONS)}))?(?P<graph>-graph)?"
+)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to run the model.
+
+    Attributes:
+        precision: compute type; fp32 leaves HF32 and TF32 as the device has them by default,
+            strict-fp32 turns them off.
+        attention: sdpa or eager.
+        graph: captured once and replayed, instead of given to the device operator by operator.
+    """
+
+    precision: Precision
+    attention: Attention
+    graph: bool = False
+
+    @property
+    def name(self) -> str:
+        """As options and reports have it, for example bf16-sdpa-graph."""
+        return f"{self.precision}-{self.attention}" + ("-graph" if self.graph else "")
+
+    @property
+    def dtype(self) -> str:
+        """fp32, bf16 or fp16, as --dtype has it."""
+        return "fp32" if self.strict else self.precision
+
+    @property
+    def strict(self) -> bool:
+        """Whether HF32 and TF32 are turned off."""
+        return self.precision == "strict-fp32"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all three scripts are told, checked.
+
+    Attributes:
+        script: the script's name without ".py"; it names the output files.
+        weights: folder with config.json and *.safetensors; None for the default places.
+        download: hub to fetch the weights from first.
+        dtype: compute type: fp32, bf16 or fp16.
+        attention: sdpa or eager.
+        seed: of the random weights.
+        image: file or folder; None for the default image.
+        size: side of the model's square input in pixels; None for the preprocessor's.
+        device: auto, npu, npu:N, cuda, cuda:N or cpu.
+        strict_fp32: HF32 and TF32 off for matrix products and convolutions.
+        output_dir: where everything is written.
+        lang: language of the report.
+        no_report: leave the report as it is.
+    """
+
+    script: str
+    weights: Path | None
+    download: str | None
+    dtype: str
+    attention: Attention
+    seed: int
+    image: Path | None
+    size: int | None
+    device: str
+    strict_fp32: bool
+    output_dir: Path
+    lang: str
+    no_report: bool
+
+
+@dataclass(frozen=True)
+class InferenceOptions(Options):
+    """What inference.py is told.
+
+    Attributes:
+        save_features: file for every image's features.
+    """
+
+    save_features: Path | None
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """What benchmark.py is told; dtype and attention are the main mode's.
+
+    Attributes:
+        iterations: timed forwards; None for the default, which a row of the sweep may shorten.
+        warmup: least warm-up forwards.
+        min_seconds: each measurement goes on until it took this long.
+        batch_sizes: of the sweep, ascending; None doubles until nothing is gained.
+        modes: at least one; the first is the main mode.
+        ladder: whether the modes were asked for and are held against the reference.
+        baseline: an earlier record to compare with.
+        max_regression: in percent, by which nothing may be slower than the baseline.
+    """
+
+    iterations: int | None
+    warmup: int
+    min_seconds: float
+    batch_sizes: tuple[int, ...] | None
+    modes: tuple[Mode, ...]
+    ladder: bool
+    baseline: Path | None
+    max_regression: float
+
+
+@dataclass(frozen=True)
+class AccuracyOptions(Options):
+    """What accuracy.py is told.
+
+    Attributes:
+        strict: an error that is not explained fails too.
+        explain: switch known causes one by one.
+        budget_factor: an error is explained up to this many times the expected error.
+        batch_size: images of a folder that the device computes at once.
+        workers: processes that decode images, 0 for a thread; None by the number of images.
+        references: where CPU references are kept; None keeps none.
+    """
+
+    strict: bool
+    explain: bool
+    budget_factor: float
+    batch_size: int
+    workers: int | None
+    references: Path | None
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def frozen(kind: type[AnyOptions], parsed: argparse.Namespace, **changes: object) -> AnyOptions:
+    """Return parsed arguments as a script's options.
+
+    Args:
+        kind: the script's class of options; each field is an argument's name.
+        parsed: what the parser returned.
+        changes: values that take the place of parsed ones.
+    """
+    values = {**vars(parsed), **changes}
+    return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+# ---- Modes ---------------------------------------------------------------------------------------
+
+
+def mode_of(dtype: str, attention: Attention, *, strict: bool) -> Mode:
+    """Return the mode that --dtype, --attention and --strict-fp32 ask for."""
+    return Mode(_precision("strict-fp32" if strict and dtype == "fp32" else dtype), attention)
+
+
+def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
+    """Return the modes that --modes asks for, each once.
+
+    Args:
+        text: `all`, or names with commas between them; a name without an attention takes the
+            base mode's.
+        base: the mode of the other options; `all` begins with it.
+
+    Raises:
+        KitError: for a name that is no mode.
+    """
+    if text != "all":
+        return tuple(dict.fromkeys(_parse_mode(name.strip(), base) for name in text.split(",")))
+    attentions = sorted(ATTENTIONS, key=lambda attention: attention != base.attention)
+    every = [
+        Mode(precision, attention, graph)
+        for precision in PRECISIONS
+        for attention in attentions
+        for graph in (False, True)
+    ]
+    return tuple(dict.fromkeys((base, *every)))
+
+
+def _parse_mode(name: str, base: Mode) -> Mode:
+    match = MODE_NAME.fullmatch(name)
+    if not match:
+        raise KitError(
+            f"--modes: {name!r} is no mode: use all, or names such as fp32, bf16-sdpa, "
+            "strict-fp32-eager, fp16-sdpa-graph with commas between them"
+        )
+    attention = next((a for a in ATTENTIONS if a == match["attention"]), base.attention)
+    return Mode(_precision(match["precision"]), attention, bool(match["graph"]))
+
+
+def _precision(text: str) -> Precision:
+    return next(precision for precision in PRECISIONS if precision == text)
+
+
+# ---- Types of arguments --------------------------------------------------------------------------
+
+
+def device_name(text: str) -> str:
+    """Return text where it is auto, npu, npu:N, cuda, cuda:N or cpu.
+
+    Raises:
+        argparse.ArgumentTypeError: for any other text.
+    """
+    if not DEVICE_PATTERN.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"unknown device {text[:40]!r}: use auto, npu, npu:N, cuda, cuda:N or cpu"
+        )
+    return text
+
+
+def whole_number(least: int, most: int, unit: str = "") -> Callable[[str], int]:
+    """Return an argparse type: a whole number from least to most, in decimal digits."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not a whole number{unit} from {least} to {most}"
+            )
+        return int(text)
+
+    return convert
+
+
+def number(least: float, most: float, unit: str) -> Callable[[str], float]:
+    """Return an argparse type: a finite number from least to most."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not a number{unit} from {least:g} to {most:g}"
+            )
+        return value
+
+    return convert
+
+
+def some_path(text: str) -> Path:
+    """Return text as a path.
+
+    Raises:
+        argparse.ArgumentTypeError: where it is empty, which Path takes for the current folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: give a file or a folder")
+    return Path(text)
+
+
+def batch_sizes(largest: int) -> Callable[[str], tuple[int, ...] | None]:
+    """Return an argparse type: `auto` (None), or different batch sizes, in ascending order."""
+
+    def convert(text: str) -> tuple[int, ...] | None:
+        if text == "auto":
+            return None
+        parts = [part.strip() for part in text.split(",")]
+        sizes = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,6}", part)]
+        if len(sizes) != len(parts) or not all(1 <= size <= largest for size in sizes):
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is neither auto nor batch sizes from 1 to {largest} such as 1,2,4,8"
+            )
+        if len(set(sizes)) != len(sizes):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} names a batch size twice")
+        return tuple(sorted(sizes))
+
+    return convert
+
+
+# ---- The parser that the scripts share -----------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are a KitError instead of a usage text and an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the parser's message as one line.
+
+        Raises:
+            KitError: always.
+        """
+        raise KitError(f"{message} (see {self.prog} --help)")
+
+
+def shared_parser(script: str, description: str) -> OneLineParser:
+    """Return a parser that knows the options all three scripts share.
+
+    Args:
+        script: the script's name without ".py".
+        description: the first lines of its --help.
+    """
+    parser = OneLineParser(
+        prog=f"{script}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(script=script)
+    _add_model_options(parser.add_argument_group("model"))
+    _add_image_options(parser.add_argument_group("image"))
+    _add_device_options(parser.add_argument_group("device"))
+    parser.add_argument(
+        "--output-dir",
+        type=some_path,
+        default=Path("output"),
+        metavar="DIR",
+        help="where the record, the log and the pictures go (default: %(default)s)",
+    )
+    report = parser.add_argument_group("report")
+    add_language(report)
+    report.add_argument(
+        "--no-report",
+        action="store_true",
+        help="leave report.html and report.md in the output folder as they are",
+    )
+    return parser
+
+
+def _add_model_options(model: argparse._ArgumentGroup) -> None:
+    model.add_argument(
+        "--weights",
+        type=some_path,
+        metavar="DIR",
+        help="folder with config.json and *.safetensors (default: $DINOV3_WEIGHTS, "
+        "/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m, "
+        "weights/dinov3-vitb16-pretrain-lvd1689m, else seeded random weights)",
+    )
+    model.add_argument(
+        "--download",
+        choices=DOWNLOADS,
+        help="fetch the weights first, from this hub, into --weights or weights/",
+    )
+    model.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="compute type (default: %(default)s)"
+    )
+    model.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        default="sdpa",
+        help="attention implementation (default: %(default)s)",
+    )
+    model.add_argument(
+        "--seed",
+        type=whole_number(0, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help="seed of the random weights (default: %(default)s)",
+    )
+
+
+def _add_image_options(images: argparse._ArgumentGroup) -> None:
+    images.add_argument(
+        "--image",
+        type=some_path,
+        metavar="PATH",
+        help="image file or folder of images (default: data/val2017/000000000139.jpg, "
+        "else the sample in data/)",
+    )
+    images.add_argument(
+        "--size",
+        type=whole_number(1, LARGEST_SIZE, " of pixels"),
+        metavar="PIXELS",
+        help="side of the model's square input "
+        "(default: as preprocessor_config.json says, 224 for DINOv3)",
+    )
+
+
+def _add_device_options(device: argparse._ArgumentGroup) -> None:
+    device.add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="auto|npu[:N]|cuda[:N]|cpu",
+        help="auto takes the NPU, else the GPU, else the CPU with a warning (default: %(default)s)",
+    )
+    device.add_argument(
+        "--strict-fp32",
+        action="store_true",
+        help="turn HF32 and TF32 off for matrix products and convolutions",
+    )
+
+
+def add_language(group: argparse._ActionsContainer) -> None:
+    """Add --lang: zh by default and on any host, as the published reports are in Chinese."""
+    group.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        default="zh",
+        help="language of the report (default: %(default)s)",
+    )
+
+
+def refuse_one_device_for_all_ranks(device: str, world_size: int) -> None:
+    """Check that --device does not put all of torchrun's ranks on one device.
+
+    Raises:
+        KitError: where it names an index and there are several ranks.
+    """
+    kind, _, index = device.partition(":")
+    if index and world_size > 1:
+        raise KitError(
+            f"--device {device} under torchrun: each rank takes the device of its own number, "
+            f"use --device {kind}"
+        )
+
+
+Parse = Callable[[Sequence[str] | None], AnyOptions]
