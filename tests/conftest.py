@@ -10,7 +10,7 @@ os.environ.pop("DINOV3_WEIGHTS", None)
 
 import npu_patch  # isort: skip - it makes the imports of torch below safe on any host
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,29 @@ from tests.models import save_tiny_vit
 
 __all__ = ["npu_patch"]
 
-REQUIRE_VARIABLE = "KIT_REQUIRE_NPU"
+NO_SKIPS_VARIABLE = "KIT_NO_SKIPS"
+MOST_WORKERS = 8  # each imports torch and makes the session's fixtures for itself
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return a worker for each core; none for named files and for the smoke test, which are short.
+
+    xdist's own choice counts cores that this process may not use, or hyperthreads as none.
+    """
+    if config.option.markexpr == "smoke" or any(".py" in name for name in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_WORKERS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that skips where KIT_NO_SKIPS=1, as continuous integration sets it."""
+    report = yield
+    if report.skipped and os.environ.get(NO_SKIPS_VARIABLE) == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"{NO_SKIPS_VARIABLE}=1, but {reason}"
+    return report
 
 
 def pytest_configure() -> None:
@@ -111,13 +133,7 @@ def whole(whole_run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def npu_host() -> EmulatedNpu:
-    """Build the emulated NPU once; skip with the reason in one line where it cannot be had.
-
-    With KIT_REQUIRE_NPU=1, as continuous integration sets it, the reason fails the test instead.
-    """
-    reason = build.unavailable_reason()
-    if reason and os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{REQUIRE_VARIABLE}=1, but {reason}", pytrace=False)
-    if reason:
+    """Build the emulated NPU once; skip with the reason in one line where it cannot be had."""
+    if reason := build.unavailable_reason():
         pytest.skip(reason)
     return EmulatedNpu(build.build())

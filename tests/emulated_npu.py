@@ -21,23 +21,22 @@ SET_BY_THE_PATCH = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_COMPILE_DISABLE")
 
 @dataclass(frozen=True)
 class EmulatedNpu:
-    """The interpreter that runs the tests, with the stub CANN on its library path."""
+    """The interpreter that runs the tests, with the stub CANN and torch-npu on its paths."""
 
     library_folder: Path
 
     def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the parent's environment without its faults, offline, with `changes`."""
+        """Return the parent's environment without its faults, offline, with `changes`.
+
+        What `changes` put into PYTHONPATH or LD_LIBRARY_PATH comes after the emulated NPU's own.
+        """
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(FAULT_PREFIX) and name not in SET_BY_THE_PATCH
         }
-        return {
-            **inherited,
-            **build.cann_variables(self.library_folder),
-            "HF_HUB_OFFLINE": "1",
-            **(changes or {}),
-        }
+        wanted = {**inherited, "HF_HUB_OFFLINE": "1", **(changes or {})}
+        return {**wanted, **build.emulated_variables(self.library_folder, wanted)}
 
     def run(
         self,

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.emulated_npu import REPOSITORY, SET_BY_THE_PATCH, EmulatedNpu
 from tests.fake_cann import build
@@ -147,60 +149,86 @@ def test_an_unchanged_source_is_not_rebuilt_and_a_changed_one_is(
     assert build.build_folder() != npu_host.library_folder
 
 
-def test_two_builds_at_once_leave_one_whole_result(
+def test_of_two_builds_at_once_one_compiles_and_the_other_waits_for_it(
     npu_host: EmulatedNpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def finish_second(_torch: Path, _objects: Path, libraries: Path) -> None:
-        (libraries / "mine").touch()
-        if not build.build_folder().exists():  # the other process is done while we compile
-            build.build_folder().mkdir()
-            (build.build_folder() / "theirs").touch()
+    compiled = []
+
+    def compile_slowly(_torch: Path, _torch_npu: Path, objects: Path) -> None:
+        compiled.append(objects)
+        time.sleep(0.2)
 
     monkeypatch.setenv(build.BUILD_FOLDER_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(build, "compile_all", lambda *_: time.sleep(0))
-    monkeypatch.setattr(build, "link_all", finish_second)
-    folder = build.build()
-    assert [path.name for path in folder.iterdir()] == ["theirs"]
-    assert list(tmp_path.iterdir()) == [folder]
-    assert folder != npu_host.library_folder
+    monkeypatch.setattr(build, "compile_all", compile_slowly)
+    monkeypatch.setattr(build, "link_all", lambda *_: None)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: build.build(), range(2))
+    assert first == second != npu_host.library_folder
+    assert len(compiled) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", first.name}
+
+
+def _package(folder: Path, name: str, version: str, cuda: str | None = None) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("raise SystemExit('imported')")
+    (folder / name / "version.py").write_text(f"__version__ = {version!r}\ncuda = {cuda!r}\n")
 
 
 @pytest.mark.parametrize(
-    ("missing", "reason"),
+    ("torch_version", "cuda", "torch_npu", "reason"),
     [
-        ("torch_npu", "the emulated NPU needs torch-npu, which is not installed"),
-        ("g++", "the emulated NPU needs g++ 12 or newer, which is not installed"),
+        ("2.13.0+cpu", None, "2.13.0", None),
+        ("2.9.0+cu128", "12.8", "2.9.0.post2", None),
+        ("2.12.0", "13.0", "2.12.0", None),
+        ("2.13.0", "13.0", "2.13.0", "aborts beside a CUDA build of torch, which 2.13.0 is"),
+        ("2.14.1+cu130", "13.0", "2.14.1", "aborts beside a CUDA build of torch"),
+        ("2.9.0+cpu", None, "2.13.0", "torch-npu 2.13.0 is not made for torch 2.9.0+cpu"),
+        ("2.13.1+cpu", None, "2.13.0", "torch-npu 2.13.0 is not made for torch 2.13.1+cpu"),
+        ("2.13.0+cpu", None, None, "pip install --no-deps --upgrade --target"),
     ],
 )
-def test_the_reason_for_skipping_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, missing: str, reason: str
+def test_a_pair_that_cannot_be_loaded_is_named_and_not_imported(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    torch_version: str,
+    cuda: str | None,
+    torch_npu: str | None,
+    reason: str | None,
 ) -> None:
-    found = {"torch": Path("torch"), "torch_npu": Path("torch_npu")}
-    found.pop(missing, None)
-    monkeypatch.setattr(build, "package_folder", found.get)
-    monkeypatch.setattr(build, "compiler", lambda: None if missing == "g++" else "g++")
-    assert build.unavailable_reason() == reason
-    with pytest.raises(build.BuildError, match="needs"):
-        build.build()
+    _package(tmp_path, "torch", torch_version, cuda)
+    if torch_npu:
+        _package(tmp_path, "torch_npu", torch_npu)
+    monkeypatch.setenv(build.TORCH_NPU_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(build, "compiler", lambda: "g++")
+    found = build.unavailable_reason()
+    assert found == reason or (found and reason and reason in found and "\n" not in found)
 
 
-@pytest.mark.parametrize("required", ["0", "1"])
-def test_a_missing_compiler_skips_unless_the_npu_is_required(tmp_path: Path, required: str) -> None:
-    (tmp_path / "conftest.py").write_text("from tests.conftest import npu_host\n")
+@pytest.mark.parametrize("no_skips", ["0", "1"])
+def test_a_missing_compiler_skips_or_fails_where_no_test_may_skip(
+    tmp_path: Path, no_skips: str
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    _package(packages, "torch_npu", str(torch.__version__).partition("+")[0])
+    (tmp_path / "conftest.py").write_text(
+        "from tests.conftest import npu_host, pytest_runtest_makereport\n"
+    )
     (tmp_path / "test_it.py").write_text("def test_it(npu_host): pass\n")
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", tmp_path],
         env={
             **os.environ,
             "CXX": "no-such-compiler",
-            "KIT_REQUIRE_NPU": required,
+            "KIT_NO_SKIPS": no_skips,
+            "KIT_TORCH_NPU": str(packages),
             "PYTHONPATH": str(REPOSITORY),
         },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert finished.returncode == int(required), finished.stdout
-    if build.package_folder("torch_npu"):
-        assert "the emulated NPU needs g++ 12 or newer, which is not installed" in finished.stdout
-    assert ("1 skipped" if required == "0" else "KIT_REQUIRE_NPU=1, but") in finished.stdout
+    assert finished.returncode == int(no_skips), finished.stdout
+    assert "the emulated NPU needs g++ 12 or newer, which is not installed" in finished.stdout
+    assert ("1 skipped" if no_skips == "0" else "KIT_NO_SKIPS=1, but") in finished.stdout

@@ -92,9 +92,9 @@ def test_cann_absent_names_the_library_and_how_to_load_it(tmp_path: Path) -> Non
 
 
 def test_cann_absent_with_the_real_torch_npu() -> None:
-    if build.package_folder("torch_npu") is None:
-        pytest.skip("torch-npu is not installed")
-    assert _state(_run(SURVIVES))[0] == "cann_absent"
+    if reason := build.unavailable_reason():
+        pytest.skip(reason)
+    assert _state(_run(SURVIVES, build.torch_npu_folder()))[0] == "cann_absent"
 
 
 def test_a_child_process_is_safe_too(tmp_path: Path) -> None:

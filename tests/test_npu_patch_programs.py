@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REQUIRE_VARIABLE
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
 
+pytestmark = pytest.mark.extended  # they need packages that nothing else here does
 FOLDER = REPOSITORY / "tests" / "cuda_programs"
 # optimum-benchmark also asks NVIDIA's driver tools, which are no part of torch; see that folder.
 TOOLS = FOLDER / "nvidia_tools"
@@ -32,19 +32,11 @@ if int(importlib.metadata.version("transformers").partition(".")[0]) > 4:
     del PROGRAMS["optimum_benchmark_run"]
 
 
-def _require(package: str) -> None:
-    """Skip, or fail where continuous integration says so, unless a program is installed."""
-    if importlib.util.find_spec(package) is None:
-        reason = f"{package} is not installed (requirements-programs.txt)"
-        if os.environ.get(REQUIRE_VARIABLE) == "1":
-            pytest.fail(f"{REQUIRE_VARIABLE}=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
-
-
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_program_runs_on_the_npu(npu_host: EmulatedNpu, tmp_path: Path, program: str) -> None:
     package, expected = PROGRAMS[program]
-    _require(package)
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (requirements-programs.txt)")
     environment = {"HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
     if program == "optimum_benchmark_run":
         environment["PATH"] = os.pathsep.join([str(TOOLS), os.environ.get("PATH", "")])

@@ -1,6 +1,5 @@
 """The page in a real browser: every state, both languages, both themes, narrow and wide."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +9,15 @@ import pytest
 from tests.browser import Browser, path_of_chromium
 from tests.report_states import STATES, make
 
-REQUIRE_VARIABLE = "KIT_REQUIRE_CHROMIUM"
+pytestmark = pytest.mark.extended  # it needs a browser
 CHECKS = (Path(__file__).parent / "report_checks.js").read_text(encoding="utf-8")
 WIDTHS = (360, 1440)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; the tests skip without one unless KIT_REQUIRE_CHROMIUM=1."""
+    """A headless Chromium."""
     if path_of_chromium() is None:
-        if os.environ.get(REQUIRE_VARIABLE) == "1":
-            pytest.fail(f"{REQUIRE_VARIABLE}=1, but chromium is not installed", pytrace=False)
         pytest.skip("chromium is not installed")
     profile = tmp_path_factory.mktemp("profile")
     with Browser(profile) as found:

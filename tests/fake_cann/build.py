@@ -2,26 +2,33 @@
 
     python3 tests/fake_cann/build.py        # prints the folder to put on LD_LIBRARY_PATH
 
+torch-npu lies in a folder of its own, $KIT_TORCH_NPU or build/torch-npu, which only processes on
+the emulated NPU have on their path: beside a torch-npu without CANN a bare `import torch` fails.
+
 An unchanged source is not rebuilt: the folder's name is a hash of all that the libraries depend on.
 Neither torch nor torch-npu is imported, since importing them needs the libraries.
 """
 
 import concurrent.futures
+import fcntl
 import hashlib
 import importlib.machinery
-import importlib.metadata
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_FOLDER_VARIABLE = "FAKE_CANN_BUILD_DIR"
+TORCH_NPU_VARIABLE = "KIT_TORCH_NPU"
 
 FLAGS = ("-std=c++20", "-Wall", "-Wextra", "-fmax-errors=3", "-fPIC", "-fvisibility=hidden")
 LONGEST_MESSAGE = 4000  # one error in a template can print a thousand lines of candidates
@@ -40,15 +47,25 @@ class BuildError(Exception):
     """The libraries cannot be built; the message says why and what would mend it."""
 
 
+def torch_npu_folder() -> Path:
+    """Where `pip install --target` put torch-npu for the emulated NPU."""
+    return Path(os.environ.get(TORCH_NPU_VARIABLE) or REPOSITORY / "build" / "torch-npu").resolve()
+
+
 def package_folder(name: str) -> Path | None:
-    """Find where an installed package lies without importing it; None when it is not installed.
+    """Find a package as a process on the emulated NPU will, without importing it.
 
     sys.modules is not asked: npu_patch hides a torch_npu there that has no CANN.
     """
-    spec = importlib.machinery.PathFinder.find_spec(name)
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(torch_npu_folder()), *sys.path])
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0])
+
+
+def release(package: Path) -> dict[str, Any]:
+    """Read version.py of torch or torch-npu, which imports neither."""
+    return runpy.run_path(str(package / "version.py"))
 
 
 def compiler() -> str | None:
@@ -56,26 +73,50 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
+def pair_problem(torch: Path, torch_npu: Path) -> str | None:
+    """Why torch-npu cannot be loaded beside this torch, in one line; None when it can."""
+    ours, theirs = release(torch), release(torch_npu)
+    version, npu_version = ours["__version__"], theirs["__version__"]
+    numbers, npu_numbers = (re.findall(r"\d+", text)[:3] for text in (version, npu_version))
+    if numbers != npu_numbers:
+        return f"torch-npu {npu_version} is not made for torch {version}"
+    # Measured: 2.9.0 and 2.12.0 start beside a CUDA build, 2.13.0 and 2.14.0 abort the process.
+    if ours.get("cuda") and (int(numbers[0]), int(numbers[1])) >= (2, 13):
+        return f"torch-npu {npu_version} aborts beside a CUDA build of torch, which {version} is"
+    return None
+
+
 def unavailable_reason() -> str | None:
     """Why the emulated NPU cannot be had here, in one line; None when it can."""
     if sys.platform != "linux":
         return f"the emulated NPU needs Linux, not {sys.platform}"
-    for name, package in (("torch", "torch"), ("torch_npu", "torch-npu")):
-        if package_folder(name) is None:
-            return f"the emulated NPU needs {package}, which is not installed"
+    torch, torch_npu = package_folder("torch"), package_folder("torch_npu")
+    if torch is None:
+        return "the emulated NPU needs torch, which is not installed"
+    if torch_npu is None:
+        folder = torch_npu_folder()
+        command = f"pip install --no-deps --upgrade --target {folder} -r requirements-npu.txt"
+        return f"the emulated NPU needs torch-npu: {command} ({TORCH_NPU_VARIABLE} moves it)"
+    if problem := pair_problem(torch, torch_npu):
+        return f"the emulated NPU needs another torch: {problem}"
     if compiler() is None:
         return "the emulated NPU needs g++ 12 or newer, which is not installed"
     return None
 
 
-def cann_variables(libraries: Path) -> dict[str, str]:
-    """Return what CANN's set_env.sh would set, for the stub in this folder, and its own mark.
+def emulated_variables(libraries: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that put a process with this environment on the emulated NPU.
 
-    Records keep EMULATED_NPU, and a report on them is never one of a validated chip.
+    They are those of CANN's set_env.sh, the folder of torch-npu, and a mark: records keep
+    EMULATED_NPU, and a report on them is never one of a validated chip.
     """
-    paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+
+    def before(folder: Path, variable: str) -> str:
+        return os.pathsep.join(filter(None, [str(folder), environment.get(variable)]))
+
     return {
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
+        "LD_LIBRARY_PATH": before(libraries, "LD_LIBRARY_PATH"),
+        "PYTHONPATH": before(torch_npu_folder(), "PYTHONPATH"),
         "ASCEND_HOME_PATH": str(libraries),
         "ASCEND_OPP_PATH": str(libraries),
         "EMULATED_NPU": "1",
@@ -101,9 +142,8 @@ def build_key() -> str:
     path = compiler()
     version = path and subprocess.run([path, "--version"], capture_output=True, check=True).stdout
     digest = hashlib.sha256(repr((FLAGS, path, version, sys.version_info[:2])).encode())
-    for package in ("torch", "torch-npu"):
-        digest.update(importlib.metadata.version(package).encode())
-        digest.update(str(package_folder(package.replace("-", "_"))).encode())
+    for package in filter(None, map(package_folder, ("torch", "torch_npu"))):
+        digest.update(f"{package} {release(package)['__version__']}".encode())
     for source in [Path(__file__), *source_files()]:
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
@@ -188,8 +228,7 @@ def link_all(torch: Path, objects: Path, libraries: Path) -> None:
 def build() -> Path:
     """Build the libraries unless they are there; return their folder.
 
-    Safe to call from several processes at once: each builds in a folder of its own, and the first
-    to finish gives it its final name.
+    Of several processes at once the first builds, on every core, and the others wait for it.
 
     Raises BuildError when g++ or torch-npu is missing or the compiler fails.
     """
@@ -198,20 +237,18 @@ def build() -> Path:
     if reason or torch is None or torch_npu is None:
         raise BuildError(reason)
     folder = build_folder()
-    if folder.is_dir():
-        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        objects, libraries = Path(scratch, "objects"), Path(scratch, "libraries")
-        objects.mkdir()
-        libraries.mkdir()
-        compile_all(torch, torch_npu, objects)
-        link_all(torch, objects, libraries)
-        try:
-            libraries.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first, which is fine
-                raise
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it however this process ends
+        if folder.is_dir():
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            objects, libraries = Path(scratch, "objects"), Path(scratch, "libraries")
+            objects.mkdir()
+            libraries.mkdir()
+            compile_all(torch, torch_npu, objects)
+            link_all(torch, objects, libraries)
+            libraries.rename(folder)  # last: a build that was killed leaves no half of one
     return folder
 
 

@@ -25,7 +25,7 @@ def main() -> int:
     except build.BuildError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    os.environ.update(build.cann_variables(libraries))
+    os.environ.update(build.emulated_variables(libraries, os.environ))
     return os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
