@@ -41,6 +41,7 @@ def test_the_recorded_result_of_transformers_is_matched(name: str, size: tuple[i
     assert np.abs(ours - recorded).max() <= 5e-7
 
 
+@pytest.mark.extended  # it needs torchvision
 def test_transformers_own_processor_is_matched_to_the_last_bit(tmp_path: Path) -> None:
     folder = os.environ.get("KIT_TORCHVISION", "")
     if not folder and importlib.util.find_spec("torchvision") is None:
