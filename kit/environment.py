@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from kit import doctor
 from kit.device.device import cpu_name
 from kit.records import Environment
 
@@ -70,13 +71,16 @@ def version(package: str) -> str | None:
 
 
 def ascend_version(module: str) -> str | None:
-    """Return the version of a CANN module or the driver as torch_npu reads it, None without."""
+    """Return the version of a CANN module or the driver as torch_npu reads it, None without.
+
+    Of an old driver it reads garbage, or raises UnicodeDecodeError.
+    """
     if not sys.modules.get("torch_npu"):
         return None
-    with contextlib.suppress(ImportError, AttributeError, RuntimeError):
+    with contextlib.suppress(ImportError, AttributeError, RuntimeError, ValueError):
         from torch_npu.npu.utils import get_cann_version  # only where torch_npu is loaded
 
-        return str(get_cann_version(module)) or None
+        return doctor.readable(get_cann_version(module))
     return None
 
 

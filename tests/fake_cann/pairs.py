@@ -1,0 +1,171 @@
+"""Try releases of torch-npu, each with its torch, on the emulated NPU: what starts, what works.
+
+    python3 tests/fake_cann/pairs.py 2.9.0.post2 2.12.0 [--folder FOLDER] [--keep]
+
+Makes an environment for each, one after the other, with torch as the package index gives it (on
+x86-64 that is the CUDA build, which needs no GPU), runs the three scripts with tiny weights and the
+idioms, and prints a row of a Markdown table; what failed, and the console's lines that are not the
+kit's, stand below it. An environment has 2 to 8 GB and is deleted unless --keep is given. Needs
+Linux x86-64, g++ 12 and the network.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "tests/fake_cann/run.py"
+IMPORT = "import torch, torch_npu; print((torch.ones(2, device='npu') + 1).sum().item())"
+TINY = (
+    "import npu_patch, pathlib, sys, tests.models as m; m.save_tiny_vit(pathlib.Path(sys.argv[1]))"
+)
+SCRIPTS = (
+    ("inference.py",),
+    ("benchmark.py", "--iterations", "5", "--modes", "all"),
+    ("accuracy.py", "--strict"),
+)
+SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one pair did; a cell each, and the lines below the table."""
+
+    name: str
+    cells: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def execute(python: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the environment's Python in the repository, both streams in one."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [python, *arguments],
+        cwd=ROOT,
+        env={**inherited, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def install(torch_npu: str, folder: Path, transformers: str) -> Path:
+    """Make the environment; return its Python. Raises CalledProcessError where pip fails."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    others = [
+        line
+        for line in lines
+        if line and not line.startswith(("#", "torch", "transformers", "modelscope"))
+    ]
+    torch = re.match(r"\d+\.\d+\.\d+", torch_npu)
+    assert torch is not None, torch_npu
+    subprocess.run(
+        [*pip, f"torch=={torch.group()}", f"transformers=={transformers}", *others], check=True
+    )
+    # Its wheels before 2.11 ask for torch's CPU build by name, which the ordinary index lacks.
+    subprocess.run([*pip, "--no-deps", f"torch-npu=={torch_npu}", "pyyaml"], check=True)
+    return python
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the exit code and the line that says why."""
+    lines = [line.strip() for line in done.stdout.splitlines() if ": " in line]
+    telling = [line for line in lines if re.search(r"what\(\)|Error|rror:", line)]
+    return f"exit {done.returncode}: {(telling or lines or [''])[-1][:300]}"
+
+
+def idioms(python: Path) -> tuple[str, list[str]]:
+    """Run the CUDA idioms under the patch; return how many hold, and the errors of others."""
+    done = execute(
+        python,
+        *(RUN, "-m", "tests.cuda_idioms", "npu_patch"),
+        TASK_QUEUE_ENABLE="0",
+        FAKECANN_STRICT="0",
+    )
+    try:
+        results = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return "none", [f"idioms: {last_words(done)}"]
+    failed = {name: error for name, error in results.items() if error}
+    notes = [f"idiom {name}: {error}" for name, error in failed.items()]
+    return f"{len(results) - len(failed)} of {len(results)}", notes
+
+
+def try_pair(torch_npu: str, folder: Path, transformers: str) -> Pair:
+    """Install a pair and try all."""
+    try:
+        python = install(torch_npu, folder, transformers)
+    except subprocess.CalledProcessError as error:
+        return Pair(torch_npu, ("cannot be installed",), (f"pip: exit {error.returncode}",))
+    asked = (
+        "import importlib.metadata as m, importlib.util as u, pathlib, re\n"
+        "folder = pathlib.Path(u.find_spec('torch').submodule_search_locations[0])\n"
+        "print(re.search(r\"__version__ = '(.*)'\", (folder / 'version.py').read_text())[1])"
+    )
+    torch = execute(python, "-c", asked, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout.strip()
+    started = execute(python, RUN, "-c", IMPORT)
+    if started.returncode:
+        return Pair(torch_npu, (torch, last_words(started)), ())
+    weights, output = folder / "tiny", folder / "output"
+    execute(python, "-c", TINY, str(weights), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    cells, notes = [torch, "starts"], []
+    for script, *options in SCRIPTS:
+        done = execute(
+            python,
+            *(RUN, script, *options),
+            *("--weights", str(weights), "--output-dir", str(output)),
+        )
+        on_npu = "Applied NPU monkey-patch" in done.stdout
+        cells.append(("passes" if on_npu else "runs on the CPU") if not done.returncode else
+                     last_words(done))  # fmt: skip
+        first = done.stdout.partition("[INFO]")[0].splitlines()
+        notes += [f"{script}, before the kit's first line: {line}" for line in first]
+        notes += [
+            f"{script}, amid its lines: {line}"
+            for line in done.stdout.splitlines()[len(first) :]
+            if re.search(r"Warning: |\[W\w*\b", line)
+        ]
+    right, wrong = idioms(python)
+    return Pair(torch_npu, (*cells, right), (*notes, *wrong))
+
+
+def main() -> int:
+    """Try every pair given and print the table as it grows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("torch_npu", nargs="+", metavar="TORCH_NPU", help="a release, 2.9.0.post2")
+    parser.add_argument("--folder", type=Path, help="where the environments go (a temporary one)")
+    parser.add_argument("--keep", action="store_true", help="leave the environments")
+    parser.add_argument("--transformers", default="4.57.6", metavar="VERSION")
+    options = parser.parse_args()
+    base = options.folder or Path(tempfile.mkdtemp())
+    notes = []
+    heads = "| torch-npu | torch | import | inference | benchmark | accuracy --strict | idioms |"
+    sys.stdout.write(f"{heads}\n{'| --- ' * 7}|\n")
+    for version in options.torch_npu:
+        pair = try_pair(version, base / version, options.transformers)
+        empty = [""] * (6 - len(pair.cells))
+        sys.stdout.write(f"| {' | '.join([pair.name, *pair.cells, *empty])} |\n")
+        sys.stdout.flush()
+        notes += [f"- {pair.name}: {note}\n" for note in pair.notes]
+        if not options.keep:
+            shutil.rmtree(base / version, ignore_errors=True)
+    sys.stdout.write("\n" + "".join(notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
