@@ -12,7 +12,7 @@ import pytest
 import accuracy
 import benchmark
 import inference
-from kit.entry import ROOT
+from kit.run import ROOT
 
 pytestmark = pytest.mark.smoke
 
