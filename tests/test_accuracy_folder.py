@@ -1,6 +1,7 @@
 """accuracy.py over a folder: streamed, resumed, cached, shared, and never counted twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 import accuracy
 from kit.accuracy import folder as folders
 from kit.accuracy import neighbours
+from kit.accuracy.folder_record import worst_first
 from kit.accuracy.loader import Loader, default_workers
 from kit.model.model import Features
 from kit.model.preprocessing import Preprocessing
 from tests.accuracy_runs import (
     FOLDER_COUNT,
     SCRIPT,
+    make_images,
     options_of,
+    record_of,
     results_of,
     run_process,
     without_history,
@@ -102,6 +106,54 @@ def test_a_folder_without_a_sound_image_is_one_line_and_exit_code_2(
         (folder / name).write_bytes(b"no image")
     assert accuracy.main(options_of(tmp_path, folder, tiny_weights)) == 2
     assert "none of the 2 images can be decoded" in capsys.readouterr().err
+
+
+def test_a_folder_that_changes_while_it_runs_is_what_it_was_when_it_was_listed(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_images(tmp_path / "images", 7)
+    (folder / "000.png").write_bytes(b"no image")  # before the first sound one
+    plain = folders.FolderRun.run
+
+    def changing(self: folders.FolderRun, paths: Any) -> Any:  # noqa: ANN401 - as run
+        (folder / "004.png").unlink()
+        for name in ("0000.png", "003a.png", "zzz.png"):
+            shutil.copy(folder / "005.png", folder / name)
+        return plain(self, paths)
+
+    monkeypatch.setattr(folders.FolderRun, "run", changing)
+    assert accuracy.main(options_of(tmp_path, folder, tiny_weights)) == 0
+    found = results_of(tmp_path / "out")["folder"]
+    broken = {Path(entry["image"]).name: entry["reason"] for entry in found["broken"]}
+    compared = sorted(Path(entry["image"]).name for entry in found["worst"])
+    assert compared == ["001.png", "002.png", "003.png", "005.png", "006.png"]
+    assert found["images"] == 5
+    assert broken.keys() == {"000.png", "004.png"}
+    assert "is not an image" in broken["000.png"]
+    assert "No such file" in broken["004.png"]
+
+
+def test_a_worst_image_that_went_or_changed_gives_its_place_to_the_next(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_images(tmp_path / "images", 5)
+    plain = folders.FolderRun.run
+    worst: list[Path] = []
+
+    def changing(self: folders.FolderRun, paths: Any) -> Any:  # noqa: ANN401 - as run
+        done = plain(self, paths)
+        order = worst_first(done, "fp32")
+        worst.extend(Path(image.image) for image in order)
+        worst[0].unlink()
+        shutil.copy(worst[3], worst[1])
+        return done
+
+    monkeypatch.setattr(folders.FolderRun, "run", changing)
+    assert accuracy.main(options_of(tmp_path, folder, tiny_weights)) == 0
+    record = record_of(tmp_path / "out")
+    assert record["results"]["image"] == str(worst[2])
+    assert [Path(entry["image"]) for entry in record["results"]["folder"]["worst"]] == worst
+    assert sum("Not measured in full" in warning for warning in record["warnings"]) == 2
 
 
 def test_images_come_in_order_and_no_more_than_asked_ahead(image_folder: Path) -> None:

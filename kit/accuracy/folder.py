@@ -24,6 +24,7 @@ from kit.accuracy.sides import Side
 from kit.accuracy.single import Sides
 from kit.device.device import device_errors, synchronize
 from kit.distributed import Group
+from kit.errors import KitError
 from kit.model.model import Features, forward, to_host
 from kit.model.setup import model_input
 from kit.options import AccuracyOptions
@@ -135,6 +136,8 @@ class FolderRun:
         for entries, _, _ in shares:
             done |= {entry.accuracy.image: entry for entry in entries}
         broken = [image for _, images, _ in shares for image in images]
+        if not done:
+            raise KitError(f"none of the {len(paths)} images could be read: see the warnings above")
         return FolderDone(
             [done[str(path)] for path in paths if str(path) in done],
             sorted(broken, key=lambda image: image.image),

@@ -14,14 +14,14 @@ from kit.accuracy.results import results_of
 from kit.accuracy.single import Measured, Sides, make_sides, measure
 from kit.accuracy.verdict import Verdict
 from kit.distributed import Group
+from kit.errors import KitError
 from kit.model import images, preprocessing
 from kit.model.images import DecodedImage, Inputs
 from kit.model.setup import Workbench
 from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.progress import Progress
-from kit.records import AccuracyResults, BrokenImage, FolderAccuracy
-from kit.run import ROOT
+from kit.records import AccuracyResults, FolderAccuracy, ImageAccuracy
 
 Pictures = Mapping[str, Callable[[], bytes]]
 
@@ -73,10 +73,9 @@ class Session:
         log.info(f"Input shape: {pixels.shape}")
         log.info(f"Device: {bench.device.torch_device}")
         log.info(f"Comparing {self.sides.references.declared} with the CPU...")
-        given: Path | None = self.options.image
-        if given is None or not given.is_dir():
-            return self.one_image(inputs.first, pixels, None, ())
-        return self.folder(inputs, progress)
+        if inputs.is_folder:
+            return self.folder(inputs, progress)
+        return self.one_image(inputs.first, pixels, None, ())
 
     def one_image(
         self,
@@ -118,17 +117,14 @@ class Session:
 
     def folder(self, inputs: Inputs, progress: Progress) -> Done:
         """Compare every image of the folder, then measure the worst one in full."""
-        paths = images.find(self.options.image, ROOT)
-        before = paths[: len(paths) - len(inputs.paths)]  # gather has warned of them
         run = FolderRun(self.options, self.sides, self.group, progress, self.log)
         found = run.run(inputs.paths)
-        skipped = [BrokenImage(str(path), f"{path} cannot be decoded") for path in before]
-        found = replace(found, broken=[*skipped, *found.broken])
+        found = replace(found, broken=[*inputs.broken, *found.broken])
         arithmetic = self.sides.references.declared.arithmetic
         folder = folder_accuracy(found, arithmetic, self.group.size)
         done = None
         if self.group.place.leads:
-            worst = images.decode(Path(folder.worst[0].image))
+            worst = decode_unchanged(folder.worst, self.log)
             pixels = preprocessing.preprocess(worst.pixels, self.sides.bench.steps)
             reasons = folder_reasons(folder)
             done = self.one_image(worst, pixels, folder, reasons)
@@ -139,6 +135,24 @@ class Session:
         chosen = done or shared
         assert chosen is not None  # rank 0 has made one
         return chosen
+
+
+def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
+    """Return the first image that still is what the folder run has seen, decoded again.
+
+    Raises:
+        KitError: where every one of them is gone or changed.
+    """
+    for image in worst:
+        try:
+            decoded = images.decode(Path(image.image))
+            if decoded.sha256 == image.sha256:
+                return decoded
+            problem = f"image {image.image} has changed"
+        except KitError as error:
+            problem = str(error)
+        log.warning(f"Not measured in full: {problem}")
+    raise KitError("the folder's worst images went or changed while it ran: run it again")
 
 
 def folder_reasons(folder: FolderAccuracy) -> list[str]:

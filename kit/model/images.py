@@ -22,6 +22,7 @@ from kit.model import weights
 from kit.model.weights import Weights
 from kit.options import Options
 from kit.output import RunLog
+from kit.records import BrokenImage
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DEFAULT_IMAGE = Path("data/val2017/000000000139.jpg")
@@ -133,16 +134,20 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and weights of a run.
+    """Images and weights of a run. A folder is listed once: what changes in it later is ignored.
 
     Attributes:
+        is_folder: whether a folder of images was given.
         paths: image files, at least one; the first is the decoded one.
+        broken: the files before it, which cannot be decoded.
         first: the first image that could be decoded.
         weights: where the weights are.
         weights_sha256: their hash, ready some time later; None for random weights.
     """
 
+    is_folder: bool
     paths: tuple[Path, ...]
+    broken: tuple[BrokenImage, ...]
     first: DecodedImage
     weights: Weights
     weights_sha256: Future[str] | None
@@ -178,8 +183,9 @@ def gather(options: Options, root: Path, log: RunLog) -> Inputs:
     """
     paths = find(options.image, root)
     found = find_weights(options, root, log)
-    paths, first = first_decodable(paths, log)
-    return Inputs(paths, first, found, hash_in_background(found))
+    first, broken = first_decodable(paths, log)
+    is_folder = options.image is not None and paths != (options.image,)
+    return Inputs(is_folder, paths[len(broken) :], broken, first, found, hash_in_background(found))
 
 
 def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
@@ -193,19 +199,23 @@ def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
     return weights.fetch(options.download, options.weights, root, log)
 
 
-def first_decodable(paths: tuple[Path, ...], log: RunLog) -> tuple[tuple[Path, ...], DecodedImage]:
-    """Return the paths from the first decodable image on, and that image.
+def first_decodable(
+    paths: tuple[Path, ...], log: RunLog
+) -> tuple[DecodedImage, tuple[BrokenImage, ...]]:
+    """Return the first image that can be decoded, and the broken ones before it.
 
     Raises:
         KitError: where the only image is broken, or every one of a folder.
     """
-    for position, path in enumerate(paths):
+    broken: list[BrokenImage] = []
+    for path in paths:
         try:
-            return paths[position:], decode(path)
+            return decode(path), tuple(broken)
         except KitError as error:
             if len(paths) == 1:
                 raise
             log.warning(f"Left out: {error}")
+            broken.append(BrokenImage(str(path), str(error)))
     raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
 
 
