@@ -119,27 +119,34 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit.accuracy.session import Session
         from kit.device import health
         from kit.host_memory import keep_freed_memory
-        from kit.model import setup
+        from kit.model.setup import (
+            device_info,
+            input_info,
+            open_device,
+            report_fallbacks,
+            report_patch,
+            set_up,
+        )
         from kit.records import AccuracyRecord
 
     keep_freed_memory()
     with distributed.joined(distributed.place()) as group:
-        patch = setup.report_patch(npu_patch.status(), log)
-        device = setup.open_device(options, patch, log, group.place.local_rank)
+        patch = report_patch(npu_patch.status(), log)
+        device = open_device(options, patch, log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
         progress = Progress(silent=not group.place.leads)
         with health.watch(device.type == "npu") as fallen:
-            bench = setup.set_up(options, inputs, device, log)
-            done = Session(options, bench, group, log).compare(inputs, progress)
-    setup.report_fallbacks(fallen, log)
+            setup = set_up(options, inputs, device, log)
+            done = Session(options, setup, group, log).compare(inputs, progress)
+    report_fallbacks(fallen, log)
     record = AccuracyRecord(
         status="complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=setup.device_info(bench, fallen.names),
-        model=bench.model_info,
-        input=setup.input_info(bench, inputs, done.input_shape, done.images),
+        device=device_info(setup, fallen.names),
+        model=setup.model_info,
+        input=input_info(setup, inputs, done.input_shape, done.images),
         results=done.results,
         warnings=tuple(log.warnings),
     )

@@ -168,31 +168,36 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     from kit.benchmark.course import Course
     from kit.benchmark.found import begin
     from kit.device import health
-    from kit.model import setup
+    from kit.model.setup import (
+        input_info,
+        open_device,
+        report_fallbacks,
+        report_patch,
+    )
 
     import_ms = (time.perf_counter() - start) * 1e3
     mode = options.modes[0].name
     with distributed.joined(distributed.place()) as group:
-        patch = setup.report_patch(npu_patch.status(), log)
-        device = setup.open_device(options, patch, log, group.place.local_rank)
+        patch = report_patch(npu_patch.status(), log)
+        device = open_device(options, patch, log, group.place.local_rank)
         progress = Progress(silent=not group.place.leads)
         with health.watch(device.type == "npu") as fallen:
-            bench, found = begin(options, inputs, device, import_ms, log)
-            course = Course(options, bench, inputs, group, progress, log, found)
+            setup, found = begin(options, inputs, device, import_ms, log)
+            course = Course(options, setup, inputs, group, progress, log, found)
             pixels = course.preprocess()
             if old is not None:
-                old.require_same(bench, mode, group.size, pixels.shape)
+                old.require_same(setup, mode, group.size, pixels.shape)
             course.run(pixels)
-    setup.report_fallbacks(fallen, log)
+    report_fallbacks(fallen, log)
     regression = old.compare(found, options.max_regression) if old else None
     record = BenchmarkRecord(
         status="partial" if found.interrupted else "complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=found.device_info(fallen.names, bench.health.passed),
-        model=bench.model_info,
-        input=setup.input_info(bench, inputs, found.input_shape, 1),
+        device=found.device_info(fallen.names, setup.health.passed),
+        model=setup.model_info,
+        input=input_info(setup, inputs, found.input_shape, 1),
         results=found.results(mode, regression),
         warnings=tuple(log.warnings),
     )

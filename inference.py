@@ -51,31 +51,38 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
         from kit import environment
         from kit.device import health
         from kit.inference import features
-        from kit.model import setup
+        from kit.model.setup import (
+            device_info,
+            input_info,
+            open_device,
+            report_fallbacks,
+            report_patch,
+            set_up,
+        )
         from kit.records import InferenceRecord
 
-    patch = setup.report_patch(npu_patch.status(), log)
-    device = setup.open_device(options, patch, log)
+    patch = report_patch(npu_patch.status(), log)
+    device = open_device(options, patch, log)
     log.info(f"Loading image from: {inputs.first.path}")
     with health.watch(device.type == "npu") as fallen:
-        bench = setup.set_up(options, inputs, device, log)
-        found = features.extract(bench, inputs, log, keep_all=options.save_features is not None)
-    setup.report_fallbacks(fallen, log)
+        setup = set_up(options, inputs, device, log)
+        found = features.extract(setup, inputs, log, keep_all=options.save_features is not None)
+    report_fallbacks(fallen, log)
     record = InferenceRecord(
         status="complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=setup.device_info(bench, fallen.names),
-        model=bench.model_info,
-        input=setup.input_info(bench, inputs, found.input_shape, len(found.results.images)),
+        device=device_info(setup, fallen.names),
+        model=setup.model_info,
+        input=input_info(setup, inputs, found.input_shape, len(found.results.images)),
         results=found.results,
         warnings=tuple(log.warnings),
     )
     files = {}
     if options.save_features is not None:
-        files[options.save_features] = found.safetensors(bench.model_info)
-    pictures = {"inference_features.png": lambda: found.picture(bench.model_info)}
+        files[options.save_features] = found.safetensors(setup.model_info)
+    pictures = {"inference_features.png": lambda: found.picture(setup.model_info)}
     return Outcome(record, features.report(record), files, pictures)
 
 

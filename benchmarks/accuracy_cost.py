@@ -47,7 +47,7 @@ def one_image(runs: int) -> None:
         from kit.host_memory import host_peak_bytes, keep_freed_memory
         from kit.model import model as models
         from kit.model import preprocessing
-        from kit.model.setup import Workbench
+        from kit.model.setup import Setup
         from kit.output import RunLog
         from kit.records import ModelInfo
 
@@ -58,8 +58,8 @@ def one_image(runs: int) -> None:
     device = choose("cpu", patched=False, patch_reason="")
     info = ModelInfo(None, "random", "", "", 0, "fp32", "sdpa")
     steps = preprocessing.Preprocessing()
-    bench = Workbench(device, torch.float32, model, steps, info, HealthChecks(device))
-    sides = make_sides(bench, 10.0, RunLog(silent=True))
+    setup = Setup(device, torch.float32, model, steps, info, HealthChecks(device))
+    sides = make_sides(setup, 10.0, RunLog(silent=True))
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     exact = sides.references.truth.model
 

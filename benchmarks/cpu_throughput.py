@@ -33,7 +33,7 @@ from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
 from kit.model import model as models
 from kit.model.preprocessing import Preprocessing
-from kit.model.setup import Workbench
+from kit.model.setup import Setup
 from kit.options import Mode
 from kit.records import ModelInfo
 
@@ -88,28 +88,28 @@ def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def workbench() -> Workbench:
+def make_setup() -> Setup:
     """Return the random ViT-B/16 on the CPU, as benchmark.py sets it up."""
     status = npu_patch.status()
     device = choose("cpu", patched=status.applied, patch_reason=status.reason)
     model = models.random_model(0, "sdpa")
     info = ModelInfo(None, "random", "", type(model).__name__, 0, "fp32", "sdpa")
-    return Workbench(device, torch.float32, model, Preprocessing(), info, HealthChecks(device))
+    return Setup(device, torch.float32, model, Preprocessing(), info, HealthChecks(device))
 
 
 def measure(rounds: int, batch: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Return the seconds of each contender, round by round, and an empty call's median."""
-    bench = workbench()
+    setup = make_setup()
     pixels = torch.randn(1, 3, SIZE, SIZE)
-    stopwatch = Stopwatch(bench.device)
+    stopwatch = Stopwatch(setup.device)
     torch.manual_seed(0)
     by_hand = AutoModel.from_config(
         DINOv3ViTConfig(**models.VITB16), attn_implementation="sdpa"
     ).eval()
     found: dict[str, list[float]] = {}
     with (
-        run_mode(bench, Mode("fp32", "sdpa"), pixels, keep=True) as fp32,
-        run_mode(bench, Mode("bf16", "sdpa"), pixels, keep=True) as bf16,
+        run_mode(setup, Mode("fp32", "sdpa"), pixels, keep=True) as fp32,
+        run_mode(setup, Mode("bf16", "sdpa"), pixels, keep=True) as bf16,
         fp32.forwards(fp32.input(batch)) as kit_fp32,
         bf16.forwards(bf16.input(batch)) as kit_bf16,
         fp32.forwards(fp32.input(1)) as one_image,

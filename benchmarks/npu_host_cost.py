@@ -29,7 +29,7 @@ from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
 from kit.model import model as models
 from kit.model.preprocessing import Preprocessing
-from kit.model.setup import Workbench
+from kit.model.setup import Setup
 from kit.options import Mode, parse_modes
 from kit.records import ModelInfo
 
@@ -53,7 +53,7 @@ def main() -> int:
         return 2
     model = models.random_model(0, "sdpa")
     info = ModelInfo(None, "random", "", type(model).__name__, 0, "fp32", "sdpa")
-    bench = Workbench(device, torch.float32, model, Preprocessing(), info, NoChecks(device))
+    setup = Setup(device, torch.float32, model, Preprocessing(), info, NoChecks(device))
     stopwatch = Stopwatch(device)
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
@@ -61,7 +61,7 @@ def main() -> int:
         for mode in parse_modes("all", Mode("fp32", "sdpa")):
             if mode.precision in ("fp32", "bf16"):
                 pixels = torch.zeros(1, 3, 224, 224)
-                runner = stack.enter_context(run_mode(bench, mode, pixels, keep=True))
+                runner = stack.enter_context(run_mode(setup, mode, pixels, keep=True))
                 calls[mode] = stack.enter_context(runner.forwards(runner.input(1)))
         for number in range(rounds + 2):
             for mode, call in calls.items():

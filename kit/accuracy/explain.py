@@ -110,7 +110,7 @@ def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
         tensor = switch.run()
         pair = (truth, tensor) if switch.where == "device" else (tensor, plain)
         found.append(cause_of(switch, before, compare(*pair).relative_error))
-    sides.bench.health.after("the explanation")
+    sides.setup.health.after("the explanation")
     return tuple(found)
 
 
@@ -129,7 +129,7 @@ def on_device(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Compute on the device within a context and return last_hidden_state on the CPU."""
-    target, dtype = sides.bench.device.torch_device, dtype or sides.bench.dtype
+    target, dtype = sides.setup.device.torch_device, dtype or sides.setup.dtype
     with device_errors("explaining the difference"), context or contextlib.nullcontext():
         features = forward(model, pixels.to(target, dtype))
         return features.last_hidden_state.cpu()
@@ -138,7 +138,7 @@ def on_device(
 def device_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
     """Return the switches on the device."""
     model, declared = sides.model, sides.references.declared
-    label = "TF32" if sides.bench.device.type == "cuda" else "HF32"
+    label = "TF32" if sides.setup.device.type == "cuda" else "HF32"
     fp32 = declared.dtype == "fp32"
 
     def mode(name: str, now: FloatMode, *, matmul: bool, convolution: bool) -> Switch:
@@ -184,7 +184,7 @@ def device_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
 def in_fp32(sides: Sides, pixels: torch.Tensor) -> torch.Tensor:
     """Compute on the device in fp32, from the reference's own weights."""
     with device_errors("moving the fp32 model to the device"):
-        model = copy.deepcopy(sides.references.cpu.model).to(sides.bench.device.torch_device)
+        model = copy.deepcopy(sides.references.cpu.model).to(sides.setup.device.torch_device)
     return on_device(sides, model, pixels, dtype=torch.float32)
 
 
@@ -206,7 +206,7 @@ def reference_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
         with gelu_replaced(base.model, lambda: nn.GELU("tanh")):
             return base.features(pixels).last_hidden_state
 
-    reduced: FloatMode = "tf32" if sides.bench.device.type == "cuda" else "hf32"
+    reduced: FloatMode = "tf32" if sides.setup.device.type == "cuda" else "hf32"
     label = reduced.upper()
     switches = [
         arithmetic(f"{label} convolution", Declared("fp32", "fp32", reduced)),

@@ -83,8 +83,8 @@ class FolderRun:
         self.broken: list[BrokenImage] = []
         about = self.about()
         self.cache = ReferenceCache(options.references, about | {"side": self.side_name()}, log)
-        bench = sides.bench
-        device = f"{bench.device.type} {bench.device.name}"
+        setup = sides.setup
+        device = f"{setup.device.type} {setup.device.name}"
         of_the_run = {"device": device, "declared": str(sides.references.declared)}
         self.journal = Journal(
             options.output_dir, about | of_the_run | {"batch": str(self.batch_size)},
@@ -93,12 +93,12 @@ class FolderRun:
 
     def about(self) -> dict[str, str]:
         """Return what every figure of the run depends on, but for the image."""
-        bench = self.sides.bench
+        setup = self.sides.setup
         return {
-            "weights": bench.model_info.sha256,
-            "architecture": bench.model_info.architecture,
-            "preprocessing": str(bench.steps),
-            "attention": str(bench.model_info.attention),
+            "weights": setup.model_info.sha256,
+            "architecture": setup.model_info.architecture,
+            "preprocessing": str(setup.steps),
+            "attention": str(setup.model_info.attention),
         }
 
     def side_name(self) -> str:
@@ -150,7 +150,7 @@ class FolderRun:
         workers = self.options.workers
         workers = default_workers(len(paths)) if workers is None else workers
         entries: list[Entry] = []
-        with Loader(workers, self.sides.bench.steps) as loader, ThreadPoolExecutor(1) as pool:
+        with Loader(workers, self.sides.setup.steps) as loader, ThreadPoolExecutor(1) as pool:
             stream = loader.stream(paths, 2 * self.batch_size + workers)
             finished = self.finish_batches(self.batches(stream), pool)
             rounds = int(self.group.most(math.ceil(len(paths) / self.batch_size)))
@@ -202,17 +202,17 @@ class FolderRun:
         Raises:
             DeviceError: where it does not.
         """
-        bench = self.sides.bench
+        setup = self.sides.setup
         images = [torch.from_numpy(image.pixels) for image in batch if image.pixels is not None]
         images += [images[-1]] * (self.batch_size - len(images))
-        pixel_values = model_input(bench, torch.stack(images))
+        pixel_values = model_input(setup, torch.stack(images))
         with device_errors("computing a batch"):
-            require_on(pixel_values, bench.device.type)
+            require_on(pixel_values, setup.device.type)
             features = forward(self.sides.model, pixel_values)
-            require_on(features.last_hidden_state, bench.device.type)
-            synchronize(bench.device)
+            require_on(features.last_hidden_state, setup.device.type)
+            synchronize(setup.device)
         on_host = to_host(features)
-        bench.health.after("a batch")
+        setup.health.after("a batch")
         return on_host
 
     def reference(self, image: Loaded) -> Features:

@@ -17,7 +17,7 @@ from kit.distributed import Group
 from kit.errors import KitError
 from kit.model import images, preprocessing
 from kit.model.images import DecodedImage, Inputs
-from kit.model.setup import Workbench
+from kit.model.setup import Setup
 from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.progress import Progress
@@ -46,11 +46,9 @@ class Done:
 
 
 class Session:
-    """One run of accuracy.py on a bench."""
+    """One run of accuracy.py with a setup."""
 
-    def __init__(
-        self, options: AccuracyOptions, bench: Workbench, group: Group, log: RunLog
-    ) -> None:
+    def __init__(self, options: AccuracyOptions, setup: Setup, group: Group, log: RunLog) -> None:
         """Move the model to the device.
 
         Raises:
@@ -59,7 +57,7 @@ class Session:
         self.options = options
         self.group = group
         self.log = log
-        self.sides: Sides = make_sides(bench, options.budget_factor, log)
+        self.sides: Sides = make_sides(setup, options.budget_factor, log)
 
     def compare(self, inputs: Inputs, progress: Progress) -> Done:
         """Compare the device with the CPU on one image, or on a folder of them.
@@ -68,10 +66,10 @@ class Session:
             KitError: where an input does not allow it.
             DeviceError: where the device fails or no longer computes.
         """
-        log, bench = self.log, self.sides.bench
-        pixels = preprocessing.preprocess(inputs.first.pixels, bench.steps)
+        log, setup = self.log, self.sides.setup
+        pixels = preprocessing.preprocess(inputs.first.pixels, setup.steps)
         log.info(f"Input shape: {pixels.shape}")
-        log.info(f"Device: {bench.device.torch_device}")
+        log.info(f"Device: {setup.device.torch_device}")
         log.info(f"Comparing {self.sides.references.declared} with the CPU...")
         if inputs.is_folder:
             return self.folder(inputs, progress)
@@ -97,13 +95,13 @@ class Session:
         if reasons:
             measured = replace(measured, verdict=failed(measured.verdict, reasons))
         causes = explain(self.sides, pixels) if self.options.explain else ()
-        stages, label = self.sides.references.stages, self.sides.bench.device.label
+        stages, label = self.sides.references.stages, self.sides.setup.device.label
         results = results_of(
             measured,
             stages,
             self.sides.references.declared,
             image=str(image.path),
-            source=self.sides.bench.model_info.source,
+            source=self.sides.setup.model_info.source,
             self_check=self.sides.self_check,
             explain=causes,
             folder=folder,
@@ -125,7 +123,7 @@ class Session:
         done = None
         if self.group.place.leads:
             worst = decode_unchanged(folder.worst, self.log)
-            pixels = preprocessing.preprocess(worst.pixels, self.sides.bench.steps)
+            pixels = preprocessing.preprocess(worst.pixels, self.sides.setup.steps)
             reasons = folder_reasons(folder)
             done = self.one_image(worst, pixels, folder, reasons)
         # The others end with the same exit code; pictures are the first rank's alone.

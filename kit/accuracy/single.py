@@ -16,7 +16,7 @@ from kit.accuracy.stages import Stages
 from kit.accuracy.verdict import Verdict, conclude
 from kit.device.device import Device, device_errors, float_modes, synchronize
 from kit.model.model import Features, features_of, patch_grid, to_host
-from kit.model.setup import Workbench, model_input, move_model
+from kit.model.setup import Setup, model_input, move_model
 from kit.output import RunLog
 
 TENSORS = ("pooler_output", "last_hidden_state")
@@ -27,13 +27,13 @@ class Sides:
     """The device's model and all CPU sides of the same weights.
 
     Attributes:
-        bench: the device, whose model has been moved to it.
+        setup: the device, whose model has been moved to it.
         model: on the device.
         references: on the CPU.
         factor: how many times the budget still counts as explained.
     """
 
-    bench: Workbench
+    setup: Setup
     model: PreTrainedModel
     references: References
     factor: float
@@ -41,7 +41,7 @@ class Sides:
     @property
     def self_check(self) -> bool:
         """Whether the device is the CPU itself."""
-        return self.bench.device.type == "cpu"
+        return self.setup.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class Measured:
         return self.examination.truth if self_check else self.examination.cpu
 
 
-def make_sides(bench: Workbench, factor: float, log: RunLog) -> Sides:
+def make_sides(setup: Setup, factor: float, log: RunLog) -> Sides:
     """Keep the CPU's model, and move one to the device.
 
     Raises:
         DeviceError: where the device fails.
     """
-    shared = bench.device.type == "cpu" and bench.dtype == torch.float32
-    on_cpu = bench.model if shared else copy.deepcopy(bench.model)
-    model = move_model(bench, log)
-    matmul, convolution = float_modes(bench.device)
-    declared = Declared(bench.model_info.dtype, matmul, convolution)
-    return Sides(bench, model, References(on_cpu, declared), factor)
+    shared = setup.device.type == "cpu" and setup.dtype == torch.float32
+    on_cpu = setup.model if shared else copy.deepcopy(setup.model)
+    model = move_model(setup, log)
+    matmul, convolution = float_modes(setup.device)
+    declared = Declared(setup.model_info.dtype, matmul, convolution)
+    return Sides(setup, model, References(on_cpu, declared), factor)
 
 
 def run_device(
@@ -131,13 +131,13 @@ def measure(sides: Sides, pixels: torch.Tensor, log: RunLog | None = None) -> Me
     Raises:
         DeviceError: where the device fails or no longer computes.
     """
-    bench = sides.bench
-    pixel_values = model_input(bench, pixels, log)
+    setup = sides.setup
+    pixel_values = model_input(setup, pixels, log)
     if sides.model is sides.references.cpu.model:
         sides.references.wait()
-    device, names = run_device(bench.device, sides.model, pixel_values, sides.references.stages)
-    bench.health.after("the recorded forward")
-    grid = patch_grid(bench.model.config, pixels.shape)
+    device, names = run_device(setup.device, sides.model, pixel_values, sides.references.stages)
+    setup.health.after("the recorded forward")
+    grid = patch_grid(setup.model.config, pixels.shape)
     runs = sides.references.run(pixels)
     examination = examine(device, sides.references, runs, sides.factor)
     return assess(

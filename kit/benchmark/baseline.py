@@ -12,7 +12,7 @@ from kit.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from kit.benchmark.found import Found
-    from kit.model.setup import Workbench
+    from kit.model.setup import Setup
     from kit.records import Comparison, MetricStatus, Regression
 
 ENOUGH_TO_BE_APART = 8  # samples of both runs: 4 and 4 of one kind fall apart 1 time in 35
@@ -31,7 +31,7 @@ class Baseline:
     record: dict[str, Any]
 
     def require_same(
-        self, bench: "Workbench", mode: str, world_size: int, shape: Sequence[int]
+        self, setup: "Setup", mode: str, world_size: int, shape: Sequence[int]
     ) -> None:
         """Check that the earlier run is the same measurement as this one.
 
@@ -41,10 +41,10 @@ class Baseline:
         results, device, model = (self.record[key] for key in ("results", "device", "model"))
         ranks = results["ranks"]
         pairs = [
-            ("device", device["name"], bench.device.name),
-            ("device type", device["type"], bench.device.type),
+            ("device", device["name"], setup.device.name),
+            ("device type", device["type"], setup.device.type),
             ("mode", results["mode"], mode),
-            ("weights' sha256", model["sha256"], bench.model_info.sha256),
+            ("weights' sha256", model["sha256"], setup.model_info.sha256),
             ("input shape", list(self.record["input"]["shape"]), list(shape)),
             ("number of ranks", ranks["world_size"] if ranks else 1, world_size),
         ]

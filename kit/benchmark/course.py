@@ -19,7 +19,7 @@ from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryErr
 from kit.model import preprocessing
 from kit.model.images import Inputs
 from kit.model.model import Features, require_finite, to_host
-from kit.model.setup import Workbench, device_info
+from kit.model.setup import Setup, device_info
 from kit.options import BenchmarkOptions, Mode
 from kit.output import RunLog
 from kit.progress import Progress
@@ -39,7 +39,7 @@ class Course:
 
     Attributes:
         options: of the run.
-        bench: the device, and the model on the CPU.
+        setup: the device, and the model on the CPU.
         inputs: the images; the first is used.
         group: torchrun's processes, or this one alone.
         progress: shows how far the run is.
@@ -48,7 +48,7 @@ class Course:
     """
 
     options: BenchmarkOptions
-    bench: Workbench
+    setup: Setup
     inputs: Inputs
     group: Group
     progress: Progress
@@ -57,8 +57,8 @@ class Course:
 
     def __post_init__(self) -> None:
         """Make what measures."""
-        stopwatch = Stopwatch(self.bench.device)
-        self.meter = Meter(stopwatch, self.bench.health, self.group, self.progress)
+        stopwatch = Stopwatch(self.setup.device)
+        self.meter = Meter(stopwatch, self.setup.health, self.group, self.progress)
 
     def run(self, pixels: torch.Tensor) -> None:
         """Measure every mode; on Ctrl-C keep what there is, if there is anything.
@@ -71,7 +71,7 @@ class Course:
             KeyboardInterrupt: on Ctrl-C before anything was measured.
         """
         try:
-            reference = ladder.reference(self.bench, pixels) if self.options.ladder else None
+            reference = ladder.reference(self.setup, pixels) if self.options.ladder else None
             main, *others = self.options.modes
             self.measure_main_mode(main, pixels, reference)
             for mode in others:
@@ -87,7 +87,7 @@ class Course:
         took_ms = []
         for _ in range(PREPROCESSINGS_TIMED):
             start = time.perf_counter()
-            pixels = preprocessing.preprocess(self.inputs.first.pixels, self.bench.steps)
+            pixels = preprocessing.preprocess(self.inputs.first.pixels, self.setup.steps)
             took_ms.append((time.perf_counter() - start) * 1e3)
         self.found.note(preprocessing_ms=statistics.median(took_ms))
         self.found.input_shape = tuple(pixels.shape)
@@ -102,14 +102,14 @@ class Course:
             KitError: where the device fails or does not have the mode.
             KeyboardInterrupt: on Ctrl-C; `found` holds what there is.
         """
-        if reason := ladder.missing(mode, self.bench):
+        if reason := ladder.missing(mode, self.setup):
             raise KitError(f"mode {mode.name}: {reason}")
         keep = reference is not None
-        with run_mode(self.bench, mode, pixels, keep=keep, log=self.log) as runner:
+        with run_mode(self.setup, mode, pixels, keep=keep, log=self.log) as runner:
             pixel_values = runner.input(1, self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
-            self.log.info(f"Device: {self.bench.device.torch_device}")
-            self.found.device = device_info(runner.bench, ())
+            self.log.info(f"Device: {self.setup.device.torch_device}")
+            self.found.device = device_info(runner.setup, ())
             with runner.forwards(pixel_values) as call:
                 self.first_forward(runner, call, check=reference is None)
                 latency = self.main_latency(mode, call)
@@ -137,9 +137,9 @@ class Course:
         """
         assert reference is not None  # there is a ladder, or there were no other modes
         try:
-            if reason := ladder.missing(mode, self.bench):
+            if reason := ladder.missing(mode, self.setup):
                 raise KitError(reason)
-            with run_mode(self.bench, mode, pixels, keep=True) as runner:
+            with run_mode(self.setup, mode, pixels, keep=True) as runner:
                 self.log.info(f"Measuring {mode.name}...")
                 pixel_values = runner.input(1)
                 with runner.forwards(pixel_values) as call:
@@ -154,7 +154,7 @@ class Course:
                     memory = conditions.memory(runner.peaks)
                     self.found.ladder.append(ladder.row(mode, latency, sweep.rows, memory, error))
         except (CaptureError, OutOfDeviceMemoryError) as problem:
-            self.bench.health.after(str(problem))
+            self.setup.health.after(str(problem))
             self.skip(mode, problem)
         except DeviceError:
             raise
@@ -182,7 +182,7 @@ class Course:
         self.meter.health.after("the first forward")
         if check:
             require_finite(to_host(first.output))
-        on_cpu = self.bench.device.type == "cpu"
+        on_cpu = self.setup.device.type == "cpu"
         self.found.note(
             move_ms=runner.move_ms,
             first_inference_ms=first.wall_ms,
@@ -220,7 +220,7 @@ class Course:
 
     def rank_latency(self, latency: Latency) -> RankLatency:
         """Return this rank's part of the record."""
-        device = self.bench.device
+        device = self.setup.device
         return RankLatency(
             rank=self.group.place.rank,
             host=host_name(),

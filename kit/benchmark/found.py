@@ -7,7 +7,7 @@ from kit.benchmark import ladder
 from kit.device.device import Device
 from kit.host_memory import host_peak_bytes
 from kit.model.images import Inputs
-from kit.model.setup import Workbench, set_up
+from kit.model.setup import Setup, set_up
 from kit.options import BenchmarkOptions
 from kit.output import RunLog
 from kit.records import (
@@ -76,13 +76,13 @@ class Found:
 
 def begin(
     options: BenchmarkOptions, inputs: Inputs, device: Device, import_ms: float, log: RunLog
-) -> tuple[Workbench, Found]:
-    """Load the model on the CPU; return the workbench, and what is known by then.
+) -> tuple[Setup, Found]:
+    """Load the model on the CPU; return the setup, and what is known by then.
 
     Raises:
-        KitError: as workbench.set_up does.
+        KitError: as setup.set_up does.
     """
     start = time.perf_counter()
-    bench = set_up(options, inputs, device, log)
+    setup = set_up(options, inputs, device, log)
     load_ms = (time.perf_counter() - start) * 1e3
-    return bench, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))
+    return setup, Found(Phases(import_ms, load_ms, None, None, None, None, None, None))

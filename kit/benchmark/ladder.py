@@ -12,7 +12,7 @@ from kit.benchmark.runner import ModeRunner
 from kit.device.device import device_errors, float_modes
 from kit.model import model as models
 from kit.model.model import Features, forward, to_host
-from kit.model.setup import Workbench, model_input
+from kit.model.setup import Setup, model_input
 from kit.options import Mode
 from kit.records import LadderRow, Latency, Memory, ThroughputRow
 
@@ -42,26 +42,26 @@ class ModeError:
         return SELF_CHECK if self.on_cpu else PASS
 
 
-def missing(mode: Mode, bench: Workbench) -> str | None:
+def missing(mode: Mode, setup: Setup) -> str | None:
     """Return why the device or the model does not have a mode; None where it may."""
-    if bench.device.type == "cpu":
+    if setup.device.type == "cpu":
         if mode.graph:
             return "the CPU has no graph capture"
         if mode.strict:
             return "the CPU computes fp32 without HF32 or TF32: the same as fp32"
-    if mode.attention == "eager" and not models.has_attention(bench.model.config):
+    if mode.attention == "eager" and not models.has_attention(setup.model.config):
         return "the model has no attention"
     return None
 
 
-def reference(bench: Workbench, pixels: torch.Tensor) -> Features:
-    """Return the features that the fp32 model computes on the CPU, from bench.model.
+def reference(setup: Setup, pixels: torch.Tensor) -> Features:
+    """Return the features that the fp32 model computes on the CPU, from setup.model.
 
     Args:
-        bench: its model is on the CPU in fp32.
+        setup: its model is on the CPU in fp32.
         pixels: one preprocessed image, float32 on the CPU.
     """
-    return forward(bench.model, pixels)
+    return forward(setup.model, pixels)
 
 
 def error(
@@ -81,11 +81,11 @@ def error(
     Raises:
         DeviceError: where the device fails.
     """
-    device = runner.bench.device
+    device = runner.setup.device
     with device_errors(f"computing the features of {runner.mode.name}"):
         found = to_host(call())
     equal = bits_equal_eager(runner, call, pixel_values, found) if runner.mode.graph else None
-    runner.bench.health.after(f"the features of {runner.mode.name}")
+    runner.setup.health.after(f"the features of {runner.mode.name}")
     arithmetic = arithmetic_of(runner.mode.dtype, *float_modes(device))
     return ModeError(
         judge(expected.pooler_output, found.pooler_output, arithmetic),
@@ -106,7 +106,7 @@ def bits_equal_eager(
     The second image proves that the graph reads its input anew.
     """
     original = runner.input(1)
-    mirrored = model_input(runner.bench, runner.pixels.flip(-1))
+    mirrored = model_input(runner.setup, runner.pixels.flip(-1))
     with device_errors(f"comparing {runner.mode.name} with its eager forward"):
         equal = same_bits(to_host(forward(runner.model, original)), replayed)
         pixel_values.copy_(mirrored)

@@ -13,7 +13,7 @@ from kit.device.device import device_errors, require_dtype, strict_fp32
 from kit.device.meters import PeakMemory, capture
 from kit.model import model as models
 from kit.model.model import Features, forward
-from kit.model.setup import Workbench, model_input, move_model
+from kit.model.setup import Setup, model_input, move_model
 from kit.options import Mode
 from kit.output import RunLog
 
@@ -23,7 +23,7 @@ class ModeRunner:
     """A model on the device in one mode.
 
     Attributes:
-        bench: the workbench, in the mode's dtype.
+        setup: device and model, in the mode's dtype.
         mode: the mode.
         model: on the device.
         pixels: one preprocessed image, float32 on the CPU, 1 x 3 x rows x columns.
@@ -31,7 +31,7 @@ class ModeRunner:
         peaks: of the device's memory, from before the move on.
     """
 
-    bench: Workbench
+    setup: Setup
     mode: Mode
     model: PreTrainedModel
     pixels: torch.Tensor
@@ -44,7 +44,7 @@ class ModeRunner:
         Raises:
             KitError, DeviceError: as model_input does.
         """
-        return model_input(self.bench, self.pixels.repeat(batch_size, 1, 1, 1), log)
+        return model_input(self.setup, self.pixels.repeat(batch_size, 1, 1, 1), log)
 
     @contextlib.contextmanager
     def forwards(self, pixel_values: torch.Tensor) -> Iterator[Callable[[], Features]]:
@@ -63,7 +63,7 @@ class ModeRunner:
         if not self.mode.graph:
             yield eager
             return
-        captured = capture(self.bench.device, eager, f"{self.mode.name}, batch {len(pixel_values)}")
+        captured = capture(self.setup.device, eager, f"{self.mode.name}, batch {len(pixel_values)}")
         try:
             yield captured
         finally:
@@ -72,29 +72,29 @@ class ModeRunner:
 
 @contextlib.contextmanager
 def run_mode(
-    bench: Workbench, mode: Mode, pixels: torch.Tensor, *, keep: bool, log: RunLog | None = None
+    setup: Setup, mode: Mode, pixels: torch.Tensor, *, keep: bool, log: RunLog | None = None
 ) -> Iterator[ModeRunner]:
     """Put the model on the device in a mode for the block.
 
     Args:
-        bench: its model is on the CPU in fp32.
+        setup: its model is on the CPU in fp32.
         mode: what to run.
         pixels: one preprocessed image, float32 on the CPU.
-        keep: leave bench.model as it is and move a copy.
+        keep: leave setup.model as it is and move a copy.
         log: where the move is told; None for silence.
 
     Raises:
         KitError: where the device does not compute in the mode's dtype.
         DeviceError: where it fails, or has too little memory.
     """
-    dtype = require_dtype(bench.device, mode.dtype)
+    dtype = require_dtype(setup.device, mode.dtype)
     with device_errors(f"making room for {mode.name}"):
-        peaks = PeakMemory(bench.device)
+        peaks = PeakMemory(setup.device)
     with strict_fp32(mode.strict):
-        model = copy.deepcopy(bench.model) if keep else bench.model
+        model = copy.deepcopy(setup.model) if keep else setup.model
         models.use_attention(model, mode.attention)
         start = time.perf_counter()
-        moved = replace(bench, dtype=dtype, model=model)
+        moved = replace(setup, dtype=dtype, model=model)
         model = move_model(moved, log)
         move_ms = (time.perf_counter() - start) * 1e3
         yield ModeRunner(moved, mode, model, pixels, move_ms, peaks)

@@ -107,7 +107,7 @@ class Sweep:
             call = stack.enter_context(self.runner.forwards(self.runner.input(batch_size)))
             with device_errors(f"trying {name}"):
                 call()
-                synchronize(self.runner.bench.device)
+                synchronize(self.runner.setup.device)
         except OutOfDeviceMemoryError as error:
             if told:
                 self.log.warning(f"Batch {batch_size} does not fit: {error}")
@@ -134,7 +134,7 @@ class Sweep:
         Raises:
             DeviceError: where the device fails.
         """
-        if self.runner.bench.device.type == "cpu":
+        if self.runner.setup.device.type == "cpu":
             return None
         count = min(latency.iterations, LONGEST_QUEUE)
         with device_errors(f"measuring {name}, waiting once"):

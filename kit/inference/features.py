@@ -19,7 +19,7 @@ from kit.model.model import (
     timed_forward,
     to_host,
 )
-from kit.model.setup import Workbench, model_input, move_model
+from kit.model.setup import Setup, model_input, move_model
 from kit.output import RULE, RunLog
 from kit.records import ImageResult, InferenceRecord, InferenceResults, ModelInfo, TensorSummary
 
@@ -69,11 +69,11 @@ class Found:
         return content
 
 
-def extract(bench: Workbench, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Found:
+def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Found:
     """Move the model to the device and run it on every image: one warm-up, then timed forwards.
 
     Args:
-        bench: device, model and preprocessing.
+        setup: device, model and preprocessing.
         inputs: the images.
         log: gets the report's [INFO] lines.
         keep_all: keep every image's tensors; without it only what the record needs.
@@ -82,16 +82,16 @@ def extract(bench: Workbench, inputs: Inputs, log: RunLog, *, keep_all: bool) ->
         KitError: where an output is not finite.
         DeviceError: where the device fails or no longer computes.
     """
-    model = move_model(bench, log)
-    prepared = preprocessing.preprocess(inputs.first.pixels, bench.steps)
-    pixel_values = model_input(bench, prepared, log)
+    model = move_model(setup, log)
+    prepared = preprocessing.preprocess(inputs.first.pixels, setup.steps)
+    pixel_values = model_input(setup, prepared, log)
     log.info(f"Input shape: {pixel_values.shape}")
-    log.info(f"Device: {bench.device.torch_device}")
+    log.info(f"Device: {setup.device.torch_device}")
     log.info("Warm-up inference...")
-    timed_forward(bench.device, model, pixel_values)
-    bench.health.after("the warm-up")
+    timed_forward(setup.device, model, pixel_values)
+    setup.health.after("the warm-up")
     log.info("Running timed inference...")
-    on_device, latency_ms = timed_forward(bench.device, model, pixel_values)
+    on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
     first = to_host(on_device)
     require_finite(first)
     summaries = (
@@ -99,19 +99,19 @@ def extract(bench: Workbench, inputs: Inputs, log: RunLog, *, keep_all: bool) ->
         summarize(on_device.last_hidden_state, first.last_hidden_state),
     )
     per_image = [image_result(inputs.first, latency_ms, first)]
-    pictures = [(inputs.first.pixels, patch_colours(bench, first, pixel_values))]
+    pictures = [(inputs.first.pixels, patch_colours(setup, first, pixel_values))]
     kept = [(str(inputs.first.path), first)]
     for image in inputs.others(log):
-        pixel_values = model_input(bench, preprocessing.preprocess(image.pixels, bench.steps))
-        on_device, latency_ms = timed_forward(bench.device, model, pixel_values)
+        pixel_values = model_input(setup, preprocessing.preprocess(image.pixels, setup.steps))
+        on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
         on_host = to_host(on_device)
         require_finite(on_host)
         per_image.append(image_result(image, latency_ms, on_host))
         if len(pictures) < PICTURE_ROWS:
-            pictures.append((image.pixels, patch_colours(bench, on_host, pixel_values)))
+            pictures.append((image.pixels, patch_colours(setup, on_host, pixel_values)))
         if keep_all:
             kept.append((str(image.path), on_host))
-    bench.health.after("the timed inference")
+    setup.health.after("the timed inference")
     results = InferenceResults(per_image[0].latency_ms, *summaries, tuple(per_image))
     return Found(results, tuple(prepared.shape), pictures, kept)
 
@@ -129,10 +129,10 @@ def image_result(image: DecodedImage, latency_ms: float, on_host: Features) -> I
 
 
 def patch_colours(
-    bench: Workbench, on_host: Features, pixel_values: torch.Tensor
+    setup: Setup, on_host: Features, pixel_values: torch.Tensor
 ) -> npt.NDArray[np.uint8]:
     """Return an image's patch tokens as colours: uint8, patch rows x patch columns x 3."""
-    rows, columns = patch_grid(bench.model.config, pixel_values.shape)
+    rows, columns = patch_grid(setup.model.config, pixel_values.shape)
     patches = on_host.last_hidden_state[0, -rows * columns :].to(torch.float32).numpy()
     return picture.feature_colours(patches, rows, columns)
 

@@ -28,8 +28,8 @@ HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """A device, and the model's parts that do not depend on where it is.
+class Setup:
+    """What a run works with: a device, and the model's parts that do not depend on where it is.
 
     Attributes:
         device: where the model will compute.
@@ -100,7 +100,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
     return device
 
 
-def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Workbench:
+def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Setup:
     """Load the model on the CPU and prepare everything else for it.
 
     Raises:
@@ -134,35 +134,35 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Wor
         attention=options.attention if has_attention else None,
     )
     dtype = require_dtype(device, options.dtype)
-    return Workbench(device, dtype, model, steps, info, HealthChecks(device))
+    return Setup(device, dtype, model, steps, info, HealthChecks(device))
 
 
-def move_model(bench: Workbench, log: RunLog | None = None) -> PreTrainedModel:
+def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
     """Move the model to the device and into the dtype, and prove that the device computes.
 
     Args:
-        bench: the workbench.
+        setup: device and model.
         log: where the move is told; None for silence.
 
     Raises:
         DeviceError: where the device fails.
     """
-    device = bench.device
+    device = setup.device
     with device_errors("moving the model to the device"):
-        model: PreTrainedModel = bench.model.to(device.torch_device, bench.dtype)
-    bench.health.after("moving the model")
+        model: PreTrainedModel = setup.model.to(device.torch_device, setup.dtype)
+    setup.health.after("moving the model")
     if log is not None:
         log.info(f"Model moved to {device.label} device: {device.name}")
     return model
 
 
 def model_input(
-    bench: Workbench, pixels_batch: torch.Tensor, log: RunLog | None = None
+    setup: Setup, pixels_batch: torch.Tensor, log: RunLog | None = None
 ) -> torch.Tensor:
     """Move preprocessed images to the device and into the dtype.
 
     Args:
-        bench: the workbench.
+        setup: device and model.
         pixels_batch: float32 on the CPU, batch x 3 x rows x columns.
         log: where a size that is not a multiple of the patch size is named; None for silence.
 
@@ -171,7 +171,7 @@ def model_input(
         DeviceError: where the device fails.
     """
     rows, columns = pixels_batch.shape[-2:]
-    patch = models.patch_size(bench.model.config)
+    patch = models.patch_size(setup.model.config)
     if min(rows, columns) < patch:
         raise KitError(
             f"an input of {rows}x{columns} is smaller than the model's {patch}x{patch} patch: "
@@ -184,30 +184,30 @@ def model_input(
             f"{rows - rows % patch}x{columns - columns % patch}"
         )
     with device_errors("copying the input to the device"):
-        return pixels_batch.to(bench.device.torch_device, bench.dtype)
+        return pixels_batch.to(setup.device.torch_device, setup.dtype)
 
 
-def device_info(bench: Workbench, cpu_fallbacks: tuple[str, ...]) -> DeviceInfo:
+def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...]) -> DeviceInfo:
     """Return the device's part of the record."""
-    matmul, convolution = float_modes(bench.device)
+    matmul, convolution = float_modes(setup.device)
     return DeviceInfo(
-        type=bench.device.type,
-        index=bench.device.index,
-        name=bench.device.name,
-        count=bench.device.count,
-        torch_device=str(bench.device.torch_device),
+        type=setup.device.type,
+        index=setup.device.index,
+        name=setup.device.name,
+        count=setup.device.count,
+        torch_device=str(setup.device.torch_device),
         matmul_fp32=matmul,
         convolution_fp32=convolution,
         cpu_fallbacks=cpu_fallbacks,
-        known_answer_checks=bench.health.passed,
+        known_answer_checks=setup.health.passed,
     )
 
 
-def input_info(bench: Workbench, inputs: Inputs, shape: tuple[int, ...], images: int) -> InputInfo:
+def input_info(setup: Setup, inputs: Inputs, shape: tuple[int, ...], images: int) -> InputInfo:
     """Return the input's part of the record.
 
     Args:
-        bench: the workbench, whose preprocessing is recorded.
+        setup: the one whose preprocessing is recorded.
         inputs: the images; the first is described.
         shape: of the model's input.
         images: how many images the run used.
@@ -218,6 +218,6 @@ def input_info(bench: Workbench, inputs: Inputs, shape: tuple[int, ...], images:
         width=inputs.first.width,
         height=inputs.first.height,
         shape=shape,
-        preprocessing=str(bench.steps),
+        preprocessing=str(setup.steps),
         images=images,
     )
