@@ -7,6 +7,7 @@ is more than one process.
 import contextlib
 import datetime
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def place() -> Place:
     if texts[2] is None:
         return Place()
     try:
-        rank, local_rank, world_size = (int(text or "") for text in texts)
+        rank, local_rank, world_size = (int((text or "")[:9]) for text in texts)
     except ValueError:
         rank = local_rank = world_size = -1
     if not (0 <= rank < world_size and 0 <= local_rank < world_size):
@@ -59,6 +60,20 @@ def place() -> Place:
             "unset them or start with torchrun"
         )
     return Place(rank, local_rank, world_size)
+
+
+def require_meeting_point() -> None:
+    """Check the address at which torchrun's ranks meet.
+
+    Raises:
+        KitError: where the environment names none.
+    """
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+        raise KitError(
+            f"MASTER_ADDR is {address!r} and MASTER_PORT {port[:20]!r}, where the other ranks "
+            "cannot be met: start with torchrun"
+        )
 
 
 def host_name() -> str:
@@ -136,6 +151,7 @@ def joined(where: Place) -> Iterator[Group]:
     if where.world_size == 1:
         yield group
         return
+    require_meeting_point()
     from torch import distributed
 
     before = signal.signal(signal.SIGTERM, end_by_torchrun)

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.errors import KitError
 from kit.model import weights
+from kit.run import ROOT
 from tests.models import save_tiny_bert
 
 Run = Callable[..., tuple[int, Path]]
@@ -191,7 +194,7 @@ def test_a_non_finite_output_is_no_result(expect_error: Expect, weights_copy: Pa
 
 @pytest.mark.parametrize("size", ["0", "-16", "2.5", "many", "123456"])
 def test_a_size_that_is_none(expect_error: Expect, size: str) -> None:
-    expect_error(f"--size={size}", words=f"size '{size}' is not a whole number")
+    expect_error(f"--size={size}", words=f"'{size}' is not a whole number of pixels")
 
 
 def test_a_size_below_one_patch(expect_error: Expect) -> None:
@@ -275,3 +278,153 @@ def test_an_interruption_in_this_process_is_130_and_writes_nothing(
     assert code == 130
     assert list(folder.iterdir()) == []
     assert capsys.readouterr().err == "interrupted: nothing was written\n"
+
+
+@pytest.mark.parametrize("name", ["image", "config.json", "model.safetensors"])
+def test_a_pipe_or_a_device_is_never_opened(
+    expect_error: Expect, weights_copy: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "pipe.jpg" if name == "image" else weights_copy / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    options = ("--image", str(path)) if name == "image" else ("--weights", str(weights_copy))
+    expect_error(*options, words=f"{path} is not a plain file")
+    if name != "image":
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        with pytest.raises(KitError, match="is not a plain file"):
+            weights.check_folder(weights_copy)
+
+
+@pytest.mark.parametrize("option", ["--image", "--weights", "--output-dir", "--save-features"])
+def test_an_empty_path_is_not_the_current_folder(expect_error: Expect, option: str) -> None:
+    expect_error(option, "", words="the path is empty")
+
+
+@pytest.mark.parametrize("option", ["--image", "--weights"])
+def test_a_name_that_is_too_long(expect_error: Expect, option: str) -> None:
+    expect_error(option, "a" * 300, words="File name too long")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers is 1000000"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 7}, "not a multiple of num_attention_heads 7"),
+        ({"hidden_size": "32"}, "hidden_size is 32, not a whole number"),
+        ({"hidden_size": None}, "hidden_size is None"),
+        ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"image_size": [32, True]}, "image_size is [32, True]"),
+        ({"quantization_config": {"bits": 4}}, "asks for quantized weights"),
+    ],
+)
+def test_a_configuration_that_no_vision_model_has(
+    expect_error: Expect, weights_copy: Path, changes: dict[str, object], words: str
+) -> None:
+    edit_json(weights_copy / "config.json", **changes)
+    expect_error("--weights", str(weights_copy), words=words)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_json_that_is_nested_too_deeply(
+    expect_error: Expect, weights_copy: Path, name: str
+) -> None:
+    (weights_copy / name).write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    expect_error("--weights", str(weights_copy), words=f"{name} is nested too deeply")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": -5}, "a size of -5"),
+        ({"size": {"height": 0, "width": 32}}, "a size of 0"),
+        ({"size": True}, "a size of True"),
+        ({"size": {"shortest_edge": 10**7}}, "a size of 10000000"),
+        ({"image_mean": [0.5, 0.5, 10**400]}, "is not a number that float32 holds"),
+        ({"image_std": ["1", 1, 1]}, "1 is not a number"),
+        ({"rescale_factor": "x"}, "x is not a number"),
+    ],
+)
+def test_preprocessing_that_nobody_can_do(
+    expect_error: Expect, weights_copy: Path, changes: dict[str, object], words: str
+) -> None:
+    edit_json(weights_copy / "preprocessor_config.json", **changes)
+    expect_error("--weights", str(weights_copy), words=words)
+
+
+def test_a_size_of_one_e400_in_the_preprocessing(expect_error: Expect, weights_copy: Path) -> None:
+    (weights_copy / "preprocessor_config.json").write_text('{"size": 1e400}')
+    expect_error("--weights", str(weights_copy), words="asks for what the kit cannot do")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e400]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "4"]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+        '{"a": 4}',
+        '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    ],
+)
+def test_a_safetensors_header_that_is_damaged(weights_copy: Path, header: str) -> None:
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
+    (weights_copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(KitError, match="damaged safetensors header"):
+        weights.check_folder(weights_copy)
+
+
+def test_whole_numbers_where_floats_belong(expect_error: Expect, weights_copy: Path) -> None:
+    edit_tensors(weights_copy, lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.int8)}))
+    expect_error("--weights", str(weights_copy), words="holds norm.weight as I8")
+
+
+def test_a_folder_with_the_name_of_the_weights(expect_error: Expect, weights_copy: Path) -> None:
+    (weights_copy / "model.safetensors").unlink()
+    (weights_copy / "model.safetensors").mkdir()
+    expect_error("--weights", str(weights_copy), words="model.safetensors is not a plain file")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MASTER_ADDR", None), ("MASTER_PORT", "abc")])
+def test_ranks_that_cannot_meet(
+    expect_error: Expect, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
+) -> None:
+    import accuracy
+
+    set_ = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, text in {**set_, "MASTER_PORT": "29500", variable: value}.items():
+        if text is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, text)
+    monkeypatch.setattr("inference.main", accuracy.main)
+    expect_error("--device", "cpu", words="MASTER_ADDR is")
+
+
+def test_a_device_of_five_thousand_digits(expect_error: Expect) -> None:
+    expect_error("--device", "npu:" + "9" * 5000, words="unknown device 'npu:999")
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_not_asked(
+    tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "torchvision").mkdir()
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    options = ["--weights", tiny_weights, "--image", photo, "--output-dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "inference.py", *map(str, options)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

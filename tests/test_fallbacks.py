@@ -15,7 +15,7 @@ REPORT = (
 
 
 def watched(code: str) -> subprocess.CompletedProcess[str]:
-    program = f"import os, sys\nfrom kit.device import health as fallbacks\n{code}"
+    program = f"import os, sys\nfrom kit.device import health\n{code}"
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -48,7 +48,7 @@ def test_the_descriptor_is_restored_after_an_error() -> None:
 
 def test_a_child_that_holds_the_pipe_does_not_hang_the_run() -> None:
     done = watched(
-        "import subprocess\nfallbacks.DRAIN_TIMEOUT_S = 0.2\n"
+        "import subprocess\nhealth.DRAIN_TIMEOUT_S = 0.2\n"
         "with health.watch(True):\n"
         " child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
         "child.kill(); print('done')"

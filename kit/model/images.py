@@ -6,6 +6,7 @@ thread beside the imports of torch and transformers.
 
 import hashlib
 import io
+import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -22,11 +23,13 @@ from kit.model import weights
 from kit.model.weights import Weights
 from kit.options import Options
 from kit.output import RunLog
+from kit.outside import cannot_read, kind_of, read_bytes
 from kit.records import BrokenImage
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DEFAULT_IMAGE = Path("data/val2017/000000000139.jpg")
 SAMPLE_IMAGE = Path("data/sample.jpg")
+LARGEST_IMAGE_BYTES = 1 << 30
 SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 
@@ -72,21 +75,36 @@ def find(given: Path | None, root: Path) -> tuple[Path, ...]:
     if given is None:
         default = root / DEFAULT_IMAGE
         return (default if default.is_file() else root / SAMPLE_IMAGE,)
-    if given.is_dir():
-        found = sorted(
-            path
-            for path in given.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
+    kind = kind_of(given, "--image")
+    if kind == "folder":
+        found = listed(given)
         if not found:
             raise KitError(
                 f"folder {given} holds no image ({' '.join(sorted(SUFFIXES))}): "
                 "give a folder of images or one file"
             )
         return tuple(found)
-    if not given.exists():
+    if kind == "missing":
         raise KitError(f"image {given} does not exist: check the path given to --image")
     return (given,)
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return a folder's image files, those of its subfolders too, sorted.
+
+    Raises:
+        KitError: where a folder among them may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise cannot_read(Path(error.filename or folder), "folder", error) from error
+
+    return sorted(
+        path
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for path in (Path(parent) / name for name in names)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def decode(path: Path) -> DecodedImage:
@@ -99,10 +117,7 @@ def decode(path: Path) -> DecodedImage:
     Raises:
         KitError: where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise KitError(f"cannot read image {path}: {error.strerror or error}") from error
+    content = read_bytes(path, "image", LARGEST_IMAGE_BYTES)
     if not content:
         raise KitError(f"image {path} is empty: give a file with an image in it")
     try:

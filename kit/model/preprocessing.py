@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from kit.errors import KitError
-from kit.model.weights import read_json
+from kit.options import LARGEST_SIZE
+from kit.outside import kind_of, read_json
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's
@@ -75,12 +76,15 @@ def load(folder: Path | None) -> Preprocessing:
     Raises:
         KitError: where the file asks for something that the kit does not know.
     """
-    if folder is None or not (path := folder / "preprocessor_config.json").is_file():
+    if folder is None:
         return Preprocessing()
-    config = read_json(path)
+    path = folder / "preprocessor_config.json"
+    if kind_of(path, "") == "missing":
+        return Preprocessing()
+    config = read_json(path, "", "download it again")
     try:
         return from_config(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise KitError(f"{path} asks for what the kit cannot do: {error}") from error
 
 
@@ -102,7 +106,7 @@ def from_config(config: Mapping[str, Any]) -> Preprocessing:
     if wanted("do_center_crop", False):
         crop_height, crop_width = edges(config["crop_size"])
         crop = (crop_height, crop_width or crop_height)
-    factor = float(config.get("rescale_factor") or 1 / 255)
+    factor = finite(config.get("rescale_factor") or 1 / 255)
     resample = config.get("resample")
     interpolation = INTERPOLATIONS.get(2 if resample is None else resample)
     if interpolation is None:
@@ -127,12 +131,25 @@ def edges(size: object) -> tuple[int, int | None]:
         ValueError: for any other entry.
     """
     if isinstance(size, int):
-        return size, size
+        return edge(size), edge(size)
     if isinstance(size, dict) and set(size) == {"height", "width"}:
-        return int(size["height"]), int(size["width"])
+        return edge(size["height"]), edge(size["width"])
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
-        return int(size["shortest_edge"]), None
+        return edge(size["shortest_edge"]), None
     raise ValueError(f"size {size}")
+
+
+def edge(value: object) -> int:
+    """Return a side in pixels.
+
+    Raises:
+        ValueError: for anything but a whole number from 1 to LARGEST_SIZE.
+    """
+    if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
+        raise ValueError(
+            f"a size of {str(value)[:40]}, which is not a whole number from 1 to {LARGEST_SIZE}"
+        )
+    return value
 
 
 def channels(values: float | Sequence[float]) -> tuple[float, ...]:
@@ -144,7 +161,18 @@ def channels(values: float | Sequence[float]) -> tuple[float, ...]:
     numbers = [values] * 3 if isinstance(values, int | float) else list(values)
     if len(numbers) != 3:
         raise ValueError(f"{len(numbers)} channel values where 3 are wanted")
-    return tuple(float(number) for number in numbers)
+    return tuple(finite(number) for number in numbers)
+
+
+def finite(value: object) -> float:
+    """Return a number of the configuration.
+
+    Raises:
+        ValueError: for text, NaN, infinity and what no float32 holds.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e38:
+        raise ValueError(f"{str(value)[:40]} is not a number that float32 holds")
+    return float(value)
 
 
 def preprocess(pixels: npt.NDArray[np.uint8], steps: Preprocessing) -> torch.Tensor:

@@ -8,16 +8,17 @@ import contextlib
 import fcntl
 import fnmatch
 import hashlib
-import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kit.errors import KitError
 from kit.output import RunLog
+from kit.outside import cannot_read, json_object, kind_of, read_json
 from kit.records import Source
 
 MODEL_NAME = "dinov3-vitb16-pretrain-lvd1689m"
@@ -25,6 +26,22 @@ ENVIRONMENT_VARIABLE = "DINOV3_WEIGHTS"
 DEFAULT_FOLDERS = (Path("/opt/atomgit/weight") / MODEL_NAME, Path("weights") / MODEL_NAME)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CHUNK_BYTES = 16 << 20
+AGAIN = "download it again"
+FLOAT_TYPES = ("F32", "BF16", "F16", "F64")
+INDEX_TYPES = ("I64", "I32", "BOOL")  # tables of positions, which some models keep beside weights
+# What any vision model's sizes lie between; the 7B model has 40 layers of width 4096.
+CONFIG_SIZES = {
+    "hidden_size": (1, 65_536),
+    "hidden_sizes": (1, 65_536),
+    "intermediate_size": (1, 1 << 20),
+    "num_hidden_layers": (1, 1_000),
+    "num_attention_heads": (1, 4_096),
+    "num_register_tokens": (0, 65_536),
+    "num_channels": (1, 1_024),
+    "patch_size": (1, 4_096),
+    "image_size": (1, 65_536),
+    "depths": (1, 1_000),
+}
 LARGEST_HEADER_BYTES = 100 << 20  # safetensors' own limit
 
 
@@ -55,7 +72,7 @@ def find(given: Path | None, root: Path) -> Weights:
     from_environment = Path(named) if named else None
     for folder, origin in ((given, "--weights"), (from_environment, f"${ENVIRONMENT_VARIABLE}")):
         if folder is not None:
-            if not folder.is_dir():
+            if kind_of(folder, origin) != "folder":
                 raise KitError(
                     f"{origin} {folder} is not a folder: "
                     "give the folder that holds config.json and model.safetensors"
@@ -64,22 +81,31 @@ def find(given: Path | None, root: Path) -> Weights:
             return Weights(folder, "local")
     for default in DEFAULT_FOLDERS:
         folder = root / default
-        if folder.is_dir():
+        if kind_of(folder, "the weights in") == "folder":
             check_folder(folder)
             return Weights(folder, "local")
     return Weights(None, "random")
 
 
 def safetensors_files(folder: Path) -> tuple[Path, ...]:
-    """Return the folder's safetensors files, sorted by name."""
-    return tuple(sorted(folder.glob("*.safetensors")))
+    """Return the folder's safetensors files, sorted by name.
+
+    Raises:
+        KitError: where the folder may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".safetensors")]
+    except OSError as error:
+        raise cannot_read(folder, "weights folder", error) from error
+    return tuple(folder / name for name in sorted(names) if not name.startswith("."))
 
 
 def check_folder(folder: Path) -> None:
     """Check that folder holds a readable config.json and whole safetensors files.
 
     Raises:
-        KitError: naming the file and the mend.
+        KitError: naming the file and how to fix it.
     """
     files = safetensors_files(folder)
     if not files:
@@ -92,29 +118,45 @@ def check_folder(folder: Path) -> None:
             f"weights folder {folder} holds no *.safetensors file: "
             "download it again, for example with --download modelscope"
         )
-    read_json(folder / "config.json")
+    config = folder / "config.json"
+    if kind_of(config, "") == "missing":
+        raise KitError(f"{config} is missing: download the weights folder again")
+    check_config(read_json(config, "", AGAIN), config)
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    if kind_of(index, "") != "missing":
         check_shards(index, files)
     for file in files:
         check_safetensors(file)
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in path.
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Check the sizes in a model's configuration, before a model of them is built.
+
+    transformers takes what stands there: a million layers are built for hours, a zero divides.
 
     Raises:
-        KitError: where path is missing, unreadable, or not a JSON object.
+        KitError: naming the first value that no vision model has.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise KitError(f"{path} is missing: download the weights folder again") from error
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} is not readable JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise KitError(f"{path} does not hold a JSON object: download it again")
-    return content
+    if config.get("quantization_config") is not None:
+        raise KitError(f"{path} asks for quantized weights: give the folder of unquantized ones")
+    for name, (least, most) in CONFIG_SIZES.items():
+        if name not in config:
+            continue
+        values = config[name] if isinstance(config[name], list) else [config[name]]
+        if not all(type(value) is int and least <= value <= most for value in values):
+            raise KitError(
+                f"{path}: {name} is {str(config[name])[:60]}, "
+                f"not a whole number from {least} to {most}: download it again"
+            )
+    theta = config.get("rope_theta", 1.0)
+    if not isinstance(theta, int | float) or isinstance(theta, bool) or not 0 < theta < math.inf:
+        raise KitError(f"{path}: rope_theta is {theta}, not a positive number: download it again")
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    if isinstance(heads, int) and isinstance(width, int) and width % heads:
+        raise KitError(
+            f"{path}: hidden_size {width} is not a multiple of num_attention_heads {heads}: "
+            "download it again"
+        )
 
 
 def check_shards(index: Path, files: Sequence[Path]) -> None:
@@ -123,7 +165,7 @@ def check_shards(index: Path, files: Sequence[Path]) -> None:
     Raises:
         KitError: naming the first shard that is missing.
     """
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, "", AGAIN).get("weight_map")
     if not isinstance(weight_map, dict):
         raise KitError(f"{index} has no weight_map: download it again")
     present = {file.name for file in files}
@@ -139,24 +181,54 @@ def check_safetensors(path: Path) -> None:
     tensors' bytes, each at the `data_offsets` that the header gives.
 
     Raises:
-        KitError: where the header is damaged or bytes are missing or left over.
+        KitError: where the header is damaged, a tensor is of a type that no float weights have,
+            or bytes are missing or left over.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER_BYTES):
-            raise KitError(f"{path} has a damaged safetensors header: download it again")
-        try:
-            header = json.loads(file.read(length))
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-        except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
-            raise KitError(f"{path} has a damaged safetensors header: download it again") from error
+    if kind_of(path, "") != "file":
+        raise KitError(f"{path} is not a plain file: download the weights again")
+    damaged = f"{path} has a damaged safetensors header"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER_BYTES):
+                raise KitError(f"{damaged}: {AGAIN}")
+            content = file.read(length)
+    except OSError as error:
+        raise cannot_read(path, "", error) from error
+    header = json_object(content, damaged, AGAIN)
+    end = max((tensor_end(name, entry, damaged, path) for name, entry in header.items()), default=0)
     expected = 8 + length + end
     if size != expected:
         raise KitError(
             f"{path} is {size} bytes where its header says {expected}: download it again"
         )
+
+
+def tensor_end(name: str, entry: object, damaged: str, path: Path) -> int:
+    """Return where a tensor of a safetensors header ends; 0 for the header's metadata.
+
+    Raises:
+        KitError: where the entry is none, or its type is not that of a weight.
+    """
+    if name == "__metadata__":
+        return 0
+    fields = entry if isinstance(entry, dict) else {}
+    offsets, dtype = fields.get("data_offsets"), fields.get("dtype")
+    if not (
+        isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(offset) is int for offset in offsets)
+        and 0 <= offsets[0] <= offsets[1]
+    ):
+        raise KitError(f"{damaged}: {AGAIN}")
+    is_weight = name.endswith((".weight", ".bias"))
+    if dtype not in FLOAT_TYPES and (is_weight or dtype not in INDEX_TYPES):
+        raise KitError(
+            f"{path} holds {name[:80]} as {str(dtype)[:20]}, which is no type of float weights "
+            f"({', '.join(FLOAT_TYPES)}): give the folder of unquantized weights"
+        )
+    return int(offsets[1])
 
 
 def sha256_of_files(files: Sequence[Path]) -> str:

@@ -1,0 +1,104 @@
+"""The only reader of files that the kit did not make: plain, bounded, one sentence when wrong.
+
+A FIFO or a device is never opened, since reading it could wait for ever. Standard library only.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, Literal
+
+from kit.errors import KitError
+
+Kind = Literal["file", "folder", "other", "missing"]
+LARGEST_JSON_BYTES = 64 << 20
+
+
+def kind_of(path: Path, what: str) -> Kind:
+    """Return what lies at a path, links followed.
+
+    Args:
+        path: anything.
+        what: the path's meaning, which begins the error, for example `--image`.
+
+    Raises:
+        KitError: where the system does not say: no permission, a name that is too long.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, what, error) from error
+    if stat.S_ISREG(mode):
+        return "file"
+    return "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
+    """Return a plain file's content.
+
+    Args:
+        path: of the file.
+        what: its meaning, which begins the error.
+        largest_bytes: more than this is refused.
+
+    Raises:
+        KitError: where it is no plain file, too large, or cannot be read.
+    """
+    if kind_of(path, what) not in ("file", "missing"):
+        raise KitError(f"{what} {path} is not a plain file: give one")
+    try:
+        # A FIFO that has taken the file's place since would else be waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(largest_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, what, error) from error
+    if len(content) > largest_bytes:
+        raise KitError(f"{what} {path} has more than {largest_bytes} bytes: give a smaller file")
+    return content
+
+
+def read_json(path: Path, what: str, fix: str) -> dict[str, Any]:
+    """Return the JSON object in a file; NaN and Infinity, which JSON does not have, are refused.
+
+    Args:
+        path: of the file.
+        what: its meaning, which begins the error; may be empty.
+        fix: what to do about a wrong one, which ends the error.
+
+    Raises:
+        KitError: where it cannot be read or is no JSON object.
+    """
+    content = read_bytes(path, what, LARGEST_JSON_BYTES)
+    return json_object(content, f"{what} {path}".strip(), fix)
+
+
+def json_object(content: bytes, name: str, fix: str) -> dict[str, Any]:
+    """Return the JSON object that bytes hold.
+
+    Raises:
+        KitError: where they hold none; it begins with `name` and ends with `fix`.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise KitError(f"{name} is nested too deeply: {fix}") from error
+    except ValueError as error:
+        raise KitError(f"{name} is not readable JSON ({error}): {fix}") from error
+    if not isinstance(value, dict):
+        raise KitError(f"{name} does not hold a JSON object: {fix}")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def cannot_read(path: Path, what: str, error: OSError | ValueError) -> KitError:
+    """Return the error of a path that the system does not let us read."""
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
+    return KitError(f"cannot read {what} {shown}: {words or error}".replace("  ", " "))
