@@ -3,8 +3,10 @@
 import contextlib
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from kit.records import Environment
 
 # Those that are known to change results or speed.
 VARIABLES = (
+    "ACL_OP_INIT_MODE",
     "ASCEND_HOME_PATH",
     "ASCEND_LAUNCH_BLOCKING",
     "ASCEND_RT_VISIBLE_DEVICES",
@@ -24,8 +27,10 @@ VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "EMULATED_NPU",
     "INF_NAN_MODE_ENABLE",
+    "INF_NAN_MODE_FORCE_DISABLE",
     "LOCAL_RANK",
     "MKL_NUM_THREADS",
+    "NPU_PATCH_GELU",
     "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
@@ -35,8 +40,16 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_COMPILE_DISABLE",
     "TORCH_DEVICE_BACKEND_AUTOLOAD",
+    "TORCH_NPU_COMPACT_ERROR_OUTPUT",
+    "TORCH_NPU_DISABLED_WARNING",
+    "TORCH_NPU_FALLBACK_CPU_DISABLE",
+    "TORCH_NPU_LAZY_FUSION",
+    "TORCH_NPU_LEGACY_IMPL_LIST",
+    "TORCH_NPU_USE_COMPATIBLE_IMPL",
+    "TORCH_NPU_WARNING_DISABLE",
     "WORLD_SIZE",
 )
+NODES = Path("/sys/devices/system/node")
 
 
 def capture(root: Path) -> Environment:
@@ -45,6 +58,7 @@ def capture(root: Path) -> Environment:
     Args:
         root: the kit's folder, whose git commit is recorded.
     """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     return Environment(
         python=platform.python_version(),
         torch=str(torch.__version__),
@@ -57,6 +71,9 @@ def capture(root: Path) -> Environment:
         platform=platform.platform(),
         cpu=cpu_name(),
         cpu_threads=torch.get_num_threads(),
+        cpu_affinity=as_ranges(cores) if cores else None,
+        numa_nodes=numa_nodes(cores),
+        device_processes=device_processes(),
         git_commit=git_commit(root),
         command=tuple(sys.argv),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -81,6 +98,38 @@ def ascend_version(module: str) -> str | None:
         from torch_npu.npu.utils import get_cann_version  # only where torch_npu is loaded
 
         return doctor.readable(get_cann_version(module))
+    return None
+
+
+def as_ranges(numbers: Collection[int]) -> str:
+    """Return numbers as the system writes them: 0-7,16."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def numa_nodes(cores: Collection[int], nodes: Path = NODES) -> tuple[int, ...]:
+    """Return the NUMA nodes that these cores belong to; none where the system has no nodes."""
+    found = []
+    for folder in nodes.glob("node[0-9]*"):
+        if any((folder / f"cpu{core}").exists() for core in cores):
+            found.append(int(folder.name[4:]))
+    return tuple(sorted(found))
+
+
+def device_processes() -> int | None:
+    """Return how many processes the vendor's tool lists on the host's devices; None without it."""
+    for command, pattern in (
+        (("npu-smi", "info"), r"^\|\s*\d+\s+\d+\s*\|\s*\d+\s*\|[^|]*\|\s*\d+\s*\|\s*$"),
+        (("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"), r"^\d+$"),
+    ):
+        with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return len(re.findall(pattern, done.stdout, re.MULTILINE))
     return None
 
 

@@ -5,7 +5,9 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import KitError
@@ -87,6 +89,32 @@ class LineFile:
     def close(self) -> None:
         """Close the file; it stays."""
         self._file.close()
+
+
+@contextlib.contextmanager
+def alive(log: RunLog, what: str, every_s: float = 30.0) -> Iterator[None]:
+    """Say every half minute that the block is still at work: a chip may compile for minutes.
+
+    Args:
+        log: printed to, from a thread of its own; the lines are in the text log too.
+        what: is going on.
+        every_s: seconds between two lines.
+    """
+    done = threading.Event()
+    start = time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(every_s):
+            with contextlib.suppress(KitError, OSError):
+                log.info(f"{what} for {time.monotonic() - start:.0f} s; a first run may compile")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def encoded(text: str) -> bytes:

@@ -20,8 +20,18 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:  # typing has it from Python 3.11 on
+
+    def dataclass_transform(**_: object) -> object:
+        """Change nothing: only type checkers read it."""
+        return lambda decorator: decorator
+
+
+T = TypeVar("T")
 SCHEMA_VERSION = "2.0"
 
 DeviceType = Literal["npu", "cuda", "cpu"]
@@ -33,12 +43,24 @@ MetricStatus = Literal["same", "faster", "slower", "regression"]
 OutcomeName = Literal["pass", "unexplained", "fail", "self-check"]
 
 
-def described(description: str, default: Any = MISSING) -> Any:  # noqa: ANN401 - as field() is
+def described(description: str, *, default: Any = MISSING) -> Any:  # noqa: ANN401 - as field() is
     """Return a dataclass field with its description for the schema."""
     return field(metadata={"description": description}, default=default)
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(described,))
+def record_type(kind: type[T]) -> type[T]:
+    """Make a frozen dataclass whose fields are `described`; checkers know it as one."""
+    return dataclass(frozen=True)(kind)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(described,))
+def whole_record(kind: type[T]) -> type[T]:
+    """The same, its fields given by name: a record's begin with defaults."""
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
+@record_type
 class Environment:
     """The software and the host that produced a record, captured and never typed by hand."""
 
@@ -53,6 +75,14 @@ class Environment:
     platform: str = described("Operating system and machine type.")
     cpu: str = described("The processor's name.")
     cpu_threads: int = described("Threads that torch uses within one operator.")
+    cpu_affinity: str | None = described(
+        "Cores that this process may use, as 0-7,16; null where the system does not say."
+    )
+    numa_nodes: tuple[int, ...] = described("NUMA nodes of these cores; empty where unknown.")
+    device_processes: int | None = described(
+        "Processes that npu-smi or nvidia-smi lists on the host's devices, this one among them; "
+        "null where unknown."
+    )
     git_commit: str | None = described(
         "Commit of the kit, with '+dirty' where files differ from it; null outside a checkout."
     )
@@ -62,7 +92,7 @@ class Environment:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class Patch:
     """What npu_patch did at import."""
 
@@ -70,7 +100,7 @@ class Patch:
     reason: str = described("Why it was applied, or why it was not.")
 
 
-@dataclass(frozen=True)
+@record_type
 class DeviceInfo:
     """The device that computed, and how it rounds."""
 
@@ -81,15 +111,24 @@ class DeviceInfo:
     torch_device: str = described("As torch prints it, for example npu:0.")
     matmul_fp32: FloatMode = described("What an fp32 matrix product computes with.")
     convolution_fp32: FloatMode = described("What an fp32 convolution computes with.")
-    cpu_fallbacks: tuple[str, ...] = described(
-        "Operators that the NPU back end handed to the CPU during the run."
+    cpu_fallbacks: tuple[str, ...] | None = described(
+        "Operators that the NPU back end handed to the CPU during the run; null where a variable "
+        "silences its messages, so that nobody knows."
     )
+    jit_compile: bool | None = described(
+        "Whether torch_npu compiles operators at run time; null where unknown and off an NPU."
+    )
+    internal_format: bool | None = described(
+        "Whether torch_npu may lay tensors out in formats of its own; the same."
+    )
+    memory_free_bytes: int | None = described("Free device memory at the end; null for the CPU.")
+    memory_total_bytes: int | None = described("Device memory in all; null for the CPU.")
     known_answer_checks: int = described(
         "Known-answer computations that the device passed, one after each phase."
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class ModelInfo:
     """The model and where its weights come from."""
 
@@ -105,7 +144,7 @@ class ModelInfo:
     attention: str | None = described("sdpa or eager; null for a model without attention.")
 
 
-@dataclass(frozen=True)
+@record_type
 class InputInfo:
     """The image, or the first image of a folder, and what the model was given."""
 
@@ -120,7 +159,7 @@ class InputInfo:
     images: int = described("How many images the run was given.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@whole_record
 class Record:
     """One run of one script. Each script's own record adds `script` and `results`."""
 
@@ -139,7 +178,7 @@ class Record:
 # ---- inference.json ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record_type
 class TensorSummary:
     """One output tensor in brief."""
 
@@ -150,7 +189,7 @@ class TensorSummary:
     finite: bool = described("Whether every value is finite; a run with others ends as an error.")
 
 
-@dataclass(frozen=True)
+@record_type
 class ImageResult:
     """The result for one image of a folder."""
 
@@ -162,7 +201,7 @@ class ImageResult:
     first_values: tuple[float, ...] = described("First five values of its pooler_output.")
 
 
-@dataclass(frozen=True)
+@record_type
 class InferenceResults:
     """What inference.py found, for the first image; `images` has every one."""
 
@@ -174,7 +213,7 @@ class InferenceResults:
     images: tuple[ImageResult, ...] = described("One entry per image, in the order of their names.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@whole_record
 class InferenceRecord(Record):
     """One run of inference.py."""
 
@@ -185,7 +224,7 @@ class InferenceRecord(Record):
 # ---- benchmark.json ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record_type
 class Statistics:
     """Figures of a list of times, under the names that the published report uses."""
 
@@ -204,7 +243,7 @@ class Statistics:
     samples_ms: tuple[float, ...] = described("Every sample in the order it was taken, in ms.")
 
 
-@dataclass(frozen=True)
+@record_type
 class WarmUp:
     """The forwards before the timed ones."""
 
@@ -217,7 +256,7 @@ class WarmUp:
     samples_ms: tuple[float, ...] = described("Wall-clock time of each, in ms.")
 
 
-@dataclass(frozen=True)
+@record_type
 class Latency(Statistics):
     """Times of synchronized forwards of one batch; the unmarked figures are wall-clock times."""
 
@@ -234,7 +273,7 @@ class Latency(Statistics):
     host_samples_ms: tuple[float, ...] | None = described("Each of them, in ms.")
 
 
-@dataclass(frozen=True)
+@record_type
 class Memory:
     """Most memory in use at once."""
 
@@ -247,7 +286,7 @@ class Memory:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class ThroughputRow:
     """One batch size of the sweep."""
 
@@ -273,7 +312,7 @@ class ThroughputRow:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class Phases:
     """Where the time of a run goes, phase by phase; null where a phase was not reached."""
 
@@ -293,7 +332,7 @@ class Phases:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class Harness:
     """What the measuring itself costs, and the conditions it was done under."""
 
@@ -308,7 +347,7 @@ class Harness:
     load_average: float | None = described("Processes that wanted a core in the last minute.")
 
 
-@dataclass(frozen=True)
+@record_type
 class LadderRow:
     """One mode: its speed, what it costs, and its error against the fp32 CPU reference."""
 
@@ -339,7 +378,7 @@ class LadderRow:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class SkippedMode:
     """A mode that was asked for and not measured."""
 
@@ -347,7 +386,7 @@ class SkippedMode:
     reason: str = described("Why it was not measured.")
 
 
-@dataclass(frozen=True)
+@record_type
 class RankLatency:
     """One rank of torchrun: its device, and its batch-1 latency beside the other ranks."""
 
@@ -358,7 +397,7 @@ class RankLatency:
     latency: Statistics = described("At batch 1.")
 
 
-@dataclass(frozen=True)
+@record_type
 class ScalingRow:
     """One batch size on all ranks at once."""
 
@@ -373,7 +412,7 @@ class ScalingRow:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class Ranks:
     """The run on all devices."""
 
@@ -382,7 +421,7 @@ class Ranks:
     throughput: tuple[ScalingRow, ...] = described("One row per batch size.")
 
 
-@dataclass(frozen=True)
+@record_type
 class Comparison:
     """One figure beside the baseline's."""
 
@@ -396,7 +435,7 @@ class Comparison:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class Regression:
     """The comparison with an earlier record."""
 
@@ -407,7 +446,7 @@ class Regression:
     passed: bool = described("Whether nothing regressed.")
 
 
-@dataclass(frozen=True)
+@record_type
 class BenchmarkResults:
     """What benchmark.py found."""
 
@@ -429,7 +468,7 @@ class BenchmarkResults:
     regression: Regression | None = described("The comparison; null without --baseline.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@whole_record
 class BenchmarkRecord(Record):
     """One run of benchmark.py."""
 
@@ -440,7 +479,7 @@ class BenchmarkRecord(Record):
 # ---- accuracy.json -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record_type
 class LimitsInfo:
     """The limits that were applied."""
 
@@ -461,7 +500,7 @@ class LimitsInfo:
     reason: str = described("Why these limits.")
 
 
-@dataclass(frozen=True)
+@record_type
 class TokenPlace:
     """One token: where it is and how wrong."""
 
@@ -475,7 +514,7 @@ class TokenPlace:
     cosine: float | None = described("Of this token; null where it is not finite.")
 
 
-@dataclass(frozen=True)
+@record_type
 class Percentile:
     """One percentile of the tokens' relative errors."""
 
@@ -483,7 +522,7 @@ class Percentile:
     relative_error: float | None = described("The error, by linear interpolation.")
 
 
-@dataclass(frozen=True)
+@record_type
 class PartAccuracy:
     """One part of the tokens as one vector."""
 
@@ -494,7 +533,7 @@ class PartAccuracy:
     cpu_fp64_relative_error: float | None = described("CPU fp32's relative error against fp64.")
 
 
-@dataclass(frozen=True)
+@record_type
 class TensorAccuracy:
     """One output tensor of the device beside its references."""
 
@@ -520,7 +559,7 @@ class TensorAccuracy:
     identical_bits: bool = described("Whether device and CPU fp32 agree to the last bit.")
 
 
-@dataclass(frozen=True)
+@record_type
 class OperatorError:
     """One operator's own error, on the device's own input of its block."""
 
@@ -535,7 +574,7 @@ class OperatorError:
     )
 
 
-@dataclass(frozen=True)
+@record_type
 class BlockAccuracy:
     """The error after one block, and the worst operator inside it."""
 
@@ -554,7 +593,7 @@ class BlockAccuracy:
     worst_token: TokenPlace | None = described("The worst token of the block's output.")
 
 
-@dataclass(frozen=True)
+@record_type
 class Cause:
     """One known cause, switched in --explain."""
 
@@ -571,7 +610,7 @@ class Cause:
     note: str = described("Why it was not tried, or empty.")
 
 
-@dataclass(frozen=True)
+@record_type
 class ImageAccuracy:
     """One image of a folder."""
 
@@ -587,7 +626,7 @@ class ImageAccuracy:
     passed: bool = described("Whether the image is inside every limit.")
 
 
-@dataclass(frozen=True)
+@record_type
 class BrokenImage:
     """One file that could not be decoded."""
 
@@ -595,7 +634,7 @@ class BrokenImage:
     reason: str = described("What is wrong with it.")
 
 
-@dataclass(frozen=True)
+@record_type
 class NeighbourAgreement:
     """Whether device and reference features find the same nearest images."""
 
@@ -604,7 +643,7 @@ class NeighbourAgreement:
     top5: float | None = described("Mean share of the five nearest neighbours in common.")
 
 
-@dataclass(frozen=True)
+@record_type
 class FolderAccuracy:
     """A whole folder of images."""
 
@@ -619,7 +658,7 @@ class FolderAccuracy:
     ranks: int = described("Processes that shared the work.")
 
 
-@dataclass(frozen=True)
+@record_type
 class AccuracyResults:
     """What accuracy.py found; of the worst image where there is a folder."""
 
@@ -647,7 +686,7 @@ class AccuracyResults:
     folder: FolderAccuracy | None = described("The whole folder; null for a single image.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@whole_record
 class AccuracyRecord(Record):
     """One run of accuracy.py."""
 

@@ -58,6 +58,7 @@ def header(script: str) -> Json:
             python="3.11.14", torch="2.9.0+cpu", torch_npu="2.9.0.post1", transformers="4.57.6",
             numpy="1.26.4", pillow="11.3.0", cann="8.5.0", driver="25.2.1",
             platform="Linux-5.10.0-aarch64-with-glibc2.34", cpu="Kunpeng-920", cpu_threads=24,
+            cpu_affinity="0-23", numa_nodes=(0,), device_processes=1,
             git_commit="0123456789abcdef0123456789abcdef01234567",
             command=(f"{script}.py", "--weights", "/opt/atomgit/weight/dinov3"),
             variables={"ASCEND_HOME_PATH": "/usr/local/Ascend", "TASK_QUEUE_ENABLE": "2"},
@@ -66,6 +67,8 @@ def header(script: str) -> Json:
         "device": DeviceInfo(
             type="npu", index=0, name="Ascend910_9362", count=2, torch_device="npu:0",
             matmul_fp32="fp32", convolution_fp32="hf32", cpu_fallbacks=(), known_answer_checks=5,
+            jit_compile=False, internal_format=True,
+            memory_free_bytes=61_203_283_968, memory_total_bytes=65_464_696_832,
         ),
         "model": ModelInfo(
             weights="/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m", source="local",

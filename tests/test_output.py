@@ -69,6 +69,24 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+def test_long_work_shows_that_it_is_alive(capsys: pytest.CaptureFixture[str]) -> None:
+    told = threading.Event()
+
+    class Log(output.RunLog):
+        def info(self, message: str) -> None:
+            super().info(message)
+            told.set()
+
+    log = Log()
+    with output.alive(log, "The first forward has run", every_s=0.01):
+        assert told.wait(60)
+    printed = capsys.readouterr().out
+    assert printed.startswith("[INFO] The first forward has run for 0 s; a first run may compile")
+    with output.alive(log, "Short work has run", every_s=3600):
+        pass
+    assert "Short work" not in capsys.readouterr().out
+
+
 def test_the_log_keeps_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
     log = output.RunLog()
     log.info("one")

@@ -48,7 +48,7 @@ class Found:
         """Keep the times of phases, by their names in Phases."""
         self.phases = replace(self.phases, **phases_ms)  # type: ignore[arg-type] # names of floats
 
-    def device_info(self, cpu_fallbacks: tuple[str, ...], checks: int) -> DeviceInfo:
+    def device_info(self, cpu_fallbacks: tuple[str, ...] | None, checks: int) -> DeviceInfo:
         """Return the device's part of the record, once the run is over."""
         assert self.device is not None  # it is noted before anything is measured
         return replace(self.device, cpu_fallbacks=cpu_fallbacks, known_answer_checks=checks)

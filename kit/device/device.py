@@ -7,22 +7,26 @@ is HF32; `patched` tells which of the two this run has.
 """
 
 import contextlib
-import re
+import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from kit.errors import DeviceError, KitError, OutOfDeviceMemoryError
+from kit.errors import (
+    DeviceError,
+    KitError,
+    OutOfDeviceMemoryError,
+    advice,
+    cause,
+    failed_operator,
+    says_out_of_memory,
+)
 from kit.records import DeviceType, FloatMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OPERATOR_PATTERNS = (
-    re.compile(r"operator name is (\w+)"),  # torch_npu, from the task queue
-    re.compile(r"call (\w+) failed"),  # torch_npu, at the call
-)
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 LABELS: dict[DeviceType, str] = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
 
 
@@ -101,15 +105,25 @@ def no_device_reason(kind: str, patched: bool, patch_reason: str) -> str:
     return "torch sees no CUDA device"
 
 
+# The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers.
+CPUINFO = Path("/proc/cpuinfo")
+ARM_NAMES = {("0x48", "0xd01"): "Kunpeng 920", ("0x48", "0xd02"): "Kunpeng 920 (TaiShan v120)"}
+
+
 def cpu_name() -> str:
-    """Return the processor's name as the operating system tells it, 'unknown' without one."""
+    """Return the processor's name as the operating system tells it, its machine type without one.
+
+    Source of ARM_NAMES: the implementer 0x48 is HiSilicon; parts as util-linux's lscpu has them.
+    """
+    found: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        ):
-            if line.lower().startswith(("model name", "cpu model")):
-                return line.partition(":")[2].strip()
-    return "unknown"
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
+            name, _, value = line.partition(":")
+            found.setdefault(name.strip().lower(), value.strip())
+    named = found.get("model name") or found.get("cpu model")
+    arm = (found.get("cpu implementer", ""), found.get("cpu part", ""))
+    return named or ARM_NAMES.get(arm) or platform.machine() or "unknown"
 
 
 def require_dtype(device: Device, dtype: str) -> torch.dtype:
@@ -176,6 +190,32 @@ def float_modes(device: Device) -> tuple[FloatMode, FloatMode]:
     )
 
 
+def torch_npu_switches(device: Device) -> tuple[bool | None, bool | None]:
+    """Return whether torch_npu compiles operators at run time, and uses formats of its own.
+
+    None where it does not say, and for another device.
+    """
+    torch_npu = sys.modules.get("torch_npu")
+    if device.type != "npu" or torch_npu is None:
+        return None, None
+    compiles = formats = None
+    with contextlib.suppress(AttributeError, RuntimeError):
+        compiles = not torch_npu.npu.is_jit_compile_false()
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError):  # it has no public name
+        option = torch_npu._C._npu_getOption("ALLOW_INTERNAL_FORMAT")
+        formats = None if option is None else option in ("enable", b"enable")
+    return compiles, formats
+
+
+def memory_info(device: Device) -> tuple[int | None, int | None]:
+    """Return the device's free and total memory in bytes; None for the CPU and where unknown."""
+    if device.type != "cpu":
+        with contextlib.suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info(device.torch_device)
+            return int(free), int(total)
+    return None, None
+
+
 def synchronize(device: Device) -> None:
     """Wait until the device has done everything it was given; nothing to do for the CPU."""
     if device.type != "cpu":
@@ -199,38 +239,32 @@ def device_errors(phase: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        words = first_line(error)
         if is_out_of_memory(error):
             raise OutOfDeviceMemoryError(
-                f"out of device memory while {phase} ({first_line(error)}); "
+                f"out of device memory while {phase} ({words}); "
                 "use a smaller --size or batch, or --dtype bf16"
             ) from error
         operator = failed_operator(str(error))
         culprit = f"operator {operator} failed" if operator else "the device failed"
-        raise DeviceError(f"{culprit} while {phase}: {first_line(error)}") from error
+        help_ = advice(str(error))
+        raise DeviceError(
+            f"{culprit} while {phase}: {words}{f'; {help_}' if help_ else ''}"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether memory ran out, in this error or in one that it followed from.
 
-    Ending a graph capture after such an error raises another; the CPU's allocator raises a
-    plain RuntimeError.
+    Ending a graph capture after such an error raises another.
     """
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def failed_operator(message: str) -> str | None:
-    """Return the operator that torch_npu's error message names, None where it names none."""
-    for pattern in OPERATOR_PATTERNS:
-        if match := pattern.search(message):
-            return match.group(1)
-    return None
-
-
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, its type where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """Return the line of an error's message that says why, its type where there is none."""
+    return cause(str(error)) or type(error).__name__

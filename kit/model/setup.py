@@ -11,10 +11,12 @@ from kit.device.device import (
     choose,
     device_errors,
     float_modes,
+    memory_info,
     require_dtype,
+    torch_npu_switches,
     use_strict_fp32,
 )
-from kit.device.health import Fallbacks, HealthChecks
+from kit.device.health import SILENCERS, Fallbacks, HealthChecks
 from kit.errors import KitError
 from kit.model import model as models
 from kit.model import preprocessing
@@ -69,7 +71,12 @@ def report_patch(status: PatchStatus, log: RunLog) -> Patch:
 
 def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
     """Warn of operators that the NPU back end computed on the CPU."""
-    if fallen.names:
+    if fallen.names is None:
+        log.warning(
+            "Operators that fall back to the CPU are unknown: "
+            f"{' and '.join(SILENCERS)} silence torch_npu's messages; unset them"
+        )
+    elif fallen.names:
         log.warning(
             f"Not all of this ran on the NPU: {', '.join(fallen.names)} fell back to the CPU"
         )
@@ -187,9 +194,11 @@ def model_input(
         return pixels_batch.to(setup.device.torch_device, setup.dtype)
 
 
-def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...]) -> DeviceInfo:
+def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
     """Return the device's part of the record."""
     matmul, convolution = float_modes(setup.device)
+    jit_compile, internal_format = torch_npu_switches(setup.device)
+    free, total = memory_info(setup.device)
     return DeviceInfo(
         type=setup.device.type,
         index=setup.device.index,
@@ -199,6 +208,10 @@ def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...]) -> DeviceInfo:
         matmul_fp32=matmul,
         convolution_fp32=convolution,
         cpu_fallbacks=cpu_fallbacks,
+        jit_compile=jit_compile,
+        internal_format=internal_format,
+        memory_free_bytes=free,
+        memory_total_bytes=total,
         known_answer_checks=setup.health.passed,
     )
 
