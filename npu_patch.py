@@ -1,16 +1,22 @@
 """Run CUDA code on an Ascend NPU: ``import npu_patch`` before ``import torch``, nothing else.
 
-On a host whose torch_npu answers, importing this module remaps ``torch.cuda`` to ``torch.npu``. On
+On a host whose NPU can be used, importing this module remaps ``torch.cuda`` to ``torch.npu``. On
 any other host it changes nothing, and makes ``import torch`` and ``import transformers`` safe. It
-logs one line to the logger ``npu_patch`` that says which; `status` gives the same to programs.
+logs one line to the logger ``npu_patch`` that says which.
+
+    npu_patch.status()            what it did on this host: a state, its cause, how to fix it
+    npu_patch.apply()             apply it again
+    npu_patch.restore()           undo it: every attribute is the very object again that it was
+    with npu_patch.patched():     have it for a while
 
     python3 -m npu_patch script.py ARGS...    run somebody's CUDA script unmodified
     python3 -m npu_patch -m module ARGS...    the same for a module
     python3 -m npu_patch [--json]             say what is right and wrong on this host
 
-The table of every change comes first: where, which names, how. Below it stand the words of its
-third column, then the states of a host, the doing and undoing, and the command. It is one file,
-which needs the standard library and torch alone, so that it works when it is copied alone.
+This file needs the standard library and torch alone, and works when it is copied alone. It reads
+from the top: these functions; the states of a host; the engine that changes attributes and changes
+them back; then, subject by subject, what is put in place of torch's functions, each with the rows
+that say where; last the command.
 """
 
 # ruff: noqa: ANN401 - its wrappers pass on whatever the functions of torch take and return
@@ -45,7 +51,187 @@ from typing import Any, Literal, NamedTuple, NoReturn
 if "restore" in globals():  # a reload: what the old code changed is put back, then changed anew
     globals()["restore"]()
 
-# ---- The table ---------------------------------------------------------------------------------
+OLDEST_TORCH = (
+    2,
+    7,
+)  # the oldest that this file was tried with; older ones are tried and warned of
+
+
+def status() -> Status:
+    """Return what this module did on this host."""
+    return _state.status
+
+
+def apply() -> Status:
+    """Remap torch.cuda to torch.npu where an NPU can be used; say why not elsewhere.
+
+    Applying twice is applying once. Where a change fails, everything is put back and the error is
+    raised.
+    """
+    with _state.lock:
+        if not _state.undo:
+            _state.status = _patch_problem() or _do_all()
+        return _state.status
+
+
+def restore() -> Status:
+    """Undo `apply`: every attribute is the very object again that it was before."""
+    with _state.lock:
+        if _state.undo:
+            _undo_all()
+            _state.status = Status("restored", "it was applied and has been undone")
+        return _state.status
+
+
+@contextlib.contextmanager
+def patched() -> Iterator[Status]:
+    """Apply the patch for a while. Where it was applied before, it stays so afterwards."""
+    was_applied = _state.status.applied
+    now = apply()
+    try:
+        yield now
+    finally:
+        if not was_applied:
+            restore()
+
+
+def _apply_at_import() -> None:
+    """Apply the patch and log the one line. The import does not fail for what is wrong here."""
+    try:
+        apply()
+    except Exception as error:  # everything is put back, and the script runs as without the patch
+        reason = f"a change to torch failed, all were undone ({type(error).__name__}: {error})"
+        fix = "Run python3 -m npu_patch and report what it says."
+        _state.status = Status("failed", reason, fix)
+    level = logging.WARNING if _state.status.fix else logging.INFO
+    logging.getLogger("npu_patch").log(level, _state.status.message)
+
+
+# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work -----
+
+State = Literal[
+    "applied",
+    "restored",
+    "torch_absent",
+    "torch_npu_absent",
+    "cann_absent",
+    "version_mismatch",
+    "torch_npu_broken",
+    "no_device",
+    "transfer_to_npu_active",
+    "failed",
+]
+_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+_LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+_FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
+
+
+@dataclass(frozen=True)
+class Status:
+    """What this module did on this host: the state, its cause and, where one is needed, the fix."""
+
+    state: State
+    reason: str
+    fix: str = ""
+
+    @property
+    def applied(self) -> bool:
+        """Whether torch.cuda is remapped to torch.npu now."""
+        return self.state == "applied"
+
+    @property
+    def message(self) -> str:
+        """The one line that is logged."""
+        if self.applied:
+            line = "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
+            return f"{line}. {self.fix}" if self.fix else line
+        return " ".join(filter(None, (f"NPU monkey-patch not applied: {self.reason}.", self.fix)))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _release(version: str) -> str:
+    """Return a version's first three numbers: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
+    found = re.match(r"\d+(\.\d+){0,2}", version)
+    return found.group() if found else ""
+
+
+def _age_problem() -> str:
+    """Say that torch is older than what this file was tried with, or nothing."""
+    version = _version("torch")
+    numbers = tuple(map(int, _release(version).split(".")[:2])) if version else OLDEST_TORCH
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    too_old = numbers < OLDEST_TORCH
+    return f"torch {version} is older than {oldest}, the oldest supported." if too_old else ""
+
+
+def _pairing_problem() -> Status | None:
+    ours, theirs = _version("torch-npu"), _version("torch")
+    if not ours or not theirs or _release(ours) == _release(theirs):
+        return None
+    fix = f"Install the pair: pip install --no-deps 'torch-npu=={_release(theirs)}.*'"
+    return Status("version_mismatch", f"torch-npu {ours} is not made for torch {theirs}", fix)
+
+
+def _import_problem() -> Status | None:
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # whatever its C++ raises: this host cannot use it
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "cannot open shared object file" in cause:
+            reason = f"torch_npu does not find CANN ({cause.partition(':')[0]})"
+            return Status("cann_absent", reason, _LOAD_CANN)
+        fix = "Run python3 -m npu_patch, which says what does not fit."
+        return Status("torch_npu_broken", f"torch_npu cannot be imported ({cause})", fix)
+    return None
+
+
+def _host_problem() -> Status | None:
+    """Import torch and torch_npu where that works; return None then, else the state of the host.
+
+    Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
+    and libraries that look for torch_npu find none. `restore` leaves that as it is.
+    """
+    if not importlib.util.find_spec("torch"):
+        return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
+    if _state.hidden is not None:
+        return _state.hidden
+    if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
+        return Status("torch_npu_absent", "torch_npu is not installed")
+    before = os.environ.get(_AUTOLOAD)
+    os.environ[_AUTOLOAD] = "0"
+    problem = _pairing_problem() or _import_problem()
+    if problem is None:
+        _set_variable(_AUTOLOAD, before)
+        return None
+    importlib.import_module("torch")  # while the variable keeps it from importing torch_npu
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_npu"]:
+        del sys.modules[name]
+    # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
+    sys.modules["torch_npu"] = None  # type: ignore[assignment]
+    _state.hidden = problem
+    return problem
+
+
+def _patch_problem() -> Status | None:
+    """Return None where the patch can be applied, else the state that says why not."""
+    problem = _host_problem()
+    if problem is not None:
+        return problem
+    if "torch_npu.contrib.transfer_to_npu" in sys.modules:
+        reason = "torch_npu.contrib.transfer_to_npu is active and cannot be undone"
+        return Status("transfer_to_npu_active", reason, "Import npu_patch instead of it.")
+    if not torch.npu.is_available():
+        return Status("no_device", "torch_npu and CANN are here, but no NPU answers", _FIND_NPU)
+    return None
+
+
+# ---- The engine: what changes an attribute, and changes it back --------------------------------
 
 
 class Place(NamedTuple):
@@ -60,7 +246,7 @@ How = Callable[[Any, Place], Any]  # what was there, and where -> what is put in
 
 
 class Row(NamedTuple):
-    """One line: the owners, the names there (or what finds them), how, whether they are new."""
+    """A change: the owners, the names there (or what finds them), how, whether they are new."""
 
     where: str
     names: str | Callable[[str], str]
@@ -68,158 +254,146 @@ class Row(NamedTuple):
     new: bool = False
 
 
-def _devices() -> tuple[Row, ...]:
-    """Devices, and what takes one."""
-    return (
-        Row("torch.device", "type", user_device_type),
-        Row("torch", "device", stand_in(device_maker)),
-        Row("torch", "Generator Stream Event", stand_in(object_maker)),
-        Row("torch torch.fft torch.nested torch.Tensor", device_takers, device),
-        Row("torch.Tensor", "new_tensor", device),
-        Row("torch.Tensor", "cuda", to_cuda),
-        Row("torch.Tensor", "type", tensor_type),
-        Row("torch.Tensor", "is_cuda", tensor_is_npu),
-        Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
-        Row("torch.nn.Module", "to_empty", device),
-        Row("torch.nn.Module", "cuda", to_cuda),
-        Row("torch.nn.parameter.UninitializedTensorMixin", "_allowed_methods", with_moves),
-        Row("torch.nn.utils.rnn.PackedSequence", "is_cuda", is_npu),
-        Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
-        Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
-        Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
-        Row("torch", "set_default_tensor_type", default_tensor_type),
-        Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
-        Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
-        Row("torch.jit", "load", argument(npu_device, "map_location")),
-        Row("torch.jit.annotations", "try_ann_to_type", scripted_device),
-        Row("torch.utils.data.DataLoader", "__init__", argument(npu_text, "pin_memory_device")),
-        Row(_CHECKPOINT, "set_device_type", argument(npu_type, "device")),
-        Row("torch._C", "_dispatch_key_for_device", argument(npu_type, "device_type", 0)),
-        Row("multiprocessing.spawn", "get_preparation_data", spawned),
-    )
+class _State:
+    """All that this module changes in itself while it works; it outlives a reload.
+
+    Attributes:
+        status: what was done on this host.
+        undo: what puts back each change, the last change last; empty while nothing is applied.
+        devices: every name of a CUDA device -> the NPU. Empty while nothing is applied, so that a
+            wrapper to which somebody kept a reference does nothing then.
+        kinds: the types of its keys.
+        device_type: the C getter of torch.device.type.
+        hidden: why torch_npu is hidden from libraries, or None.
+        ranges: the open nvtx ranges of each thread, as handles of mstx.
+        said: the warnings that were given, each once in a process.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.status = Status("restored", "nothing was asked of it yet")
+        self.undo: list[Callable[[], Any]] = []
+        self.devices: dict[Any, Any] = {}
+        self.kinds: set[type] = set()
+        self.device_type: Callable[[Any], str] = str
+        self.hidden: Status | None = None
+        self.ranges = threading.local()
+        self.said: set[str] = set()
 
 
-def _precision() -> tuple[Row, ...]:
-    """Autocast and gradient scaling; HF32, which is to the NPU what TF32 is to CUDA; attention."""
-    return (
-        Row("torch.amp.autocast_mode.autocast", "__init__", argument(npu_type, "device_type")),
-        Row("torch.amp.autocast_mode", "custom_fwd custom_bwd", argument(npu_type, "device_type")),
-        Row("torch.amp.autocast_mode", "is_autocast_available", argument(npu_type, "device_type")),
-        Row("torch.amp", "custom_fwd custom_bwd is_autocast_available", like(_AUTOCAST)),
-        Row("torch", "is_autocast_enabled", autocast_state),
-        Row("torch", "set_autocast_enabled", autocast_switch),
-        Row("torch", "get_autocast_dtype set_autocast_dtype", argument(npu_type, "device_type", 0)),
-        Row("torch", "get_autocast_gpu_dtype", autocast_dtype("get_autocast_dtype")),
-        Row("torch", "set_autocast_gpu_dtype", autocast_dtype("set_autocast_dtype")),
-        Row("torch.amp.grad_scaler.GradScaler", "__init__", argument(npu_type, "device")),
-        Row("torch.cuda.amp torch.cuda.amp.grad_scaler", "GradScaler", npu("amp.GradScaler")),
-        Row(_COMMON, "amp_definitely_not_available", for_users(always(False))),
-        Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "autocast", left(_BY_AMP)),
-        Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "custom_fwd custom_bwd", left(_BY_AMP)),
-        Row("torch._C", "_set_cublas_allow_tf32 _set_float32_matmul_precision", hf32("matmul")),
-        Row("torch._C", "_set_cudnn_allow_tf32", hf32("conv")),
-        Row("torch._C", "_set_fp32_precision_setter", hf32_precision),
-        Row("torch._C", "_get_cublas_allow_tf32", hf32_state("matmul")),
-        Row("torch._C", "_get_cudnn_allow_tf32", hf32_state("conv")),
-        Row("torch.backends.cudnn.CudnnModule", "allow_tf32", cudnn_tf32),
-        Row("torch.backends.cuda", "is_built", for_users(always(True))),
-        Row("torch.backends.cuda", "sdp_kernel enable_flash_sdp enable_math_sdp", left(_SDPA)),
-        Row("torch.backends.cuda", "enable_mem_efficient_sdp enable_cudnn_sdp", left(_SDPA)),
-    )
+class _Torch:
+    """torch, once `_host_problem` has imported it: this file must load where it cannot be."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch"), name)
 
 
-def _profiling_and_groups() -> tuple[Row, ...]:
-    """Profilers, ranges on their time line; process groups."""
-    return (
-        Row(_KINETO, "__init__", argument(npu_activities, "activities")),
-        Row("torch.autograd.profiler.profile", "__init__", legacy_profiler),
-        Row("torch.cuda.nvtx", "range_push range_pop range_start range_end mark", nvtx),
-        Row("torch.cuda.nvtx", "range", left("it calls range_push and range_pop")),
-        Row("torch.cuda.profiler", "start stop profile", left("they call cudart()")),
-        Row(_GROUPS, "init_process_group is_backend_available", argument(hccl, "backend")),
-        Row(_GROUPS, "new_group new_subgroups", argument(hccl, "backend")),
-        Row(_GROUPS, "new_subgroups_by_enumeration", argument(hccl, "backend")),
-        Row(_GROUPS, "init_process_group new_group", argument(npu_device, "device_id")),
-        Row(_GROUPS, "get_default_backend_for_device", argument(npu_type, "device")),
-        Row(_GROUPS, "get_backend", distributed_backend),
-        Row(_GROUPS, "is_nccl_available", for_users(always(True))),
-        Row(_MESH, "init_device_mesh", argument(npu_type, "device_type")),
-        Row("torch.distributed", "init_device_mesh", like(_MESH)),
-        Row(f"{_MESH}.DeviceMesh", "__init__", argument(npu_type, "device_type")),
-    )
+_state: _State = globals().get("_state") or _State()
+_ABSENT: Any = object()
+torch: Any = _Torch()
 
 
-def _torch_cuda() -> tuple[Row, ...]:
-    """torch.cuda itself, name by name; `shared` finds those that torch.npu has too."""
-    return (
-        Row("torch.cuda", "_npu_patch", undoing, new=True),
-        Row("torch.cuda", "is_available device_count", for_users(same)),
-        Row("torch.cuda", "get_device_capability", capability),
-        Row("torch.cuda", "get_device_properties", properties),
-        Row("torch.cuda", "default_generators", default_generators),
-        Row("torch.cuda", "CUDAGraph", npu("NPUGraph")),
-        Row("torch.cuda", "CUDAPluggableAllocator", npu("NPUPluggableAllocator")),
-        Row("torch.cuda", "graph", graph),
-        Row("torch.cuda", "cudart", cudart),
-        Row("torch.cuda", "check_error", check_error),
-        Row("torch.cuda", "mem_get_info", memory_info),
-        Row("torch.cuda", "device_memory_used", memory_used),
-        Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
-        Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
-        Row("torch.cuda", "_is_in_bad_fork _lazy_call _sleep _get_device _get_generator", same),
-        Row("torch.cuda", "memory_usage temperature power_draw clock_rate", missing(_SMI)),
-        Row("torch.cuda", "list_gpu_processes", missing(_SMI)),
-        Row("torch.cuda", "caching_allocator_enable caching_allocator_disabled", missing(_CACHE)),
-        Row("torch.cuda", "current_solver_handle", missing("CANN has no cuSOLVER")),
-        Row("torch.cuda", "GreenContext", missing("torch.npu.set_stream_limit shares the cores")),
-        Row("torch.cuda", "ComplexFloatStorage ComplexDoubleStorage", missing("use a tensor")),
-        Row("torch.cuda", "CudaError cudaStatus DeferredCudaCallError", left(_ERRORS)),
-        Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
-        Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
-        Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
-        Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
-        Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
-        Row("torch.cuda", shared, same),
-    )
+def _find(path: str) -> Any:
+    """Return the module or class at a dotted path; a ModuleNotFoundError where there is none."""
+    first, *others = path.split(".")
+    owner, reached = importlib.import_module(first), first
+    for name in others:
+        reached = f"{reached}.{name}"
+        found = getattr(owner, name, _ABSENT)
+        owner = importlib.import_module(reached) if found is _ABSENT else found
+    return owner
 
 
-def _inside_torch_cuda() -> tuple[Row, ...]:
-    """The modules in torch.cuda; torch_npu, where it takes a device or lacks a name of CUDA's."""
-    return (
-        Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
-        Row("torch.cuda.graphs", exported, like("torch.cuda")),
-        Row("torch.cuda.streams", "Stream Event ExternalStream", like("torch.cuda")),
-        Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
-        Row("torch.cuda.memory", "_record_memory_history _snapshot _dump_snapshot", same),
-        Row("torch.cuda.memory", "_set_allocator_settings _get_current_allocator", same),
-        Row("torch.cuda.nccl", "all_reduce reduce broadcast all_gather", missing(_HCCL)),
-        Row("torch.cuda.nccl", "reduce_scatter", missing(_HCCL)),
-        Row("torch.cuda.nccl", "version", missing("torch_npu.npu.utils.get_cann_version('HCCL')")),
-        Row("torch.cuda.tunable", public, missing("CANN tunes its operators by itself")),
-        Row("torch.cuda.gds", public, missing("load through host memory")),
-        Row("torch.cuda.green_contexts", public, like("torch.cuda")),
-        Row(_INDEXED, "_get_device_index", argument(npu_device, "device")),
-        Row("torch.cuda._utils", "_get_device_index", like("torch_npu.npu.utils")),
-        Row("torch_npu.npu.streams.Stream", "cuda_stream", alias("npu_stream"), new=True),
-        Row("torch_npu.npu.streams.Event", "cuda_event", alias("npu_event"), new=True),
-    )
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute, or delete it where the value is _ABSENT; of a C type too.
+
+    A type of C takes no attributes by setattr. Its dictionary does, if the interpreter is told.
+    """
+    if isinstance(owner, type) and not owner.__flags__ & 1 << 9:  # Py_TPFLAGS_HEAPTYPE
+        (attributes,) = gc.get_referents(owner.__dict__)
+        attributes.pop(name) if value is _ABSENT else attributes.update({name: value})
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
+    elif value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
 
 
-_AUTOCAST = "torch.amp.autocast_mode"
-_BUILD = "they describe the build of torch, which has no CUDA"
-_BY_AMP = "it calls torch.amp, which has rows of its own"
-_CACHE = "PYTORCH_NO_NPU_MEMORY_CACHING=1 switches torch_npu's allocator off"
-_CHECKPOINT = "torch.utils.checkpoint.DefaultDeviceType"
-_COMMON = "torch.cuda.amp torch.cuda.amp.common"
-_ERRORS = "types of errors that nothing raises here"
-_GROUPS = "torch.distributed.distributed_c10d torch.distributed"
-_HCCL = "torch.distributed with the back end hccl does this"
-_INDEXED = "torch_npu.npu.utils torch_npu.npu.memory torch_npu.npu"
-_KINETO = "torch.profiler.profiler._KinetoProfile"
-_MESH = "torch.distributed.device_mesh"
-_ROWS = "a module whose names have rows of their own"
-_SDPA = "they set torch's own switches, and torch.npu's set the same"
-_SMI = "npu-smi info shows it"
+def _set_variable(name: str, value: str | None) -> None:
+    """Set an environment variable, or delete it where the value is None."""
+    os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _do(place: Place, how: How) -> None:
+    """Replace one attribute, and note how to undo it; an inherited one is to be deleted."""
+    before = vars(place.owner).get(place.name, _ABSENT)
+    original = getattr(place.owner, place.name, None)
+    if isinstance(place.owner, type) and before is not _ABSENT:
+        original = getattr(before, "__func__", before)  # not what a descriptor answers
+    after = how(original, place)
+    if after is original:
+        return
+    if (
+        isinstance(after, types.FunctionType)
+        and after.__module__ == __name__
+        and original is not None
+    ):
+        # pickle, torch.fx and a reader find a wrapper of this file by the name of what it wraps.
+        functools.update_wrapper(after, original)
+        if not isinstance(place.owner, type):
+            after.__module__, after.__qualname__ = place.where, place.name
+    static = isinstance(before, staticmethod) or place.name == "__new__"
+    _state.undo.append(functools.partial(_set, place.owner, place.name, before))
+    _set(place.owner, place.name, staticmethod(after) if static else after)
+    operator = torch.jit._builtins._find_builtin(original)
+    if operator is not None:  # torch.jit knows its operators by the identity of torch's functions
+        table = torch.jit._builtins._get_builtin_table()
+        _state.undo.append(functools.partial(table.pop, id(after), None))
+        table[id(after)] = operator
+
+
+def _do_row(row: Row) -> None:
+    for where in row.where.split():
+        try:
+            owner = _find(where)
+        except ModuleNotFoundError:
+            continue  # of another version of torch
+        for name in (row.names if isinstance(row.names, str) else row.names(where)).split():
+            if row.new or hasattr(owner, name):
+                _do(Place(owner, where, name), row.how)
+
+
+def _do_all() -> Status:
+    """Do every change, or none: an error at one undoes those before it and is raised."""
+    other = vars(torch.cuda).get("_npu_patch")
+    if other is not None:  # another copy of this module has applied it, and can undo it
+        _state.undo.append(other)
+        return other.__globals__["status"]()  # type: ignore[no-any-return]
+    try:
+        _name_devices()
+        for row in TABLE:
+            _do_row(row)
+        _stop_compiling()
+    except BaseException:
+        _undo_all()
+        raise
+    return Status("applied", "torch_npu, CANN and an NPU answer", _age_problem())
+
+
+def _undo_all() -> None:
+    while _state.undo:
+        _state.undo.pop()()
+    _state.devices.clear()
+
+
+def _warn_once(text: str) -> None:
+    if text not in _state.said:
+        _state.said.add(text)
+        logging.getLogger("npu_patch").warning(text)
+
+
+# The words of a row's third column that many subjects use; each subject has its own below.
+
 NAMED = sys.maxsize  # the position of an argument that comes by name alone
 
 # Libraries that know the NPU. Told that CUDA is there, they take their CUDA path: a wrong back end,
@@ -227,56 +401,10 @@ NAMED = sys.maxsize  # the position of an argument that comes by name alone
 NPU_AWARE = {"torch", "torch_npu", "transformers", "accelerate", "diffusers", "peft", "trl"}
 
 
-# ---- What finds names --------------------------------------------------------------------------
-
-
-def device_takers(path: str) -> str:
-    """Find the names in a module or class that take a device, in whatever torch is installed."""
-    _constructors()
-    owner, others = _find(path), (type, types.ModuleType, property)
-    return " ".join(
-        name
-        for name in dir(owner)
-        if not name.startswith("__")
-        and callable(value := getattr(owner, name))
-        and not isinstance(value, others)
-        and _device_position(value, name) is not None
-    )
-
-
-def shared(path: str) -> str:
-    """Find the public names of torch.cuda that torch.npu has too, less those of other rows."""
-    named = {name for row in TABLE if row.where == path for name in str(row.names).split()}
-    return " ".join(n for n in torch.cuda.__all__ if n not in named and hasattr(torch.npu, n))
-
-
-def public(path: str) -> str:
-    """Find all public names of a module."""
-    return " ".join(_find(path).__all__)
-
-
-def exported(path: str) -> str:
-    """Find the public names of a module in torch.cuda that torch.cuda has itself."""
-    return " ".join(name for name in _find(path).__all__ if hasattr(torch.cuda, name))
-
-
-def _device_position(function: Any, name: str) -> int | None:
-    """Return where a function takes its device: a position, NAMED, or None for nowhere.
-
-    Operators say so in their schemas, Python functions in their signatures, and torch keeps a list
-    of constructors for ``with torch.device(...)``.
-    """
-    if isinstance(function, types.FunctionType):
-        return _position(function, "device")
-    positions = [
-        NAMED if argument_.kwarg_only else index
-        for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}")
-        for index, argument_ in enumerate(schema.arguments)
-        if argument_.name == "device"
-    ]
-    if positions:
-        return min(positions)
-    return NAMED if id(function) in _constructors() else None
+def _asked_by_user() -> bool:
+    """Return whether the caller's caller is outside the libraries that know the NPU."""
+    name: str = sys._getframe(2).f_globals.get("__name__") or ""
+    return name.partition(".")[0] not in NPU_AWARE
 
 
 def _position(function: types.FunctionType, name: str) -> int | None:
@@ -298,91 +426,112 @@ def _argument(function: types.FunctionType, name: str) -> tuple[int, Any]:
     return index, inspect.signature(function).parameters[name].default
 
 
-@functools.cache
-def _constructors() -> frozenset[int]:
-    """Return the identities of the constructors, which torch remembers: originals, not wrappers."""
-    constructors = importlib.import_module("torch.utils._device")._device_constructors()
-    return frozenset(map(id, constructors))
+def argument(change: Callable[[Any], Any], name: str, position: int | None = None) -> How:
+    """Change one argument, or its default; the signature tells the position where none is given."""
+
+    def how(original: Any, place: Place) -> Any:
+        index, default = (position, None) if position is not None else _argument(original, name)
+        has_cuda_default = change(default) is not default
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > index:
+                changed = change(args[index])
+                if changed is not args[index]:
+                    args = (*args[:index], changed, *args[index + 1 :])
+            elif name in kwargs:
+                kwargs[name] = change(kwargs[name])
+            elif has_cuda_default:
+                kwargs[name] = change(default)
+            return original(*args, **kwargs)
+
+        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
+            if len(args) > index and args[index] != "cuda":
+                return original(*args, **kwargs)
+            return wrapper(*args, **kwargs)
+
+        return typed if change is npu_type else wrapper
+
+    return how
 
 
-# ---- What changes a value: "cuda" where a device is meant, and nothing else --------------------
+def same(original: Any, place: Place) -> Any:
+    """Take torch.npu's function or class of the same name, with CUDA's names for its arguments."""
+    twin = _find(place.where.replace("torch.cuda", "torch_npu.npu", 1))
+    npu = getattr(twin, place.name, None)
+    if npu is None:
+        return missing("this torch_npu has none")(original, place)
+    if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
+        return npu
+    theirs, own = inspect.signature(original).parameters, inspect.signature(npu).parameters
+    pairs = zip(theirs, own, strict=False)  # the longer one takes the rest by its own names
+    names = {cuda: ours for cuda, ours in pairs if cuda != ours}
+    if not names:
+        return npu
 
-# Every name of a CUDA device -> the NPU (torch's device index is an int8). Empty while the patch is
-# not applied, so that a wrapper to which somebody kept a reference does nothing then; it outlives a
-# reload so that such a wrapper works again after one.
-_DEVICES: dict[Any, Any] = globals().get("_DEVICES", {})
-_kinds: set[type] = set()  # the types of its keys
-_device_type: Callable[[Any], str]  # the C getter of torch.device.type
-torch: Any = None  # `apply` fills these; the command must run where torch cannot be imported
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return npu(*args, **{names.get(name, name): value for name, value in kwargs.items()})
 
-
-def _fill_devices() -> None:
-    global _device_type  # noqa: PLW0603 - see above
-    original = type(torch.empty(0).device)
-    _device_type = vars(original)["type"].__get__
-    _kinds.update((str, original))
-    for text in ["cuda", *(f"cuda:{index}" for index in range(128))]:
-        _DEVICES[text] = _DEVICES[original(text)] = original(text.replace("cuda", "npu"))
-
-
-def npu_device(device: Any) -> Any:
-    """Return the NPU for a name of a CUDA device, and anything else as it is."""
-    return _DEVICES.get(device, device) if type(device) in _kinds else device
+    return wrapper
 
 
-def npu_type(device_type: Any) -> Any:
-    """Return "npu" for "cuda", and any other device type as it is."""
-    same = not isinstance(device_type, str) or device_type != "cuda" or not _DEVICES
-    return device_type if same else "npu"
+def npu(path: str) -> How:
+    """Take what torch.npu has at this path."""
+
+    def how(original: Any, place: Place) -> Any:
+        try:
+            return functools.reduce(getattr, path.split("."), torch.npu)
+        except AttributeError:
+            return missing("this torch_npu has none")(original, place)
+
+    return how
 
 
-def npu_text(location: Any) -> Any:
-    """Return the NPU as text, as torch spells locations: "cuda:0" -> "npu:0"."""
-    return str(npu_device(location)) if isinstance(location, str) else location
+def like(path: str) -> How:
+    """Take what a module, patched by a row above, has under the same name."""
+    return lambda original, place: getattr(_find(path), place.name)
 
 
-def npu_location(location: Any) -> Any:
-    """Return torch.load's map_location, whose keys may meet files with "cuda:0" and "npu:0"."""
-    if not isinstance(location, dict):
-        return npu_device(location)
-    return {**{npu_text(key): value for key, value in location.items()}, **location}
+def always(answer: Any) -> How:
+    """Give one answer, whatever the arguments."""
+    return lambda original, place: lambda *_, **__: answer
 
 
-def npu_tensor_type(name: Any) -> Any:
-    """Return a tensor type's name for the NPU: torch.cuda.HalfTensor -> torch.npu.HalfTensor."""
-    if not _DEVICES or not isinstance(name, str) or not name.startswith("torch.cuda."):
-        return name
-    return name.replace("cuda", "npu", 1)
+def for_users(how: How) -> How:
+    """Let the user's code call the replacement, and libraries that know the NPU the original."""
+
+    def chosen(original: Any, place: Place) -> Any:
+        replacement = how(original, place)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if _state.devices and _asked_by_user():
+                return replacement(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    return chosen
 
 
-def hccl(backend: Any) -> Any:
-    """Return a back end's name with HCCL for NCCL: "cpu:gloo,cuda:nccl" -> "cpu:gloo,npu:hccl"."""
-    if not _DEVICES or not isinstance(backend, str):
-        return backend
-    ours = {"nccl": "hccl", "cuda": "npu"}
-    return "".join(ours.get(word.lower(), word) for word in re.split("([,:])", backend))
+def missing(instead: str) -> How:
+    """Raise NotImplementedError and say what to do instead."""
+
+    def how(original: Any, place: Place) -> Any:
+        message = f"{place.where}.{place.name} has no counterpart on an Ascend NPU: {instead}."
+
+        def wrapper(*args: Any, **kwargs: Any) -> NoReturn:
+            raise NotImplementedError(message)
+
+        if isinstance(original, type):
+            return type(original.__name__, (original,), {"__new__": wrapper})
+        return wrapper
+
+    return how
 
 
-def npu_activities(activities: Any) -> Any:
-    """Return a profiler's activities for the NPU; without CANN's profiling library, the host's."""
-    kind = torch.profiler.ProfilerActivity
-    if not _DEVICES or not activities or kind.CUDA not in activities:
-        return activities
-    chosen = [activity for activity in activities if activity != kind.CUDA]
-    if _can_profile():
-        return [*chosen, kind.PrivateUse1]
-    return chosen or [kind.CPU]
-
-
-def _can_profile() -> bool:
-    """Return whether CANN's profiling library is there; torch_npu's profiler raises without it."""
-    try:
-        ctypes.CDLL("libmspti.so")
-    except OSError:
-        reason = "The profiler shows the host alone: CANN's libmspti.so is not to be found."
-        logging.getLogger("npu_patch").warning(reason)
-        return False
-    return True
+def left(reason: str) -> How:
+    """Leave it as it is, for a reason."""
+    assert reason
+    return lambda original, place: original
 
 
 class _Either(str):
@@ -412,188 +561,43 @@ def _either(npu: str, cuda: str) -> _Either:
     return word
 
 
-# ---- How: the words of the table's third column ------------------------------------------------
+# ---- torch.device, and the other types whose objects name a device -----------------------------
 
 
-def _named_after(original: Any, place: Place, wrapper: Any) -> Any:
-    """Give a wrapper the name by which pickle, torch.fx and a reader find it."""
-    functools.update_wrapper(wrapper, original)
-    if not isinstance(place.owner, type):
-        wrapper.__module__, wrapper.__qualname__ = place.where, place.name
-    return wrapper
+def _name_devices() -> None:
+    """Fill the table of CUDA devices; torch's device index is an int8."""
+    original = type(torch.empty(0).device)
+    _state.device_type = vars(original)["type"].__get__
+    _state.kinds.update((str, original))
+    for text in ["cuda", *(f"cuda:{index}" for index in range(128))]:
+        here = original(text.replace("cuda", "npu"))
+        _state.devices[text] = _state.devices[original(text)] = here
 
 
-def _asked_by_user() -> bool:
-    """Return whether the caller's caller is outside the libraries that know the NPU."""
-    name: str = sys._getframe(2).f_globals.get("__name__") or ""
-    return name.partition(".")[0] not in NPU_AWARE
+def npu_device(device: Any) -> Any:
+    """Return the NPU for a name of a CUDA device, and anything else as it is."""
+    return _state.devices.get(device, device) if type(device) in _state.kinds else device
 
 
-def argument(change: Callable[[Any], Any], name: str, position: int | None = None) -> How:
-    """Change one argument, or its default; the signature tells the position where none is given."""
-
-    def how(original: Any, place: Place) -> Any:
-        index, default = (position, None) if position is not None else _argument(original, name)
-        has_cuda_default = change(default) is not default
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > index:
-                changed = change(args[index])
-                if changed is not args[index]:
-                    args = (*args[:index], changed, *args[index + 1 :])
-            elif name in kwargs:
-                kwargs[name] = change(kwargs[name])
-            elif has_cuda_default:
-                kwargs[name] = change(default)
-            return original(*args, **kwargs)
-
-        def typed(*args: Any, **kwargs: Any) -> Any:  # the same for a device type, and faster
-            if len(args) > index and args[index] != "cuda":
-                return original(*args, **kwargs)
-            return wrapper(*args, **kwargs)
-
-        return _named_after(original, place, typed if change is npu_type else wrapper)
-
-    return how
+def npu_type(device_type: Any) -> Any:
+    """Return "npu" for "cuda", and any other device type as it is."""
+    same = not isinstance(device_type, str) or device_type != "cuda" or not _state.devices
+    return device_type if same else "npu"
 
 
-def device(original: Any, place: Place) -> Any:
-    """Change the device that a function takes. Written for speed: every torch.ones passes here."""
-    position = _device_position(original, place.name)
-    get, kinds = _DEVICES.get, _kinds
+def user_device_type(original: Any, place: Place) -> Any:
+    """Let ``x.device.type == "cuda"`` hold in the user's code, where it also still is "npu".
 
-    def by_name(*args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            npu = get(kwargs.get("device"))
-            if npu is not None:
-                kwargs["device"] = npu
-        return original(*args, **kwargs)
+    That comparison guards synchronization, autocast and pinned memory in countless programs; with
+    the bare truth they would go the CPU's way without a word. Printing it tells the truth.
+    """
+    get, both = original.__get__, _either("npu", "cuda")
 
-    def by_position(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > index:
-            if type(args[index]) in kinds:  # else it is a dtype or a tensor
-                npu = get(args[index])
-                if npu is not None:
-                    args = (*args[:index], npu, *args[index + 1 :])
-        elif kwargs:
-            npu = get(kwargs.get("device"))
-            if npu is not None:
-                kwargs["device"] = npu
-        return original(*args, **kwargs)
+    def getter(self: Any) -> str:
+        answer: str = get(self)
+        return both if answer == "npu" and _state.devices and _asked_by_user() else answer
 
-    index = NAMED if position is None else position
-    return _named_after(original, place, by_name if index == NAMED else by_position)
-
-
-def same(original: Any, place: Place) -> Any:
-    """Take torch.npu's function or class of the same name, with CUDA's names for its arguments."""
-    twin = _find(place.where.replace("torch.cuda", "torch_npu.npu", 1))
-    npu = getattr(twin, place.name, None)
-    if npu is None:
-        return missing("this torch_npu has none")(original, place)
-    if not isinstance(npu, types.FunctionType) or not isinstance(original, types.FunctionType):
-        return npu
-    theirs, own = inspect.signature(original).parameters, inspect.signature(npu).parameters
-    pairs = zip(theirs, own, strict=False)  # the longer one takes the rest by its own names
-    names = {cuda: ours for cuda, ours in pairs if cuda != ours}
-    if not names:
-        return npu
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return npu(*args, **{names.get(name, name): value for name, value in kwargs.items()})
-
-    return _named_after(original, place, wrapper)
-
-
-def npu(path: str) -> How:
-    """Take what torch.npu has at this path."""
-
-    def how(original: Any, place: Place) -> Any:
-        try:
-            return functools.reduce(getattr, path.split("."), torch.npu)
-        except AttributeError:
-            return missing("this torch_npu has none")(original, place)
-
-    return how
-
-
-def like(path: str) -> How:
-    """Take what a module, patched by a row above, has under the same name."""
-    return lambda original, place: getattr(_find(path), place.name)
-
-
-def always(answer: Any) -> How:
-    """Give one answer, whatever the arguments."""
-    return lambda original, place: _named_after(original, place, lambda *_, **__: answer)
-
-
-def for_users(how: How) -> How:
-    """Let the user's code call the replacement, and libraries that know the NPU the original."""
-
-    def chosen(original: Any, place: Place) -> Any:
-        replacement = how(original, place)
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if _DEVICES and _asked_by_user():
-                return replacement(*args, **kwargs)
-            return original(*args, **kwargs)
-
-        return _named_after(original, place, wrapper)
-
-    return chosen
-
-
-def missing(instead: str) -> How:
-    """Raise NotImplementedError and say what to do instead."""
-
-    def how(original: Any, place: Place) -> Any:
-        message = f"{place.where}.{place.name} has no counterpart on an Ascend NPU: {instead}."
-
-        def wrapper(*args: Any, **kwargs: Any) -> NoReturn:
-            raise NotImplementedError(message)
-
-        if isinstance(original, type):
-            return type(original.__name__, (original,), {"__new__": wrapper})
-        return _named_after(original, place, wrapper)
-
-    return how
-
-
-def left(reason: str) -> How:
-    """Leave it as it is, for a reason."""
-    assert reason
-    return lambda original, place: original
-
-
-def alias(other: str) -> How:
-    """Give an attribute a second name."""
-    return lambda original, place: property(lambda self: getattr(self, other))
-
-
-def is_npu(original: Any, place: Place) -> Any:
-    """Make is_cuda of a storage or a packed sequence true on the NPU, for users."""
-
-    def getter(self: Any) -> bool:
-        where = self.device if hasattr(self, "device") else self.data.device
-        if _DEVICES and _device_type(where) == "npu":
-            return _asked_by_user()
-        return bool(original.__get__(self))
-
-    return property(getter, doc=original.__doc__)
-
-
-def tensor_is_npu(original: Any, place: Place) -> Any:
-    """Make Tensor.is_cuda true on the NPU, for users; most often asked of what is on the host."""
-    get, device_type = original.__get__, _device_type
-
-    def getter(self: Any) -> bool:
-        if self.is_cpu:
-            return False
-        if device_type(self.device) == "npu" and _DEVICES:
-            return _asked_by_user()
-        return bool(get(self))
-
-    return property(getter, doc=original.__doc__)
+    return property(getter)
 
 
 def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
@@ -638,7 +642,7 @@ def stand_in(maker: Callable[[Any], Callable[..., Any]]) -> How:
 
 def device_maker(original: Any) -> Callable[..., Any]:
     """Make torch.device: ("cuda:1"), ("cuda", 1), (type="cuda", index=1), (device=...), (1)."""
-    get = _DEVICES.get
+    get = _state.devices.get
 
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs:
@@ -662,19 +666,93 @@ def object_maker(original: Any) -> Callable[..., Any]:
     return make
 
 
-def user_device_type(original: Any, place: Place) -> Any:
-    """Let ``x.device.type == "cuda"`` hold in the user's code, where it also still is "npu".
+def scripted_device(original: Any, place: Place) -> Any:
+    """Let torch.jit take as an annotation the type torch.device itself, beside its stand-in."""
+    (real,) = (kind for kind in _state.kinds if kind is not str)
 
-    That comparison guards synchronization, autocast and pinned memory in countless programs; with
-    the bare truth they would go the CPU's way without a word. Printing it tells the truth.
+    def wrapper(annotation: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(torch.device if annotation is real else annotation, *args, **kwargs)
+
+    return wrapper
+
+
+DEVICES = (
+    Row("torch.device", "type", user_device_type),
+    Row("torch", "device", stand_in(device_maker)),
+    Row("torch", "Generator Stream Event", stand_in(object_maker)),
+    Row("torch.jit.annotations", "try_ann_to_type", scripted_device),
+)
+
+
+# ---- Functions that take a device --------------------------------------------------------------
+
+
+@functools.cache
+def _constructors() -> frozenset[int]:
+    """Return the identities of the constructors, which torch remembers: originals, not wrappers."""
+    constructors = importlib.import_module("torch.utils._device")._device_constructors()
+    return frozenset(map(id, constructors))
+
+
+def _device_position(function: Any, name: str) -> int | None:
+    """Return where a function takes its device: a position, NAMED, or None for nowhere.
+
+    Operators say so in their schemas, Python functions in their signatures, and torch keeps a list
+    of constructors for ``with torch.device(...)``.
     """
-    get, both = original.__get__, _either("npu", "cuda")
+    if isinstance(function, types.FunctionType):
+        return _position(function, "device")
+    positions = [
+        NAMED if argument_.kwarg_only else index
+        for schema in torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+        for index, argument_ in enumerate(schema.arguments)
+        if argument_.name == "device"
+    ]
+    if positions:
+        return min(positions)
+    return NAMED if id(function) in _constructors() else None
 
-    def getter(self: Any) -> str:
-        answer: str = get(self)
-        return both if answer == "npu" and _DEVICES and _asked_by_user() else answer
 
-    return property(getter)
+def device_takers(path: str) -> str:
+    """Find the names in a module or class that take a device, in whatever torch is installed."""
+    _constructors()
+    owner, others = _find(path), (type, types.ModuleType, property)
+    return " ".join(
+        name
+        for name in dir(owner)
+        if not name.startswith("__")
+        and callable(value := getattr(owner, name))
+        and not isinstance(value, others)
+        and _device_position(value, name) is not None
+    )
+
+
+def device(original: Any, place: Place) -> Any:
+    """Change the device that a function takes. Written for speed: every torch.ones passes here."""
+    position = _device_position(original, place.name)
+    get, kinds = _state.devices.get, _state.kinds
+
+    def by_name(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            npu = get(kwargs.get("device"))
+            if npu is not None:
+                kwargs["device"] = npu
+        return original(*args, **kwargs)
+
+    def by_position(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > index:
+            if type(args[index]) in kinds:  # else it is a dtype or a tensor
+                npu = get(args[index])
+                if npu is not None:
+                    args = (*args[:index], npu, *args[index + 1 :])
+        elif kwargs:
+            npu = get(kwargs.get("device"))
+            if npu is not None:
+                kwargs["device"] = npu
+        return original(*args, **kwargs)
+
+    index = NAMED if position is None else position
+    return by_name if index == NAMED else by_position
 
 
 def to_cuda(original: Any, place: Place) -> Any:
@@ -682,7 +760,7 @@ def to_cuda(original: Any, place: Place) -> Any:
     move = place.owner.to
 
     def cuda(self: Any, device: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if not _DEVICES:
+        if not _state.devices:
             return original(self, device, *args, **kwargs)
         if args:  # Tensor.cuda(device, non_blocking)
             kwargs["non_blocking"] = args[0]
@@ -691,7 +769,12 @@ def to_cuda(original: Any, place: Place) -> Any:
             self, npu_device(f"cuda{index}" if index or device is None else device), **kwargs
         )
 
-    return _named_after(original, place, cuda)
+    return cuda
+
+
+def with_moves(original: Any, place: Place) -> Any:
+    """Let a parameter that has no shape yet take the patched methods too."""
+    return [*original, torch.Tensor.to, torch.Tensor.cuda]
 
 
 def storage_cuda(original: Any, place: Place) -> Any:
@@ -700,21 +783,7 @@ def storage_cuda(original: Any, place: Place) -> Any:
     def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
         return self.npu(npu_device(device), non_blocking)
 
-    return _named_after(original, place, cuda)
-
-
-def tensor_type(original: Any, place: Place) -> Any:
-    """Tensor.type: takes "torch.cuda.HalfTensor", and its answer equals such a name too."""
-
-    def wrapper(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if dtype is not None:
-            return original(self, npu_tensor_type(dtype), *args, **kwargs)
-        answer = original(self)
-        if "npu" in answer and _DEVICES and _asked_by_user():
-            return _either(answer, answer.replace("npu", "cuda", 1))
-        return answer
-
-    return _named_after(original, place, wrapper)
+    return cuda
 
 
 def default_tensor_type(original: Any, place: Place) -> Any:
@@ -722,26 +791,96 @@ def default_tensor_type(original: Any, place: Place) -> Any:
 
     def wrapper(t: Any) -> None:
         name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
-        there = _DEVICES and name.startswith(("torch.cuda.", "torch.npu."))
+        there = _state.devices and name.startswith(("torch.cuda.", "torch.npu."))
         torch.set_default_device("npu" if there else None)
         original(f"torch.{name.rpartition('.')[2]}" if there else t)
 
-    return _named_after(original, place, wrapper)
+    return wrapper
 
 
-def with_moves(original: Any, place: Place) -> Any:
-    """Let a parameter that has no shape yet take the patched methods too."""
-    return [*original, torch.Tensor.to, torch.Tensor.cuda]
+_CHECKPOINT = "torch.utils.checkpoint.DefaultDeviceType"
+FUNCTIONS = (
+    Row("torch torch.fft torch.nested torch.Tensor", device_takers, device),
+    Row("torch.Tensor", "new_tensor", device),
+    Row("torch.Tensor", "cuda", to_cuda),
+    Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
+    Row("torch.nn.Module", "to_empty", device),
+    Row("torch.nn.Module", "cuda", to_cuda),
+    Row("torch.nn.parameter.UninitializedTensorMixin", "_allowed_methods", with_moves),
+    Row("torch.UntypedStorage torch.TypedStorage", "cuda", storage_cuda),
+    Row("torch.UntypedStorage", "__new__", argument(npu_device, "device", NAMED)),
+    Row("torch", "set_default_tensor_type", default_tensor_type),
+    Row(_CHECKPOINT, "set_device_type", argument(npu_type, "device")),
+    Row("torch._C", "_dispatch_key_for_device", argument(npu_type, "device_type", 0)),
+)
 
 
-def scripted_device(original: Any, place: Place) -> Any:
-    """Let torch.jit take as an annotation the type torch.device itself, beside its stand-in."""
-    (real,) = (kind for kind in _kinds if kind is not str)
+# ---- What a tensor says of itself --------------------------------------------------------------
 
-    def wrapper(annotation: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(torch.device if annotation is real else annotation, *args, **kwargs)
 
-    return _named_after(original, place, wrapper)
+def tensor_is_npu(original: Any, place: Place) -> Any:
+    """Make Tensor.is_cuda true on the NPU, for users; most often asked of what is on the host."""
+    get, device_type = original.__get__, _state.device_type
+
+    def getter(self: Any) -> bool:
+        if self.is_cpu:
+            return False
+        if device_type(self.device) == "npu" and _state.devices:
+            return _asked_by_user()
+        return bool(get(self))
+
+    return property(getter, doc=original.__doc__)
+
+
+def is_npu(original: Any, place: Place) -> Any:
+    """Make is_cuda of a storage or a packed sequence true on the NPU, for users."""
+
+    def getter(self: Any) -> bool:
+        where = self.device if hasattr(self, "device") else self.data.device
+        if _state.devices and _state.device_type(where) == "npu":
+            return _asked_by_user()
+        return bool(original.__get__(self))
+
+    return property(getter, doc=original.__doc__)
+
+
+def tensor_type(original: Any, place: Place) -> Any:
+    """Tensor.type: takes "torch.cuda.HalfTensor", and its answer equals such a name too."""
+
+    def wrapper(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is not None:
+            if _state.devices and isinstance(dtype, str) and dtype.startswith("torch.cuda."):
+                dtype = dtype.replace("cuda", "npu", 1)
+            return original(self, dtype, *args, **kwargs)
+        answer = original(self)
+        if "npu" in answer and _state.devices and _asked_by_user():
+            return _either(answer, answer.replace("npu", "cuda", 1))
+        return answer
+
+    return wrapper
+
+
+TENSORS = (
+    Row("torch.Tensor", "is_cuda", tensor_is_npu),
+    Row("torch.Tensor", "type", tensor_type),
+    Row("torch.nn.utils.rnn.PackedSequence", "is_cuda", is_npu),
+    Row("torch.UntypedStorage torch.TypedStorage", "is_cuda", is_npu),
+)
+
+
+# ---- Files, and other processes ----------------------------------------------------------------
+
+
+def npu_text(location: Any) -> Any:
+    """Return the NPU as text, as torch spells locations: "cuda:0" -> "npu:0"."""
+    return str(npu_device(location)) if isinstance(location, str) else location
+
+
+def npu_location(location: Any) -> Any:
+    """Return torch.load's map_location, whose keys may meet files with "cuda:0" and "npu:0"."""
+    if not isinstance(location, dict):
+        return npu_device(location)
+    return {**{npu_text(key): value for key, value in location.items()}, **location}
 
 
 class _ImportHere:
@@ -754,39 +893,39 @@ class _ImportHere:
 
 def spawned(original: Any, place: Place) -> Any:
     """Let processes that multiprocessing spawns have the patch, however this one came to it."""
-
-    def wrapper(name: str) -> dict[str, Any]:
-        return {**original(name), "npu_patch": _ImportHere()}
-
-    return _named_after(original, place, wrapper)
+    return lambda name: {**original(name), "npu_patch": _ImportHere()}
 
 
-def undoing(original: Any, place: Place) -> Any:
-    """Leave the mark by which another copy of this module finds the patch applied, to undo it."""
-    return restore
+FILES = (
+    Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
+    Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
+    Row("torch.jit", "load", argument(npu_device, "map_location")),
+    Row("torch.utils.data.DataLoader", "__init__", argument(npu_text, "pin_memory_device")),
+    Row("multiprocessing.spawn", "get_preparation_data", spawned),
+)
 
 
-# ---- How, for autocast, HF32, profilers and process groups -------------------------------------
+# ---- Autocast and gradient scaling -------------------------------------------------------------
 
 
 def autocast_state(original: Any, place: Place) -> Any:
     """torch.is_autocast_enabled: without a device type it means CUDA."""
 
     def is_autocast_enabled(device_type: str = "cuda") -> bool:
-        return bool(original("npu" if device_type == "cuda" and _DEVICES else device_type))
+        return bool(original("npu" if device_type == "cuda" and _state.devices else device_type))
 
-    return _named_after(original, place, is_autocast_enabled)
+    return is_autocast_enabled
 
 
 def autocast_switch(original: Any, place: Place) -> Any:
     """torch.set_autocast_enabled(enabled) and (device_type, enabled)."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _DEVICES and len(args) + len(kwargs) == 1:
+        if _state.devices and len(args) + len(kwargs) == 1:
             return original("npu", *args, *kwargs.values())
         return original(*map(npu_type, args), **{k: npu_type(v) for k, v in kwargs.items()})
 
-    return _named_after(original, place, wrapper)
+    return wrapper
 
 
 def autocast_dtype(name: str) -> How:
@@ -796,17 +935,48 @@ def autocast_dtype(name: str) -> How:
         function = getattr(torch, name)
 
         def wrapper(*args: Any) -> Any:
-            return function("npu", *args) if _DEVICES else original(*args)
+            return function("npu", *args) if _state.devices else original(*args)
 
-        return _named_after(original, place, wrapper)
+        return wrapper
 
     return how
 
 
+_AUTOCAST = "torch.amp.autocast_mode"
+_COMMON = "torch.cuda.amp torch.cuda.amp.common"
+_BY_AMP = "it calls torch.amp, which has rows of its own"
+_typed = argument(npu_type, "device_type")
+AUTOCAST = (
+    Row(f"{_AUTOCAST}.autocast", "__init__", _typed),
+    Row(_AUTOCAST, "custom_fwd custom_bwd is_autocast_available", _typed),
+    Row("torch.amp", "custom_fwd custom_bwd is_autocast_available", like(_AUTOCAST)),
+    Row("torch", "is_autocast_enabled", autocast_state),
+    Row("torch", "set_autocast_enabled", autocast_switch),
+    Row("torch", "get_autocast_dtype set_autocast_dtype", argument(npu_type, "device_type", 0)),
+    Row("torch", "get_autocast_gpu_dtype", autocast_dtype("get_autocast_dtype")),
+    Row("torch", "set_autocast_gpu_dtype", autocast_dtype("set_autocast_dtype")),
+    Row("torch.amp.grad_scaler.GradScaler", "__init__", argument(npu_type, "device")),
+    Row("torch.cuda.amp torch.cuda.amp.grad_scaler", "GradScaler", npu("amp.GradScaler")),
+    Row(_COMMON, "amp_definitely_not_available", for_users(always(False))),
+    Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "autocast", left(_BY_AMP)),
+    Row("torch.cuda.amp torch.cuda.amp.autocast_mode", "custom_fwd custom_bwd", left(_BY_AMP)),
+)
+
+
+# ---- HF32, which is to the NPU what TF32 is to CUDA --------------------------------------------
+
+
 def _set_hf32(operator: str) -> None:
-    if _DEVICES:
-        precision = torch._C._get_fp32_precision_getter("cuda", operator)
-        getattr(torch.npu, operator).allow_hf32 = precision == "tf32"
+    """Set torch_npu's switch to what torch's own says now."""
+    if not _state.devices:
+        return
+    precision = getattr(torch._C, "_get_fp32_precision_getter", None)
+    if precision is not None:
+        on = precision("cuda", operator) == "tf32"
+    else:  # before torch 2.9
+        name = {"matmul": "_get_cublas_allow_tf32", "conv": "_get_cudnn_allow_tf32"}[operator]
+        on = getattr(torch._C, name).__wrapped__()
+    getattr(torch.npu, operator).allow_hf32 = on
 
 
 def hf32(operator: Literal["matmul", "conv"]) -> How:
@@ -818,7 +988,7 @@ def hf32(operator: Literal["matmul", "conv"]) -> How:
             _set_hf32(operator)
             return answer
 
-        return _named_after(original, place, wrapper)
+        return wrapper
 
     return how
 
@@ -833,7 +1003,7 @@ def hf32_precision(original: Any, place: Place) -> Any:
             _set_hf32(switch)
         return answer
 
-    return _named_after(original, place, wrapper)
+    return wrapper
 
 
 def hf32_state(operator: Literal["matmul", "conv"]) -> How:
@@ -841,9 +1011,9 @@ def hf32_state(operator: Literal["matmul", "conv"]) -> How:
 
     def how(original: Any, place: Place) -> Any:
         def wrapper() -> bool:
-            return bool(getattr(torch.npu, operator).allow_hf32 if _DEVICES else original())
+            return bool(getattr(torch.npu, operator).allow_hf32 if _state.devices else original())
 
-        return _named_after(original, place, wrapper)
+        return wrapper
 
     return how
 
@@ -853,15 +1023,128 @@ def cudnn_tf32(original: Any, place: Place) -> Any:
     return type(original)(torch._C._get_cudnn_allow_tf32, torch._C._set_cudnn_allow_tf32)
 
 
+_SDPA = "they set torch's own switches, and torch.npu's set the same"
+HF32 = (
+    Row("torch._C", "_set_cublas_allow_tf32 _set_float32_matmul_precision", hf32("matmul")),
+    Row("torch._C", "_set_cudnn_allow_tf32", hf32("conv")),
+    Row("torch._C", "_set_fp32_precision_setter", hf32_precision),
+    Row("torch._C", "_get_cublas_allow_tf32", hf32_state("matmul")),
+    Row("torch._C", "_get_cudnn_allow_tf32", hf32_state("conv")),
+    Row("torch.backends.cudnn.CudnnModule", "allow_tf32", cudnn_tf32),
+    Row("torch.backends.cuda", "is_built", for_users(always(True))),
+    Row("torch.backends.cuda", "sdp_kernel enable_flash_sdp enable_math_sdp", left(_SDPA)),
+    Row("torch.backends.cuda", "enable_mem_efficient_sdp enable_cudnn_sdp", left(_SDPA)),
+)
+
+
+# ---- torch.compile, whose back end needs a Triton for the NPU that torch_npu does not bring -----
+
+_COMPILE = "TORCH_COMPILE_DISABLE"
+
+
+def _stop_compiling() -> None:
+    """Let torch.compile return functions as they are, here and in child processes.
+
+    Dynamo reads the variable when it is imported, which may have been before. A value that the user
+    set stays.
+    """
+    if _COMPILE in os.environ:
+        return
+    config = sys.modules.get("torch._dynamo.config")
+    _state.undo.append(functools.partial(_let_compile, config is not None and config.disable))
+    os.environ[_COMPILE] = "1"
+    if config is not None:
+        config.disable = True  # type: ignore[attr-defined]
+
+
+def _let_compile(disable: bool) -> None:
+    os.environ.pop(_COMPILE, None)
+    config = sys.modules.get("torch._dynamo.config")
+    if config is not None:
+        config.disable = disable  # type: ignore[attr-defined]
+
+
+# ---- Profilers, and ranges on their time line --------------------------------------------------
+
+
+def npu_activities(activities: Any) -> Any:
+    """Return a profiler's activities for the NPU; without CANN's profiling library, the host's."""
+    kind = torch.profiler.ProfilerActivity
+    if not _state.devices or not activities or kind.CUDA not in activities:
+        return activities
+    chosen = [activity for activity in activities if activity != kind.CUDA]
+    if _can_profile():
+        return [*chosen, kind.PrivateUse1]
+    return chosen or [kind.CPU]
+
+
+def _can_profile() -> bool:
+    """Return whether CANN's profiling library is there; torch_npu's profiler raises without it."""
+    try:
+        ctypes.CDLL("libmspti.so")
+    except OSError:
+        _warn_once("The profiler shows the host alone: CANN's libmspti.so is not to be found.")
+        return False
+    return True
+
+
 def legacy_profiler(original: Any, place: Place) -> Any:
     """torch.autograd.profiler.profile(use_cuda=True) and (use_device="cuda")."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _DEVICES and (kwargs.get("use_device") == "cuda" or kwargs.pop("use_cuda", False)):
+        if _state.devices and (kwargs.get("use_device") == "cuda" or kwargs.pop("use_cuda", False)):
             kwargs["use_device"] = "npu" if _can_profile() else None
         return original(*args, **kwargs)
 
-    return _named_after(original, place, wrapper)
+    return wrapper
+
+
+def nvtx(original: Any, place: Place) -> Any:
+    """The functions of torch.cuda.nvtx, on mstx: they mark the profiler's time line."""
+    mstx, ranges = torch.npu.mstx, _state.ranges
+
+    def range_push(msg: str) -> int:
+        ranges.open = [*getattr(ranges, "open", []), mstx.range_start(str(msg))]
+        return len(ranges.open) - 1
+
+    def range_pop() -> int:
+        if not getattr(ranges, "open", []):
+            return -1
+        mstx.range_end(ranges.open.pop())
+        return len(ranges.open)
+
+    def range_start(msg: str) -> int:
+        return int(mstx.range_start(str(msg)) or 0)
+
+    def range_end(range_id: int) -> None:
+        mstx.range_end(range_id)
+
+    def mark(msg: str) -> None:
+        mstx.mark(str(msg))
+
+    functions = (range_push, range_pop, range_start, range_end, mark)
+    return {function.__name__: function for function in functions}[place.name]
+
+
+_KINETO = "torch.profiler.profiler._KinetoProfile"
+PROFILERS = (
+    Row(_KINETO, "__init__", argument(npu_activities, "activities")),
+    Row("torch.autograd.profiler.profile", "__init__", legacy_profiler),
+    Row("torch.cuda.nvtx", "range_push range_pop range_start range_end mark", nvtx),
+    Row("torch.cuda.nvtx", "range", left("it calls range_push and range_pop")),
+    Row("torch.cuda.profiler", "start stop profile", left("they call cudart()")),
+)
+
+
+# ---- Process groups ----------------------------------------------------------------------------
+
+
+def hccl(backend: Any) -> Any:
+    """Return a back end's name with HCCL for NCCL: "cpu:gloo,cuda:nccl" -> "cpu:gloo,npu:hccl"."""
+    if not _state.devices or not isinstance(backend, str):
+        return backend
+    ours = {"nccl": "hccl", "cuda": "npu"}
+    return "".join(ours.get(word.lower(), word) for word in re.split("([,:])", backend))
 
 
 def distributed_backend(original: Any, place: Place) -> Any:
@@ -869,13 +1152,40 @@ def distributed_backend(original: Any, place: Place) -> Any:
 
     def wrapper(*args: Any, **kwargs: Any) -> str:
         answer: str = original(*args, **kwargs)
-        asked = answer == "hccl" and _DEVICES and _asked_by_user()
+        asked = answer == "hccl" and _state.devices and _asked_by_user()
         return _either("hccl", "nccl") if asked else answer
 
-    return _named_after(original, place, wrapper)
+    return wrapper
 
 
-# ---- How, for what torch.cuda has and torch.npu has not ----------------------------------------
+_GROUPS = "torch.distributed.distributed_c10d torch.distributed"
+_MESH = "torch.distributed.device_mesh"
+GROUPS = (
+    Row(_GROUPS, "init_process_group is_backend_available", argument(hccl, "backend")),
+    Row(_GROUPS, "new_group new_subgroups", argument(hccl, "backend")),
+    Row(_GROUPS, "new_subgroups_by_enumeration", argument(hccl, "backend")),
+    Row(_GROUPS, "init_process_group new_group", argument(npu_device, "device_id")),
+    Row(_GROUPS, "get_default_backend_for_device", argument(npu_type, "device")),
+    Row(_GROUPS, "get_backend", distributed_backend),
+    Row(_GROUPS, "is_nccl_available", for_users(always(True))),
+    Row(_MESH, "init_device_mesh", _typed),
+    Row("torch.distributed", "init_device_mesh", like(_MESH)),
+    Row(f"{_MESH}.DeviceMesh", "__init__", _typed),
+)
+
+
+# ---- torch.cuda itself, name by name -----------------------------------------------------------
+
+
+def undoing(original: Any, place: Place) -> Any:
+    """Leave the mark by which another copy of this module finds the patch applied, to undo it."""
+    return restore
+
+
+def shared(path: str) -> str:
+    """Find the public names of torch.cuda that torch.npu has too, less those of other rows."""
+    named = {name for row in TABLE if row.where == path for name in str(row.names).split()}
+    return " ".join(n for n in torch.cuda.__all__ if n not in named and hasattr(torch.npu, n))
 
 
 def capability(original: Any, place: Place) -> Any:
@@ -890,7 +1200,7 @@ def capability(original: Any, place: Place) -> Any:
             return torch.npu.get_device_capability(device)  # type: ignore[no-any-return]
         return (8, 0) if torch.npu.is_bf16_supported() else (7, 0)
 
-    return _named_after(original, place, get_device_capability)
+    return get_device_capability
 
 
 class _Properties:
@@ -916,7 +1226,7 @@ def properties(original: Any, place: Place) -> Any:
         found = torch.npu.get_device_properties(device)
         return _Properties(found, torch.cuda.get_device_capability(device))
 
-    return _named_after(original, place, get_device_properties)
+    return get_device_properties
 
 
 class _Cudart:
@@ -930,11 +1240,6 @@ class _Cudart:
         raise type("NotOnNPU", (NotImplementedError, AttributeError), {})(message)
 
 
-def cudart(original: Any, place: Place) -> Any:
-    """torch.cuda.cudart()."""
-    return always(_Cudart())(original, place)
-
-
 def check_error(original: Any, place: Place) -> Any:
     """torch.cuda.check_error(result)."""
 
@@ -942,7 +1247,7 @@ def check_error(original: Any, place: Place) -> Any:
         if int(result):
             raise RuntimeError(f"The runtime reports error {int(result)}.")
 
-    return _named_after(original, place, check)
+    return check
 
 
 def memory_info(original: Any, place: Place) -> Any:
@@ -952,7 +1257,7 @@ def memory_info(original: Any, place: Place) -> Any:
         with torch.npu.device(torch.npu.current_device() if device is None else device):
             return torch.npu.mem_get_info(device)  # type: ignore[no-any-return]
 
-    return _named_after(original, place, mem_get_info)
+    return mem_get_info
 
 
 def memory_used(original: Any, place: Place) -> Any:
@@ -962,21 +1267,19 @@ def memory_used(original: Any, place: Place) -> Any:
         free, total = torch.cuda.mem_get_info(device)
         return int(total - free)
 
-    return _named_after(original, place, device_memory_used)
+    return device_memory_used
 
 
 def stream_from_pointer(original: Any, place: Place) -> Any:
     """torch.cuda.get_stream_from_external(data_ptr, device)."""
-    return _named_after(
-        original, place, lambda data_ptr, device=None: torch.npu.ExternalStream(data_ptr, device)
-    )
+    return lambda data_ptr, device=None: torch.npu.ExternalStream(data_ptr, device)
 
 
 def default_generators(original: Any, place: Place) -> Any:
     """torch.cuda.default_generators, which torch_npu makes when it starts the device."""
 
     def update() -> None:
-        if _DEVICES:
+        if _state.devices:
             torch.cuda.default_generators = torch.npu.default_generators
 
     torch.npu._lazy_call(update)
@@ -1003,305 +1306,94 @@ def graph(original: Any, place: Place) -> Any:
     return type(place.name, (torch.npu.graph,), body)
 
 
-class _Ranges(threading.local):
-    """The open nvtx ranges of a thread, as handles of mstx."""
-
-    def __init__(self) -> None:
-        self.open: list[int] = []
-
-
-_RANGES = _Ranges()
-
-
-def nvtx(original: Any, place: Place) -> Any:
-    """The functions of torch.cuda.nvtx, on mstx: they mark the profiler's time line."""
-    mstx = torch.npu.mstx
-
-    def range_push(msg: str) -> int:
-        _RANGES.open.append(mstx.range_start(str(msg)))
-        return len(_RANGES.open) - 1
-
-    def range_pop() -> int:
-        if not _RANGES.open:
-            return -1
-        mstx.range_end(_RANGES.open.pop())
-        return len(_RANGES.open)
-
-    def range_start(msg: str) -> int:
-        return int(mstx.range_start(str(msg)) or 0)
-
-    def range_end(range_id: int) -> None:
-        mstx.range_end(range_id)
-
-    def mark(msg: str) -> None:
-        mstx.mark(str(msg))
-
-    functions = (range_push, range_pop, range_start, range_end, mark)
-    named = {function.__name__: function for function in functions}
-    return _named_after(original, place, named[place.name])
-
-
-# ---- The host: which state is it in? Nothing here imports torch_npu where that cannot work -----
-
-State = Literal[
-    "applied",
-    "restored",
-    "torch_absent",
-    "torch_npu_absent",
-    "cann_absent",
-    "version_mismatch",
-    "torch_npu_broken",
-    "no_device",
-    "transfer_to_npu_active",
-    "failed",
-]
-_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
-_LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-_FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
+_BUILD = "they describe the build of torch, which has no CUDA"
+_CACHE = "PYTORCH_NO_NPU_MEMORY_CACHING=1 switches torch_npu's allocator off"
+_ERRORS = "types of errors that nothing raises here"
+_ROWS = "a module whose names have rows of their own"
+_SMI = "npu-smi info shows it"
+TORCH_CUDA = (
+    Row("torch.cuda", "_npu_patch", undoing, new=True),
+    Row("torch.cuda", "is_available device_count", for_users(same)),
+    Row("torch.cuda", "get_device_capability", capability),
+    Row("torch.cuda", "get_device_properties", properties),
+    Row("torch.cuda", "default_generators", default_generators),
+    Row("torch.cuda", "CUDAGraph", npu("NPUGraph")),
+    Row("torch.cuda", "CUDAPluggableAllocator", npu("NPUPluggableAllocator")),
+    Row("torch.cuda", "graph", graph),
+    Row("torch.cuda", "cudart", always(_Cudart())),
+    Row("torch.cuda", "check_error", check_error),
+    Row("torch.cuda", "mem_get_info", memory_info),
+    Row("torch.cuda", "device_memory_used", memory_used),
+    Row("torch.cuda", "get_stream_from_external", stream_from_pointer),
+    Row("torch.cuda", "is_tf32_supported", always(True)),  # as HF32
+    Row("torch.cuda", "_is_in_bad_fork _lazy_call _sleep _get_device _get_generator", same),
+    Row("torch.cuda", "memory_usage temperature power_draw clock_rate", missing(_SMI)),
+    Row("torch.cuda", "list_gpu_processes", missing(_SMI)),
+    Row("torch.cuda", "caching_allocator_enable caching_allocator_disabled", missing(_CACHE)),
+    Row("torch.cuda", "current_solver_handle", missing("CANN has no cuSOLVER")),
+    Row("torch.cuda", "GreenContext", missing("torch.npu.set_stream_limit shares the cores")),
+    Row("torch.cuda", "ComplexFloatStorage ComplexDoubleStorage", missing("use a tensor")),
+    Row("torch.cuda", "CudaError cudaStatus DeferredCudaCallError", left(_ERRORS)),
+    Row("torch.cuda", "get_arch_list get_gencode_flags has_half has_magma", left(_BUILD)),
+    Row("torch.cuda", "amp memory random streams graphs nvtx profiler", left(_ROWS)),
+    Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
+    Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
+    Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
+    Row("torch.cuda", shared, same),
+)
 
 
-@dataclass(frozen=True)
-class Status:
-    """What this module did on this host: the state, its cause and, where there is one, the mend."""
-
-    state: State
-    reason: str
-    mend: str = ""
-
-    @property
-    def applied(self) -> bool:
-        """Whether torch.cuda is remapped to torch.npu now."""
-        return self.state == "applied"
-
-    @property
-    def message(self) -> str:
-        """The one line that is logged."""
-        if self.applied:
-            return "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
-        return " ".join(filter(None, (f"NPU monkey-patch not applied: {self.reason}.", self.mend)))
+# ---- The modules in torch.cuda; torch_npu, where it takes a device or lacks a name of CUDA's ----
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def public(path: str) -> str:
+    """Find all public names of a module."""
+    return " ".join(_find(path).__all__)
 
 
-def _release(version: str) -> str:
-    """Return a version's first three numbers: 2.9.0.post1+git -> 2.9.0, 2.12.0rc1 -> 2.12.0."""
-    found = re.match(r"\d+(\.\d+){0,2}", version)
-    return found.group() if found else ""
+def exported(path: str) -> str:
+    """Find the public names of a module in torch.cuda that torch.cuda has itself."""
+    return " ".join(name for name in _find(path).__all__ if hasattr(torch.cuda, name))
 
 
-def _pairing_problem() -> Status | None:
-    ours, theirs = _version("torch-npu"), _version("torch")
-    if not ours or not theirs or _release(ours) == _release(theirs):
-        return None
-    mend = f"Install the pair: pip install --no-deps 'torch-npu=={_release(theirs)}.*'"
-    return Status("version_mismatch", f"torch-npu {ours} is not made for torch {theirs}", mend)
+def alias(other: str) -> How:
+    """Give an attribute a second name."""
+    return lambda original, place: property(lambda self: getattr(self, other))
 
 
-def _import_problem() -> Status | None:
-    try:
-        importlib.import_module("torch_npu")
-    except Exception as error:  # whatever its C++ raises: this host cannot use it
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "cannot open shared object file" in cause:
-            reason = f"torch_npu does not find CANN ({cause.partition(':')[0]})"
-            return Status("cann_absent", reason, _LOAD_CANN)
-        mend = "Run python3 -m npu_patch, which says what does not fit."
-        return Status("torch_npu_broken", f"torch_npu cannot be imported ({cause})", mend)
-    return None
-
-
-def _host_problem() -> Status | None:
-    """Import torch and torch_npu where that works; return None then, else the state of the host.
-
-    Where it does not work, torch is kept from loading torch_npu by itself (in child processes too),
-    and libraries that look for torch_npu find none. `restore` leaves that as it is.
-    """
-    global _hidden  # noqa: PLW0603
-    if not importlib.util.find_spec("torch"):
-        return Status("torch_absent", "torch is not installed", "Install it: pip install torch")
-    if _hidden is not None:
-        return _hidden
-    if sys.modules.get("torch_npu", ...) is None or not importlib.util.find_spec("torch_npu"):
-        return Status("torch_npu_absent", "torch_npu is not installed")
-    before = os.environ.get(_AUTOLOAD)
-    os.environ[_AUTOLOAD] = "0"
-    problem = _pairing_problem() or _import_problem()
-    if problem is None:
-        os.environ.pop(_AUTOLOAD) if before is None else os.environ.update({_AUTOLOAD: before})
-        return None
-    importlib.import_module("torch")  # while the variable keeps it from importing torch_npu
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_npu"]:
-        del sys.modules[name]
-    # None makes find_spec say that there is no torch_npu; else transformers imports it and dies.
-    sys.modules["torch_npu"] = None  # type: ignore[assignment]
-    _hidden = problem
-    return problem
-
-
-def _patch_problem() -> Status | None:
-    """Return None where the patch can be applied, else the state that says why not."""
-    problem = _host_problem()
-    if problem is not None:
-        return problem
-    if "torch_npu.contrib.transfer_to_npu" in sys.modules:
-        reason = "torch_npu.contrib.transfer_to_npu is active and cannot be undone"
-        return Status("transfer_to_npu_active", reason, "Import npu_patch instead of it.")
-    if not importlib.import_module("torch").npu.is_available():
-        return Status("no_device", "torch_npu and CANN are here, but no NPU answers", _FIND_NPU)
-    return None
-
-
-# ---- Doing and undoing -------------------------------------------------------------------------
+_HCCL = "torch.distributed with the back end hccl does this"
+_INDEXED = "torch_npu.npu.utils torch_npu.npu.memory torch_npu.npu"
+INSIDE = (
+    Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
+    Row("torch.cuda.graphs", exported, like("torch.cuda")),
+    Row("torch.cuda.streams", "Stream Event ExternalStream", like("torch.cuda")),
+    Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
+    Row("torch.cuda.memory", "_record_memory_history _snapshot _dump_snapshot", same),
+    Row("torch.cuda.memory", "_set_allocator_settings _get_current_allocator", same),
+    Row("torch.cuda.nccl", "all_reduce reduce broadcast all_gather", missing(_HCCL)),
+    Row("torch.cuda.nccl", "reduce_scatter", missing(_HCCL)),
+    Row("torch.cuda.nccl", "version", missing("torch_npu.npu.utils.get_cann_version('HCCL')")),
+    Row("torch.cuda.tunable", public, missing("CANN tunes its operators by itself")),
+    Row("torch.cuda.gds", public, missing("load through host memory")),
+    Row("torch.cuda.green_contexts", public, like("torch.cuda")),
+    Row(_INDEXED, "_get_device_index", argument(npu_device, "device")),
+    Row("torch.cuda._utils", "_get_device_index", like("torch_npu.npu.utils")),
+    Row("torch_npu.npu.streams.Stream", "cuda_stream", alias("npu_stream"), new=True),
+    Row("torch_npu.npu.streams.Event", "cuda_event", alias("npu_event"), new=True),
+)
 
 TABLE = (
-    *_devices(),
-    *_precision(),
-    *_profiling_and_groups(),
-    *_torch_cuda(),
-    *_inside_torch_cuda(),
+    *DEVICES,
+    *FUNCTIONS,
+    *TENSORS,
+    *FILES,
+    *AUTOCAST,
+    *HF32,
+    *PROFILERS,
+    *GROUPS,
+    *TORCH_CUDA,
+    *INSIDE,
 )
-_ABSENT: Any = object()
-_LOCK = threading.RLock()
-_undo: list[Callable[[], None]] = []
-_hidden: Status | None = globals().get(
-    "_hidden"
-)  # why torch_npu is hidden from libraries; else None
-_status = Status("restored", "nothing was asked of it yet")
-
-
-def _find(path: str) -> Any:
-    """Return the module or class at a dotted path; a ModuleNotFoundError where there is none."""
-    first, *others = path.split(".")
-    owner, reached = importlib.import_module(first), first
-    for name in others:
-        reached = f"{reached}.{name}"
-        found = getattr(owner, name, _ABSENT)
-        owner = importlib.import_module(reached) if found is _ABSENT else found
-    return owner
-
-
-def _set(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute, or delete it where the value is _ABSENT; of a C type too.
-
-    A type of C takes no attributes by setattr. Its dictionary does, if the interpreter is told.
-    """
-    if isinstance(owner, type) and not owner.__flags__ & 1 << 9:  # Py_TPFLAGS_HEAPTYPE
-        (attributes,) = gc.get_referents(owner.__dict__)
-        attributes.pop(name) if value is _ABSENT else attributes.update({name: value})
-        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
-    elif value is _ABSENT:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, value)
-
-
-def _do(place: Place, how: How) -> None:
-    """Replace one attribute, and note how to undo it; an inherited one is to be deleted."""
-    before = vars(place.owner).get(place.name, _ABSENT)
-    original = getattr(place.owner, place.name, None)
-    if isinstance(place.owner, type) and before is not _ABSENT:
-        original = getattr(before, "__func__", before)  # not what a descriptor answers
-    after = how(original, place)
-    if after is original:
-        return
-    static = isinstance(before, staticmethod) or place.name == "__new__"
-    _undo.append(functools.partial(_set, place.owner, place.name, before))
-    _set(place.owner, place.name, staticmethod(after) if static else after)
-    operator = torch.jit._builtins._find_builtin(original)
-    if operator is not None:  # torch.jit knows its operators by the identity of torch's functions
-        table = torch.jit._builtins._get_builtin_table()
-        _undo.append(functools.partial(table.pop, id(after), None))
-        table[id(after)] = operator
-
-
-def _do_row(row: Row) -> None:
-    for where in row.where.split():
-        try:
-            owner = _find(where)
-        except ModuleNotFoundError:
-            continue  # of another version of torch
-        for name in (row.names if isinstance(row.names, str) else row.names(where)).split():
-            if row.new or hasattr(owner, name):
-                _do(Place(owner, where, name), row.how)
-
-
-def _undo_all() -> None:
-    while _undo:
-        _undo.pop()()
-    _DEVICES.clear()
-
-
-def apply() -> Status:
-    """Remap torch.cuda to torch.npu where an NPU answers; say why not elsewhere.
-
-    Applying twice is applying once. Where a row of the table fails, everything is put back and the
-    error is raised.
-    """
-    global _status, torch  # noqa: PLW0603 - the state of the process, which this module is for
-    with _LOCK:
-        if _undo:
-            return _status
-        problem = _patch_problem()
-        if problem is None:
-            torch = importlib.import_module("torch")
-            other = vars(torch.cuda).get("_npu_patch")
-            try:
-                if other is None:
-                    _fill_devices()
-                    for row in TABLE:
-                        _do_row(row)
-                else:  # another copy of this module has applied it, and can undo it
-                    _undo.append(other)
-            except BaseException:
-                _undo_all()
-                raise
-        _status = problem or Status("applied", "torch_npu, CANN and an NPU answer")
-        return _status
-
-
-def restore() -> Status:
-    """Undo `apply`: every attribute is the very object again that it was before."""
-    global _status  # noqa: PLW0603
-    with _LOCK:
-        if _undo:
-            _undo_all()
-            _status = Status("restored", "it was applied and has been undone")
-        return _status
-
-
-@contextlib.contextmanager
-def patched() -> Iterator[Status]:
-    """Apply the patch for a while. Where it was applied before, it stays so afterwards."""
-    was_applied = _status.applied
-    now = apply()
-    try:
-        yield now
-    finally:
-        if not was_applied:
-            restore()
-
-
-def status() -> Status:
-    """Return what this module did on this host."""
-    return _status
-
-
-def _apply_at_import() -> None:
-    """Apply the patch and log the one line. The import does not fail for what is wrong here."""
-    global _status  # noqa: PLW0603
-    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    try:
-        apply()
-    except Exception as error:  # everything is put back, and the script runs as without the patch
-        reason = f"a change to torch failed, all were undone ({type(error).__name__}: {error})"
-        _status = Status("failed", reason, "Run python3 -m npu_patch and report what it says.")
-    level = logging.WARNING if _status.mend else logging.INFO
-    logging.getLogger("npu_patch").log(level, _status.message)
 
 
 # ---- The command -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""npu_patch on hosts where no NPU can be used: each state has its cause, its mend, and no harm."""
+"""npu_patch on hosts where no NPU can be used: each state has its cause, its fix, and no harm."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import npu_patch
 from tests.emulated_npu import REPOSITORY
 from tests.fake_cann import build
 
@@ -20,7 +21,7 @@ SURVIVES = (
     "assert not hasattr(torch.Tensor, 'npu') or status.state == 'no_device'\n"
     "assert torch.ones(2).sum() == 2\n"
     "assert npu_patch.apply() == status == npu_patch.restore()\n"
-    "print(status.state, status.reason, status.mend, sep='|')\n"
+    "print(status.state, status.reason, status.fix, sep='|')\n"
 )
 
 
@@ -147,11 +148,24 @@ def test_torch_absent_is_a_state_and_not_an_error(tmp_path: Path) -> None:
     assert "pip install torch" in done.stderr
 
 
-def test_the_compile_switch_is_set_only_where_unset() -> None:
-    code = HIDE + "import npu_patch, os; print(os.environ['TORCH_COMPILE_DISABLE'])"
-    assert _run(code, TORCH_COMPILE_DISABLE="0").stdout.strip() == "0"
+def test_torch_compile_stays_where_no_npu_is_used() -> None:
     unset = "import os; os.environ.pop('TORCH_COMPILE_DISABLE', None)\n"
-    assert _run(unset + code).stdout.strip() == "1"
+    code = f"{unset}{HIDE}import npu_patch; print('TORCH_COMPILE_DISABLE' in os.environ)"
+    assert _run(code).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("version", "too_old"),
+    [("2.5.1", True), ("2.6.0+cpu", True), ("2.7.1", False), ("2.13.0+cpu", False), ("3.0", False)],
+)
+def test_a_torch_that_is_too_old_is_one_line_and_tried(
+    monkeypatch: pytest.MonkeyPatch, version: str, too_old: bool
+) -> None:
+    monkeypatch.setattr(npu_patch, "_version", lambda package: version)
+    line = npu_patch.Status("applied", "", npu_patch._age_problem()).message
+    applied = "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
+    warned = f"{applied}. torch {version} is older than 2.7, the oldest supported."
+    assert line == (warned if too_old else applied)
 
 
 def test_a_copy_alone_works(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_no_device_is_a_state_with_a_mend(npu_host: EmulatedNpu) -> None:
     done = npu_host.run_code(
         "import npu_patch, torch, transformers\n"
         "status = npu_patch.status()\n"
-        "assert status.state == 'no_device' and 'npu-smi' in status.mend, status\n"
+        "assert status.state == 'no_device' and 'npu-smi' in status.fix, status\n"
         "assert not torch.cuda.is_available()\n"
         "assert torch.ones(1, device='cpu').sum() == 1\n",
         environment={"FAKECANN_DEVICES": "0"},

@@ -58,14 +58,14 @@ class PatchStatus(Protocol):
     @property
     def reason(self) -> str: ...  # noqa: D102 - named in Patch
     @property
-    def mend(self) -> str: ...  # noqa: D102 - empty where nothing is broken
+    def fix(self) -> str: ...  # noqa: D102 - empty where nothing is broken
     @property
     def message(self) -> str: ...  # noqa: D102 - one line that says it all
 
 
 def report_patch(status: PatchStatus, log: RunLog) -> Patch:
     """Log npu_patch's one line, a warning where something is broken; return the record's part."""
-    (log.warning if status.mend else log.info)(status.message)
+    (log.warning if status.fix else log.info)(status.message)
     return Patch(applied=status.applied, reason=status.reason)
 
 
