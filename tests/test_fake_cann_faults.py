@@ -173,7 +173,7 @@ print("again")
         ("FAKECANN_NAN", "Gelu", "'Gelu' is neither * nor the name of an aclnn operator"),
         ("FAKECANN_FAIL", "aclnnGelu:0", "calls are counted from 1"),
         ("FAKECANN_DELAY_US", "fast", "'fast' is not a number of at least 0"),
-        ("FAKECANN_GELU", "sigmoid", "'sigmoid' is neither erf nor tanh"),
+        ("FAKECANN_GELU", "sigmoid", "'sigmoid' is none of erf, tanh"),
         ("FAKECANN_NANS", "aclnnGelu", "no such variable"),
     ],
 )

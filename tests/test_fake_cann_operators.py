@@ -143,6 +143,151 @@ def test_gelu_has_the_chips_form_and_npu_gelu_or_the_compatible_mode_the_one_ask
         assert report[function][2] < 2e-6
 
 
+# What a unit keeps of 1 + 2^-k, 1e-30 and 1e5; what overflow and an invalid operation give.
+ARITHMETIC = """
+import json, torch, torch_npu
+from torch.nn.functional import conv2d
+
+torch.npu.set_compile_mode(jit_compile=False)
+torch.npu.config.allow_internal_format = False
+one = torch.ones(1, 1, device="npu")
+
+def matmul(value):
+    return (torch.full((1, 1), value, device="npu") @ one).item()
+
+def convolution(value):
+    return conv2d(torch.full((1, 1, 1, 1), value, device="npu"), one.reshape(1, 1, 1, 1)).item()
+
+def attention(value):
+    ones = torch.ones(1, 1, 1, 16, device="npu")
+    values = torch.full_like(ones, value)
+    return torch_npu.npu_fusion_attention(ones, ones, values, 1, "BNSD")[0].flatten()[0].item()
+
+def kept(function):
+    bits = [k for k in range(1, 24) if function(1 + 2.0**-k) == 1 + 2.0**-k]
+    return [max(bits), function(1e-30) > 0, round(function(1e5), -2)]
+
+report = {function.__name__: kept(function) for function in (matmul, convolution, attention)}
+half = torch.tensor([6e4, -1.0]).half().to("npu")
+report["half"] = [(half * 2)[0].item(), half.sqrt()[1].item(), half.div(0)[0].item()]
+report["inf"] = (torch.full((1,), float("inf"), device="npu") * 2).item()
+try:
+    report["bf16"] = torch.ones(1, device="npu", dtype=torch.bfloat16).item()
+except RuntimeError as error:
+    report["bf16"] = "DT_BFLOAT16" in str(error)
+print("REPORT", json.dumps(report))
+"""
+INFINITY, NAN = float("inf"), float("nan")
+FP32, HF32, TF32 = [23, True, 1e5], [11, True, 1e5], [10, True, 1e5]
+BF16, FP16, SATURATED = [7, True, 99800], [10, False, INFINITY], [10, False, 65500]
+
+
+@pytest.mark.parametrize(
+    ("environment", "matmul", "convolution", "attention", "saturates"),
+    [
+        ({"FAKECANN_SOC": "Ascend910B4"}, FP32, HF32, FP32, False),
+        ({"INF_NAN_MODE_FORCE_DISABLE": "1"}, FP32, HF32, FP32, True),
+        ({"FAKECANN_SOC": "Ascend310P3"}, SATURATED, SATURATED, SATURATED, True),
+        ({"FAKECANN_SOC": "Ascend910A"}, SATURATED, SATURATED, SATURATED, True),
+        (
+            {
+                "FAKECANN_MATMUL": "tf32",
+                "FAKECANN_CONV": "bf16",
+                "FAKECANN_ATTENTION": "hf32",
+                "FAKECANN_SUM_ORDER": "blocks",
+            },
+            *(TF32, BF16, HF32, False),
+        ),
+        ({"FAKECANN_MATMUL": "fp16", "FAKECANN_CONV": "fp32"}, FP16, FP32, FP32, False),
+    ],
+)
+def test_products_overflow_and_types_are_those_of_the_chip_or_of_the_switches(
+    npu_host: EmulatedNpu,
+    environment: dict[str, str],
+    matmul: list[float],
+    convolution: list[float],
+    attention: list[float],
+    saturates: bool,
+) -> None:
+    finished = npu_host.run_code(ARITHMETIC, environment=environment)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    assert report["matmul"] == matmul
+    assert report["convolution"] == convolution
+    assert report["attention"] == attention
+    half = [65504.0, 0.0, 65504.0] if saturates else [INFINITY, NAN, INFINITY]
+    assert report["half"] == pytest.approx(half, nan_ok=True)
+    assert report["inf"] == INFINITY  # what is put in is not an overflow
+    older = environment.get("FAKECANN_SOC") in ("Ascend310P3", "Ascend910A")
+    assert report["bf16"] == (True if older else 1.0)
+
+
+def test_another_order_of_adding_up_moves_only_the_last_bits(npu_host: EmulatedNpu) -> None:
+    source = """
+import torch
+torch.manual_seed(0)
+torch.npu.conv.allow_hf32 = False
+a, b, pixels = torch.randn(8, 768), torch.randn(768, 8), torch.randn(1, 3, 16, 16)
+kernel = torch.randn(4, 3, 16, 16)
+product = (a.to("npu") @ b.to("npu")).cpu()
+pixel = torch.nn.functional.conv2d(pixels.to("npu"), kernel.to("npu")).cpu()
+exact = a.double() @ b.double()
+exact_pixel = torch.nn.functional.conv2d(pixels.double(), kernel.double())
+print("close", bool((product - exact).norm() < 1e-6 * exact.norm()),
+      bool((pixel - exact_pixel).norm() < 1e-6 * exact_pixel.norm()))
+print("BITS", product.flatten().tolist(), "BITS", pixel.flatten().tolist())
+"""
+    results = []
+    for order in ("halves", "reversed", "blocks"):
+        finished = npu_host.run_code(source, environment={"FAKECANN_SUM_ORDER": order})
+        assert "close True True" in finished.stdout, finished.stderr
+        results.append(finished.stdout.split("BITS")[1:])
+    assert len({product for product, _ in results}) == 3
+    assert len({pixel for _, pixel in results}) == 3
+
+
+def test_an_operators_inputs_can_lose_bits_by_rounding_or_by_cutting(npu_host: EmulatedNpu) -> None:
+    source = """
+import torch
+x = torch.full((1, 1), 1 + 3 * 2**-11).to("npu")
+one = torch.ones_like(x)
+print((x @ one).item() - 1, torch.mm(x, one).item() - 1, (x + 0).item() - 1)
+"""
+    finished = npu_host.run_code(
+        source,
+        environment={"FAKECANN_MANTISSA": "aclnnMatmul", "FAKECANN_TRUNCATE": "aclnnMm:*:9"},
+    )
+    assert f"{2**-9} 0.0 {3 * 2**-11}\n" in finished.stdout, finished.stderr
+
+
+POLYNOMIALS = """
+import json, torch
+from torch.nn.functional import gelu, layer_norm, softmax
+import torch_npu
+x = torch.linspace(-3, 3, 601)
+functions = {
+    "exp": torch.exp, "erf": torch.erf, "rsqrt": lambda v: torch.rsqrt(v.abs() + 0.1),
+    "sin": torch.sin, "cos": torch.cos, "softmax": lambda v: softmax(v, -1) * 100,
+    "layer_norm": lambda v: layer_norm(v, v.shape), "gelu": gelu,
+}
+on_npu = dict(functions, gelu=torch_npu.npu_gelu)
+print("REPORT", json.dumps({
+    name: float((on_npu[name](x.to("npu")).cpu() - functions[name](x.double())).abs().max())
+    for name in functions}))
+"""
+
+
+def test_functions_can_be_the_polynomials_that_nobody_documents(npu_host: EmulatedNpu) -> None:
+    errors = []
+    for functions in ("exp,erf,rsqrt,sin,cos", ""):
+        finished = npu_host.run_code(POLYNOMIALS, environment={"FAKECANN_POLYNOMIAL": functions})
+        assert finished.returncode == 0, finished.stderr
+        errors.append(json.loads(finished.stdout.split("REPORT")[1]))
+    rough, exact = errors
+    assert all(error < 3e-6 for error in exact.values()), exact
+    assert all(1e-5 < error < 2e-2 for error in rough.values()), rough
+
+
 def test_every_line_of_the_operator_cases_agrees_with_the_cpu(npu_host: EmulatedNpu) -> None:
     finished = npu_host.run([COMPARE])
     assert finished.returncode == 0, finished.stdout

@@ -1,8 +1,11 @@
 // libascendcl.so: what the chip and CANN say of themselves, and options that torch_npu sets.
+#include "chip.h"
+
 #include "options.h"
 
 #include <acl/acl_op_compiler.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -21,6 +24,7 @@ constexpr const char* kDriverVersion = "26.1.0";
 std::mutex mutex;
 std::map<int, std::string> compile_options;
 std::map<int, int64_t> system_options;
+std::atomic<bool> saturation_mode{false};
 
 uint32_t cores(aclrtDevResLimitType type) {
   return type == ACL_RT_DEV_RES_CUBE_CORE ? kCubeCores : kVectorCores;
@@ -28,7 +32,28 @@ uint32_t cores(aclrtDevResLimitType type) {
 
 const char* version_of(bool driver) { return driver ? kDriverVersion : options().version.c_str(); }
 
+// The caller holds the mutex.
+std::string compile_option(aclCompileOpt option) {
+  auto found = compile_options.find(option);
+  if (found != compile_options.end()) return found->second;
+  if (option == ACL_OP_JIT_COMPILE) return is_older_chip() ? "enable" : "disable";
+  return "";
+}
+
 }  // namespace
+
+bool fake_cann::is_older_chip() {
+  static const bool older = [] {
+    const std::string& soc = options().soc;
+    for (const char* name : {"Ascend910A", "Ascend910ProA", "Ascend910ProB", "Ascend910PremiumA"}) {
+      if (soc == name) return true;
+    }
+    return soc.rfind("Ascend310", 0) == 0;
+  }();
+  return older;
+}
+
+bool fake_cann::saturates() { return is_older_chip() || saturation_mode; }
 
 // CANN has no such name: whoever must never take this for a chip asks the library that is loaded.
 API int fake_cann_emulated() { return 1; }
@@ -77,14 +102,14 @@ API aclError aclsysGetCANNVersion(aclCANNPackageName package, aclCANNPackageVers
   return ACL_SUCCESS;
 }
 API aclError aclGetCannAttributeList(const aclCannAttr** list, size_t* count) {
-  static const aclCannAttr attributes[] = {ACL_CANN_ATTR_INF_NAN, ACL_CANN_ATTR_BF16,
-                                           ACL_CANN_ATTR_JIT_COMPILE};
+  static const aclCannAttr attributes[] = {ACL_CANN_ATTR_JIT_COMPILE, ACL_CANN_ATTR_INF_NAN,
+                                           ACL_CANN_ATTR_BF16};
   *list = attributes;
-  *count = sizeof attributes / sizeof *attributes;
+  *count = is_older_chip() ? 1 : sizeof attributes / sizeof *attributes;
   return ACL_SUCCESS;
 }
-API aclError aclGetCannAttribute(aclCannAttr, int32_t* value) {
-  *value = 1;
+API aclError aclGetCannAttribute(aclCannAttr attribute, int32_t* value) {
+  *value = attribute == ACL_CANN_ATTR_JIT_COMPILE || !is_older_chip();
   return ACL_SUCCESS;
 }
 
@@ -110,14 +135,17 @@ API aclError aclSetCompileopt(aclCompileOpt option, const char* value) {
 }
 API size_t aclGetCompileoptSize(aclCompileOpt option) {
   std::lock_guard<std::mutex> guard(mutex);
-  return compile_options[option].size() + 1;
+  return compile_option(option).size() + 1;
 }
 API aclError aclGetCompileopt(aclCompileOpt option, char* value, size_t size) {
   std::lock_guard<std::mutex> guard(mutex);
-  snprintf(value, size, "%s", compile_options[option].c_str());
+  snprintf(value, size, "%s", compile_option(option).c_str());
   return ACL_SUCCESS;
 }
-API_WITHOUT_EFFECT(aclrtSetDeviceSatMode(aclrtFloatOverflowMode))
+API aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode mode) {
+  saturation_mode = mode == ACL_RT_OVERFLOW_MODE_SATURATION;
+  return ACL_SUCCESS;
+}
 API_WITHOUT_EFFECT(aclrtSetOpExecuteTimeOut(uint32_t))
 API_WITHOUT_EFFECT(aclrtSetOpWaitTimeout(uint32_t))
 API_WITHOUT_EFFECT(aclmdlInitDump())

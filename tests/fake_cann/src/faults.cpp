@@ -10,6 +10,7 @@ namespace fake_cann {
 namespace {
 
 constexpr double kWrongFactor = 1.02;
+constexpr int kMantissaBits = 9;  // fewer than TF32's 10, more than bf16's 7: no chip has it
 
 // Counts for each rule by itself, so that "*:40" counts all operators and "aclnnGelu:7" only its
 // own.
@@ -65,14 +66,20 @@ ExecutionFaults next_execution(const std::string& operator_name, int device) {
   if (const Rule* rule = counters().matching(set.wrong_tokens, operator_name)) {
     faults.wrong_row = static_cast<int64_t>(rule->value);
   }
+  if (const Rule* rule = counters().matching(set.rounded, operator_name)) {
+    faults.mantissa_bits = rule->has_value ? static_cast<int>(rule->value) : kMantissaBits;
+  }
+  if (const Rule* rule = counters().matching(set.truncated, operator_name)) {
+    faults.truncated_bits = rule->has_value ? static_cast<int>(rule->value) : kMantissaBits;
+  }
   if (counters().matching(set.losses, operator_name)) lost_devices |= 1ull << device;
   return faults;
 }
 
 bool may_go_wrong(const std::string& operator_name) {
   const Options& set = options();
-  for (const auto* rules :
-       {&set.aborts, &set.nans, &set.wrong_results, &set.wrong_tokens, &set.losses}) {
+  for (const auto* rules : {&set.aborts, &set.nans, &set.wrong_results, &set.wrong_tokens,
+                            &set.losses, &set.rounded, &set.truncated}) {
     if (any_names(*rules, operator_name)) return true;
   }
   return false;

@@ -16,6 +16,8 @@ struct ExecutionFaults {
   bool nan = false;                    // every floating-point output is NaN
   std::optional<double> wrong_factor;  // every floating-point output is this much too large
   std::optional<int64_t> wrong_row;    // this row of the second-to-last dimension is wrong
+  std::optional<int> mantissa_bits;    // of the floating-point inputs, rounded to the nearest
+  std::optional<int> truncated_bits;   // of the floating-point inputs, cut off
 };
 
 // Counts the execution (a graph's replay executes too) and answers its faults; on the call that

@@ -43,12 +43,25 @@ bool flag(const char* variable, bool fallback) {
   return number(variable, fallback ? "1" : "0") != 0;
 }
 
-// True when the variable is `other`, false when it is `usual` or not set.
-bool one_of(const char* variable, const std::string& usual, const std::string& other) {
-  std::string value = text(variable, usual.c_str());
-  if (value != usual && value != other)
-    reject(variable, "'" + value + "' is neither " + usual + " nor " + other);
-  return value == other;
+// The position of `value` among the names.
+size_t position(const char* variable, const std::string& value,
+                const std::vector<std::string>& names) {
+  std::string listed;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (value == names[i]) return i;
+    listed += (i ? ", " : "") + names[i];
+  }
+  reject(variable, "'" + value + "' is none of " + listed);
+}
+
+// The position of the variable's value among the names, the first of which is the default.
+size_t choice(const char* variable, const std::vector<std::string>& names) {
+  return position(variable, text(variable, names[0].c_str()), names);
+}
+
+std::optional<Arithmetic> arithmetic(const char* variable) {
+  size_t chosen = choice(variable, {"chip", "fp32", "hf32", "tf32", "bf16", "fp16"});
+  return chosen ? std::optional(static_cast<Arithmetic>(chosen - 1)) : std::nullopt;
 }
 
 std::vector<std::string> split(const std::string& written, char separator) {
@@ -100,11 +113,20 @@ std::vector<Rule> durations(const char* variable) {
   return parsed;
 }
 
+std::vector<std::string> functions(const char* variable) {
+  std::vector<std::string> named = split(text(variable, ""), ',');
+  for (const std::string& name : named) {
+    position(variable, name, {"exp", "erf", "rsqrt", "sin", "cos"});
+  }
+  return named;
+}
+
 void reject_unknown_variables() {
-  static const char* const known[] = {"DEVICES",  "SOC",   "VERSION", "HBM_GIB",     "LOG",
-                                      "POISON",   "ASYNC", "NOOP",    "STRICT",      "FAIL",
-                                      "ABORT",    "NAN",   "WRONG",   "WRONG_TOKEN", "LOST",
-                                      "DELAY_US", "GELU"};
+  static const char* const known[] = {
+      "DEVICES",   "SOC",       "VERSION",  "HBM_GIB",  "LOG",         "POISON",
+      "ASYNC",     "NOOP",      "NAN",      "STRICT",   "FAIL",        "ABORT",
+      "WRONG",     "LOST",      "GELU",     "CONV",     "WRONG_TOKEN", "MATMUL",
+      "ATTENTION", "SUM_ORDER", "MANTISSA", "TRUNCATE", "DELAY_US",    "POLYNOMIAL"};
   for (char** entry = environ; *entry; ++entry) {
     if (strncmp(*entry, "FAKECANN_", 9) != 0) continue;
     std::string name(*entry + 9, strcspn(*entry + 9, "="));
@@ -125,7 +147,7 @@ Options read_options() {
   read.log_level = static_cast<int>(number("FAKECANN_LOG", "0"));
   read.poison = flag("FAKECANN_POISON", true);
   read.no_compute = flag("FAKECANN_NOOP", false);
-  read.tanh_gelu = one_of("FAKECANN_GELU", "erf", "tanh");
+  read.tanh_gelu = choice("FAKECANN_GELU", {"erf", "tanh"}) == 1;
   read.strict = flag("FAKECANN_STRICT", true);
   read.durations = durations("FAKECANN_DELAY_US");
   // A duration is meant to pass on the device while the host goes on.
@@ -136,6 +158,14 @@ Options read_options() {
   read.wrong_results = rules("FAKECANN_WRONG");
   read.wrong_tokens = rules("FAKECANN_WRONG_TOKEN");
   read.losses = rules("FAKECANN_LOST");
+  read.rounded = rules("FAKECANN_MANTISSA");
+  read.truncated = rules("FAKECANN_TRUNCATE");
+  read.matmul = arithmetic("FAKECANN_MATMUL");
+  read.convolution = arithmetic("FAKECANN_CONV");
+  read.attention = arithmetic("FAKECANN_ATTENTION");
+  read.sum_order =
+      static_cast<SumOrder>(choice("FAKECANN_SUM_ORDER", {"halves", "reversed", "blocks"}));
+  read.polynomials = functions("FAKECANN_POLYNOMIAL");
   return read;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,12 @@ struct Rule {
   }
 };
 
+// How the cube unit reads fp32 inputs, in the order of options.cpp's names.
+enum class Arithmetic { kFp32, kHf32, kTf32, kBf16, kFp16 };
+
+// The order in which a product's terms are added up.
+enum class SumOrder { kHalves, kReversed, kBlocks };
+
 struct Options {
   int devices;
   std::string soc;
@@ -33,6 +40,10 @@ struct Options {
   bool no_compute;    // operators do nothing, so that only the host's own cost is left
   bool tanh_gelu;     // aclnnGelu computes the tanh formula that CANN documents for it
   bool strict;        // an operator that is not emulated ends the process
+  // What replaces the chip's own arithmetic, whatever cubeMathType says.
+  std::optional<Arithmetic> matmul, convolution, attention;
+  SumOrder sum_order;
+  std::vector<std::string> polynomials;  // functions that are computed by a short polynomial
 
   std::vector<Rule> durations;  // value: microseconds
   std::vector<Rule> launch_fails;
@@ -40,6 +51,8 @@ struct Options {
   std::vector<Rule> nans;
   std::vector<Rule> wrong_results;  // value: factor
   std::vector<Rule> wrong_tokens;   // value: row
+  std::vector<Rule> rounded;        // value: bits of mantissa that an operator's inputs keep
+  std::vector<Rule> truncated;      // the same, cut off
   std::vector<Rule> losses;
 };
 

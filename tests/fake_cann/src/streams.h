@@ -30,7 +30,7 @@ struct Task {
   int64_t duration_ns = 0;           // how long the stream is occupied at least
   bool sets_clock = false;           // `run` moves the stream's clock itself (waits and replays)
   // Called instead of `run` behind a failed task, with that task's failure; may be empty.
-  std::function<void(const std::string&)> drop;
+  std::function<void(const std::string&)> drop = {};
   int64_t submitted_ns = 0;
 };
 

@@ -7,80 +7,11 @@
 #include <limits>
 
 namespace fake_cann {
-namespace {
-
-// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows
-// a lower precision, the chips that have HF32 take it.
-enum CubeMathType : int8_t {
-  kKeepDtype = 0,
-  kAllowFp32DownPrecision = 1,
-  kUseFp16 = 2,
-  kUseHf32 = 3
-};
-
-// HF32 has fp32's sign and 8 bits of exponent but 11 bits of mantissa, so the last 12 of fp32's 23
-// go. CANN's document of SetHF32 gives the rounding: to the nearest, ties to even, by default.
-// Numbers below the smallest normal one become zero.
-uint32_t to_hf32(uint32_t bits) {
-  constexpr uint32_t kDroppedBits = 12;
-  constexpr uint32_t kExponentMask = 0x7F800000, kSignMask = 0x80000000;
-  uint32_t exponent = bits & kExponentMask;
-  if (exponent == kExponentMask) return bits;  // infinity and NaN stay
-  if (exponent == 0) return bits & kSignMask;
-  uint32_t odd = bits >> kDroppedBits & 1;
-  bits += (1u << (kDroppedBits - 1)) - 1 + odd;
-  return bits & ~((1u << kDroppedBits) - 1);
-}
-
-Tensor round_to_hf32(const Tensor& input) {
-  Tensor rounded = input.contiguous().clone();
-  auto* bits = static_cast<uint32_t*>(rounded.data_ptr());
-  for (int64_t i = 0; i < rounded.numel(); ++i) bits[i] = to_hf32(bits[i]);
-  return rounded;
-}
-
-}  // namespace
-
-Tensor cube(const Tensor& input, int8_t cube_math_type) {
-  if (!input.defined() || input.scalar_type() != at::kFloat) return input;
-  switch (cube_math_type) {
-    case kAllowFp32DownPrecision:
-    case kUseHf32: return round_to_hf32(input);
-    case kUseFp16: return input.to(at::kHalf).to(at::kFloat);
-    default: return input;
-  }
-}
-
-Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type) {
-  Tensor left = cube(a, cube_math_type), right = cube(b, cube_math_type);
-  int64_t half = left.size(-1) / 2;
-  if (left.scalar_type() != at::kFloat || half == 0) return at::matmul(left, right);
-  int64_t row_dim = right.dim() == 1 ? 0 : -2;
-  Tensor first = at::matmul(left.narrow(-1, 0, half), right.narrow(row_dim, 0, half));
-  int64_t rest = left.size(-1) - half;
-  return first.add_(at::matmul(left.narrow(-1, half, rest), right.narrow(row_dim, half, rest)));
-}
-
-Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
-                    const Scalar& alpha, int8_t cube_math_type) {
-  if (a.scalar_type() != at::kFloat) {  // one rounding, behind the sum
-    return a.dim() == 2 ? at::addmm(self, a, b, beta, alpha) : at::baddbmm(self, a, b, beta, alpha);
-  }
-  Tensor scaled = at::mul(product(a, b, cube_math_type), alpha);
-  return beta.toDouble() == 0 ? scaled : at::add(scaled, self, beta);
-}
-
-Tensor gelu(const Tensor& self, bool tanh_form) {
-  if (!tanh_form) return at::gelu(self);
-  Tensor x = self.to(at::kFloat);
-  Tensor inner = at::add(x, at::mul(at::mul(x, x), x), 0.044715);
-  return at::div(x, at::exp(inner.mul_(-1.5957691)).add_(1));
-}
 
 Tensor Attention::scores() const {
   constexpr int64_t kCausal = 2;
   Tensor scores =
-      at::matmul(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
+      attention_product(query.to(at::kFloat), key.to(at::kFloat).transpose(-1, -2)).mul_(scale);
   Tensor hidden = mask;
   if (sparse_mode == kCausal) {
     hidden =
@@ -99,8 +30,8 @@ void Attention::forward(const Out& softmax_max, const Out& softmax_sum, const Ou
   Tensor scores = this->scores();
   Tensor maxima = at::amax(scores, -1, true);
   softmax_max = maxima.expand(softmax_max.sizes());
-  softmax_sum = at::exp(at::sub(scores, maxima)).sum(-1, true).expand(softmax_sum.sizes());
-  out = at::matmul(drop_some(at::softmax(scores, -1)), value.to(at::kFloat));
+  softmax_sum = vector_unit::exp(at::sub(scores, maxima)).sum(-1, true).expand(softmax_sum.sizes());
+  out = attention_product(drop_some(vector_unit::softmax(scores, -1)), value.to(at::kFloat));
 }
 
 void Attention::backward(const Tensor& grad, const Out& grad_query, const Out& grad_key,

@@ -1,28 +1,13 @@
 // What some operators need beyond one ATen call.
 #pragma once
 
+#include "arithmetic.h"
 #include "operator.h"
 
 #include <array>
 #include <tuple>
 
 namespace fake_cann {
-
-// The input of a matrix product or convolution as the cube unit reads it under `cube_math_type`.
-Tensor cube(const Tensor& input, int8_t cube_math_type);
-
-// Matrix product of the cube unit. It adds up in blocks, so in another order than the CPU: fp32
-// results differ by fp32's own noise, which is also how a test can see that the CPU did not
-// compute.
-Tensor product(const Tensor& a, const Tensor& b, int8_t cube_math_type);
-// beta * self + alpha * (a @ b), where a beta of 0 ignores NaN in self.
-Tensor product_plus(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
-                    const Scalar& alpha, int8_t cube_math_type);
-
-// GELU by the error function, or by the tanh form as CANN's kernel writes it, which keeps more
-// digits of a large negative input than 0.5 x (1 + tanh(...)) does: x / (1 + exp(-1.5957691 (x +
-// 0.044715 x^3))), in fp32.
-Tensor gelu(const Tensor& self, bool tanh_form);
 
 // Attention over the layout BNSD. torch_npu keeps the scores' row maxima and the sums of their
 // exponentials for the backward, which here computes the weights anew.

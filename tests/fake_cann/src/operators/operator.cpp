@@ -1,17 +1,24 @@
 // libopapi.so: what OP needs once, for all operators.
 #include "operator.h"
 
+#include "arithmetic.h"
+
 #include <ATen/core/Formatting.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/InferenceMode.h>
+#include <operator_aten.h>  // written by build.py
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <sstream>
 
 namespace fake_cann {
 namespace {
+
+constexpr int kParameterInvalid = 161002;  // CANN's operator library: it cannot handle a parameter
 
 // With FAKECANN_NOOP a copy between devices' tensors still happens, or nothing would ever arrive.
 bool is_copy(const char* name) { return !strcmp(name, "aclnnInplaceCopy"); }
@@ -43,13 +50,28 @@ void spoil_row(const Tensor& output, int64_t row) {
   token.add_(token.abs().mean().add(1).to(token.scalar_type()));
 }
 
-void corrupt(const ExecutionFaults& faults, const Tensors& outputs) {
-  for (const Tensor& output : outputs) {
-    if (!output.is_floating_point() || output.numel() == 0) continue;
-    if (faults.nan) output.fill_(std::numeric_limits<double>::quiet_NaN());
-    if (faults.wrong_factor) output.mul_(*faults.wrong_factor);
-    if (faults.wrong_row) spoil_row(output, *faults.wrong_row);
-  }
+void corrupt(const ExecutionFaults& faults, const Tensor& output) {
+  if (!output.is_floating_point() || output.numel() == 0) return;
+  if (faults.nan) output.fill_(std::numeric_limits<double>::quiet_NaN());
+  if (faults.wrong_factor) output.mul_(*faults.wrong_factor);
+  if (faults.wrong_row) spoil_row(output, *faults.wrong_row);
+}
+
+bool all_finite(const Tensors& tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& tensor) {
+    return !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+  });
+}
+
+// True when an infinity or NaN in a result is the operator's own: none was put in.
+bool may_overflow(const std::string& name, const Call& call) {
+  bool in_place = name.find("Inplace") != std::string::npos;
+  return !is_copy(name.c_str()) && !call.has_infinite_scalar && all_finite(call.inputs) &&
+         (!in_place || all_finite(call.outputs));
+}
+
+void to_finite(const Tensor& output) {
+  if (output.is_floating_point()) output.nan_to_num_();  // 0 for NaN, the largest for infinity
 }
 
 }  // namespace
@@ -92,13 +114,56 @@ bool is_idle(const char* name) {
   return options().no_compute && !is_copy(name) && !may_go_wrong(name);
 }
 
-void run_operator(const char* name, const Stream& stream, const Tensors& outputs,
-                  const std::function<void()>& compute) {
+void Call::add(const Tensor& tensor) {
+  if (!tensor.defined()) return;
+  inputs.push_back(tensor);
+  add(tensor.scalar_type());
+}
+void Call::add(const Tensors& tensors) {
+  for (const Tensor& tensor : tensors) add(tensor);
+}
+void Call::add(const Out& out) {
+  if (!out.defined()) return;
+  outputs.push_back(out);
+  add(out.scalar_type());
+}
+void Call::add(const Outs& outs) {
+  for (const Out& out : outs) add(out);
+}
+void Call::add(const Scalar& scalar) {
+  if (scalar.isFloatingPoint() && !std::isfinite(scalar.toDouble())) has_infinite_scalar = true;
+}
+void Call::add(Dtype type) { has_bf16 = has_bf16 || type == at::kBFloat16; }
+
+Tensor coarse(const Tensor& tensor, const ExecutionFaults& faults) {
+  if (faults.mantissa_bits) return with_mantissa(tensor, *faults.mantissa_bits, false);
+  if (faults.truncated_bits) return with_mantissa(tensor, *faults.truncated_bits, true);
+  return tensor;
+}
+Tensors coarse(const Tensors& tensors, const ExecutionFaults& faults) {
+  Tensors read;
+  for (const Tensor& tensor : tensors) read.push_back(coarse(tensor, faults));
+  return read;
+}
+
+int unsupported(const char* name, const Call& call) {
+  if (!call.has_bf16) return 0;
+  return fail(kParameterInvalid, std::string(name) +
+                                     ": DT_BFLOAT16 is not in the list of types that " +
+                                     options().soc + " supports");
+}
+
+void run_operator(const char* name, const Stream& stream, const Call& call,
+                  const std::function<void(const ExecutionFaults&)>& compute) {
   ExecutionFaults faults = next_execution(name, stream.device);
   if (faults.abort) throw KernelAborted("injected abort of " + std::string(name));
   PlainThread plain;
-  if (!options().no_compute || is_copy(name)) compute();
-  corrupt(faults, outputs);
+  bool saturate = saturates() && may_overflow(name, call);
+  if (!options().no_compute || is_copy(name)) compute(faults);
+  for (const Tensor& output : call.outputs) {
+    if (saturate) to_finite(output);
+    corrupt(faults, output);
+  }
 }
 
 void log_call(const char* name, const std::vector<std::string>& arguments) {

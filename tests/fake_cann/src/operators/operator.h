@@ -5,6 +5,7 @@
 // types that the body wants to work with; abi.h says as which C type each of them arrives.
 #pragma once
 
+#include "../chip.h"
 #include "../faults.h"
 #include "../options.h"
 #include "abi.h"
@@ -32,20 +33,43 @@ std::string describe(const std::vector<T>& values) {
   return text + "}";
 }
 
+// What one call of an operator reads and writes.
+struct Call {
+  Tensors inputs, outputs;
+  bool has_bf16 = false;
+  bool has_infinite_scalar = false;
+
+  template <class... Arguments>
+  explicit Call(const Arguments&... arguments) {
+    (add(arguments), ...);
+  }
+
+ private:
+  template <class T>
+  void add(const T&) {}
+  void add(const Tensor& tensor);
+  void add(const Tensors& tensors);
+  void add(const Out& out);
+  void add(const Outs& outs);
+  void add(const Scalar& scalar);
+  void add(Dtype type);
+};
+
+// An input as a unit with less mantissa reads it; whatever is no tensor stays.
 template <class T>
-void collect_outputs(Tensors&, const T&) {}
-inline void collect_outputs(Tensors& outputs, const Out& out) {
-  if (out.defined()) outputs.push_back(out);
+const T& coarse(const T& value, const ExecutionFaults&) {
+  return value;
 }
-inline void collect_outputs(Tensors& outputs, const Outs& outs) {
-  for (const Out& out : outs) collect_outputs(outputs, out);
-}
+Tensor coarse(const Tensor& tensor, const ExecutionFaults& faults);
+Tensors coarse(const Tensors& tensors, const ExecutionFaults& faults);
 
 void log_call(const char* name, const std::vector<std::string>& arguments);
 
 // Runs `compute` as a thread that torch knows nothing of would, with the faults that are due.
-void run_operator(const char* name, const Stream& stream, const Tensors& outputs,
-                  const std::function<void()>& compute);
+void run_operator(const char* name, const Stream& stream, const Call& call,
+                  const std::function<void(const ExecutionFaults&)>& compute);
+// The error of a chip that lacks the call's types, or 0.
+int unsupported(const char* name, const Call& call);
 // True when the operator has nothing to do at all: FAKECANN_NOOP, and no fault is set for it.
 bool is_idle(const char* name);
 
@@ -56,12 +80,14 @@ struct Signature {
 
   static int prepare(const char* name, Compute compute, typename Abi<P>::type... arguments,
                      aclOpExecutor** executor) {
+    if (is_older_chip()) {
+      if (int error = unsupported(name, Call(Abi<P>::own(arguments)...))) return error;
+    }
     *executor = new aclOpExecutor{name, nullptr};
     if (is_idle(name)) return 0;
     (*executor)->run = [name, compute, ... owned = Abi<P>::own(arguments)](Stream& stream) {
-      Tensors outputs;
-      (collect_outputs(outputs, owned), ...);
-      run_operator(name, stream, outputs, [&] { compute(owned...); });
+      run_operator(name, stream, Call(owned...),
+                   [&](const ExecutionFaults& faults) { compute(coarse(owned, faults)...); });
     };
     if (options().log_level >= 3) log_call(name, {describe(Abi<P>::own(arguments))...});
     return 0;
