@@ -101,6 +101,32 @@ class Patch:
 
 
 @record_type
+class OperatorArithmetic:
+    """What one operator of the device computes in, found by a probe."""
+
+    operator: str = described("The operator, for example matrix product or GELU.")
+    asked: str = described("What was asked for: a data type, hf32, tf32, or a form of GELU.")
+    found: str = described("The documented arithmetic that it meets, or that it is none of them.")
+    nearest: str = described("The documented arithmetic that comes nearest.")
+    residual: float | None = described(
+        "Relative distance from the nearest (GELU: in distances of its two forms); null where it "
+        "is not finite."
+    )
+    tolerance: float = described("Up to this residual it is that arithmetic.")
+
+
+@record_type
+class DeviceArithmetic:
+    """What the device computes in, measured before anything is compared."""
+
+    operators: tuple[OperatorArithmetic, ...] = described("One entry per operator.")
+    overflow: Literal["infinity", "saturates"] = described(
+        "What a product beyond the range becomes: infinity, or the largest number."
+    )
+    repeatable: bool = described("Whether the same product gives the same bits again.")
+
+
+@record_type
 class DeviceInfo:
     """The device that computed, and how it rounds."""
 

@@ -1,0 +1,312 @@
+"""What a device computes in is recognized where it is documented, and never explained where not."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kit.device import arithmetic
+from kit.device.arithmetic import (
+    ROUNDED_PROBABILITIES,
+    UNKNOWN,
+    Operators,
+    Probe,
+    attended,
+    rounded_to,
+)
+from kit.device.device import choose
+from kit.records import DeviceArithmetic
+
+Tensor = torch.Tensor
+CPU = choose("cpu", patched=False, patch_reason="")
+PRODUCTS = ("matrix product", "convolution", "attention")
+REDUCED = ("hf32", "tf32", "bf16", "fp16")
+
+
+def found(operators: Operators, dtype: str = "fp32") -> dict[str, str]:
+    """Return what each operator is found to compute in."""
+    return names(arithmetic.measure(CPU, dtype, {"GELU": "erf"}, operators))
+
+
+def names(measured: DeviceArithmetic) -> dict[str, str]:
+    return {one.operator: one.found for one in measured.operators}
+
+
+def in_(name: str) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: rounded_to(name, tensor)
+
+
+def product_in(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda left, right: change(left) @ change(right)
+
+
+def convolution_in(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda image, weight: functional.conv2d(change(image), change(weight), stride=16)
+
+
+def attention_in(name: str, where: str = "before division") -> Callable[..., Tensor]:
+    return lambda q, k, v: attended(name, q, k, v, where).float()
+
+
+def truncated(bits: int) -> Callable[[Tensor], Tensor]:
+    mask = -(1 << (23 - bits))
+    return lambda tensor: (tensor.contiguous().view(torch.int32) & mask).view(torch.float32)
+
+
+def rounded(bits: int) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: arithmetic.round_mantissa(tensor, bits)
+
+
+def in_blocks(left: Tensor, right: Tensor) -> Tensor:
+    parts = zip(left.chunk(24, -1), right.chunk(24, 0), strict=True)
+    return sum((a @ b for a, b in parts), torch.zeros(()))
+
+
+def added_up_in_fp16(left: Tensor, right: Tensor) -> Tensor:
+    total = torch.zeros(len(left), right.shape[1], dtype=torch.float16)
+    for a, b in zip(left.chunk(24, -1), right.chunk(24, 0), strict=True):
+        total = total + (a.half().float() @ b.half().float()).half()
+    return total.float()
+
+
+def one_by_one(left: Tensor, right: Tensor) -> Tensor:
+    total = torch.zeros(len(left), right.shape[1])
+    for index in range(left.shape[1]):
+        total = total + left[:, index, None] * right[index]
+    return total
+
+
+def erf_by_polynomial(x: Tensor) -> Tensor:
+    """Abramowitz and Stegun 7.1.25, off by 2.5e-5 at most."""
+    z = x.abs() / math.sqrt(2)
+    t = 1 / (1 + 0.47047 * z)
+    erf = 1 - (0.3480242 * t - 0.0958798 * t**2 + 0.7478556 * t**3) * torch.exp(-z * z)
+    return 0.5 * x * (1 + torch.sign(x) * erf)
+
+
+def rsqrt_of_12_bits(rows: Tensor) -> Tensor:
+    mean, variance = rows.mean(-1, keepdim=True), rows.var(-1, keepdim=True, correction=0)
+    return (rows - mean) * arithmetic.round_mantissa(torch.rsqrt(variance.float() + 1e-5), 12)
+
+
+def exp_by_squaring(x: Tensor) -> Tensor:
+    return (1 + x / 4096) ** 4096
+
+
+def only_fp32(
+    call: Callable[[Tensor], Tensor], fault: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return the faulty function for the device's fp32, the sound one for the fp64 prediction."""
+    return lambda x: fault(x) if x.dtype == torch.float32 else call(x)
+
+
+SOUND = (
+    dict.fromkeys(PRODUCTS, "fp32")
+    | {"GELU": "erf"}
+    | dict.fromkeys(("norm", "softmax", "exp", "sin", "cos"), "fp32")
+)
+PLAIN = Operators()
+DOCUMENTED = {
+    **{
+        f"{name} products": (replace(PLAIN, matmul=product_in(in_(name))), {"matrix product": name})
+        for name in REDUCED
+    },
+    **{
+        f"{name} convolution": (
+            replace(PLAIN, convolution=convolution_in(in_(name))),
+            {"convolution": name},
+        )
+        for name in REDUCED
+    },
+    **{
+        f"{name} attention, rounded {where}": (
+            replace(PLAIN, attention=attention_in(name, where)),
+            {"attention": name},
+        )
+        for name in REDUCED
+        for where in ROUNDED_PROBABILITIES
+    },
+    "fp16 products stored in fp16": (
+        replace(PLAIN, matmul=lambda a, b: (a.half().float() @ b.half().float()).half().float()),
+        {"matrix product": "fp16"},
+    ),
+    "tanh GELU": (
+        replace(PLAIN, gelu=lambda x: functional.gelu(x, approximate="tanh")),
+        {"GELU": "tanh"},
+    ),
+    "tanh GELU as CANN documents it": (
+        replace(PLAIN, gelu=lambda x: x / (1 + torch.exp(-1.5957691 * (x + 0.044715 * x**3)))),
+        {"GELU": "tanh"},
+    ),
+    "HF32 convolution and tanh GELU": (
+        Operators(
+            convolution=convolution_in(in_("hf32")),
+            gelu=lambda x: functional.gelu(x, approximate="tanh"),
+        ),
+        {"convolution": "hf32", "GELU": "tanh"},
+    ),
+    "fp16 products and bf16 attention": (
+        Operators(
+            matmul=product_in(in_("fp16")),
+            attention=attention_in("bf16"),
+        ),
+        {"matrix product": "fp16", "attention": "bf16"},
+    ),
+    "another order of adding up": (replace(PLAIN, matmul=in_blocks), {}),
+    "one product after the other": (replace(PLAIN, matmul=one_by_one), {}),
+    "exp off by two places": (
+        replace(PLAIN, exp=only_fp32(torch.exp, lambda x: torch.exp(x) * (1 + 2 * 2.0**-23))),
+        {},
+    ),
+}
+UNDOCUMENTED = {
+    "11 bits, cut off": (replace(PLAIN, matmul=product_in(truncated(11))), "matrix product"),
+    "9 bits": (replace(PLAIN, matmul=product_in(rounded(9))), "matrix product"),
+    "12 bits": (replace(PLAIN, matmul=product_in(rounded(12))), "matrix product"),
+    "8 bits in the convolution": (
+        replace(PLAIN, convolution=convolution_in(rounded(8))),
+        "convolution",
+    ),
+    "a scale 1e-4 off": (replace(PLAIN, matmul=lambda a, b: 1.0001 * (a @ b)), "matrix product"),
+    "added up in fp16": (replace(PLAIN, matmul=added_up_in_fp16), "matrix product"),
+    "a result of 11 bits": (
+        replace(PLAIN, matmul=lambda a, b: arithmetic.round_mantissa(a @ b, 11)),
+        "matrix product",
+    ),
+    "a product left out": (
+        replace(PLAIN, matmul=lambda a, b: a[:, 1:] @ b[1:]),
+        "matrix product",
+    ),
+    "one operand in bf16": (
+        replace(PLAIN, matmul=lambda a, b: rounded_to("bf16", a) @ b),
+        "matrix product",
+    ),
+    "attention's scale 1e-3 off": (
+        replace(
+            PLAIN,
+            attention=lambda q, k, v: functional.scaled_dot_product_attention(
+                q, k, v, scale=0.125 * 1.001
+            ),
+        ),
+        "attention",
+    ),
+    "GELU by a sigmoid": (replace(PLAIN, gelu=lambda x: x * torch.sigmoid(1.702 * x)), "GELU"),
+    "GELU by a polynomial": (replace(PLAIN, gelu=erf_by_polynomial), "GELU"),
+    "a norm of 12 bits": (
+        replace(PLAIN, norm=only_fp32(PLAIN.norm, rsqrt_of_12_bits)),
+        "norm",
+    ),
+    "a norm of another epsilon": (
+        replace(
+            PLAIN,
+            norm=only_fp32(PLAIN.norm, lambda x: functional.layer_norm(x, x.shape[-1:], eps=1e-4)),
+        ),
+        "norm",
+    ),
+    "exp by squaring": (replace(PLAIN, exp=only_fp32(torch.exp, exp_by_squaring)), "exp"),
+    "softmax of squared powers": (
+        replace(
+            PLAIN,
+            softmax=only_fp32(
+                PLAIN.softmax,
+                lambda x: functional.normalize(exp_by_squaring(x - x.amax(-1, True)), p=1, dim=-1),
+            ),
+        ),
+        "softmax",
+    ),
+    "sin of a frequency 1e-5 off": (
+        replace(PLAIN, sin=only_fp32(torch.sin, lambda x: torch.sin(x * 1.00001))),
+        "sin",
+    ),
+    "cos by a parabola near zero": (
+        replace(
+            PLAIN,
+            cos=only_fp32(
+                torch.cos, lambda x: torch.where(x.abs() < 0.3, 1 - x * x / 2, torch.cos(x))
+            ),
+        ),
+        "cos",
+    ),
+}
+
+
+def test_a_sound_device_computes_in_what_was_asked_for() -> None:
+    assert found(PLAIN) == SOUND
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_sound_device_is_known_in_16_bits_too(dtype: str) -> None:
+    expected = {name: "erf" if name == "GELU" else dtype for name in SOUND}
+    assert found(PLAIN, dtype) == expected
+    tanh = replace(PLAIN, gelu=lambda x: functional.gelu(x, approximate="tanh"))
+    assert found(tanh, dtype) == expected | {"GELU": "tanh"}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_arithmetic_is_recognized(name: str) -> None:
+    operators, differs = DOCUMENTED[name]
+    assert found(operators) == SOUND | differs
+
+
+@pytest.mark.parametrize("name", UNDOCUMENTED)
+def test_what_nobody_documents_is_none_of_the_known_ones(name: str) -> None:
+    operators, differs = UNDOCUMENTED[name]
+    assert found(operators) == SOUND | {differs: UNKNOWN}
+
+
+def entries(operator: str) -> dict[str, Operators]:
+    """Return a device for each entry of the list."""
+    known = ("fp32", *REDUCED)
+    if operator == "matmul":
+        return {name: replace(PLAIN, matmul=product_in(in_(name))) for name in known}
+    if operator == "convolution":
+        return {name: replace(PLAIN, convolution=convolution_in(in_(name))) for name in known}
+    if operator == "attention":
+        return {name: replace(PLAIN, attention=attention_in(name)) for name in known}
+    return {"erf": PLAIN, "tanh": DOCUMENTED["tanh GELU"][0]}
+
+
+@pytest.mark.parametrize("operator", ["matmul", "convolution", "attention", "gelu"])
+def test_no_two_entries_are_nearer_than_ten_tolerances(
+    operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    considered: list[arithmetic.Match] = []
+    original = arithmetic.nearest
+
+    def keep(matches: list[arithmetic.Match]) -> arithmetic.Match:
+        considered[:] = matches
+        return original(matches)
+
+    monkeypatch.setattr(arithmetic, "nearest", keep)
+    devices = entries(operator)
+    for name, other in itertools.permutations(devices, 2):
+        getattr(Probe(CPU, torch.float32, devices[name]), operator)()
+        least = min(m.residual / m.tolerance for m in considered if m.nearest == other)
+        assert least >= 10, (name, other)
+
+
+def test_saturation_and_other_bits_on_a_second_call_are_seen() -> None:
+    def saturating(left: Tensor, right: Tensor) -> Tensor:
+        return (left @ right).clamp(-3.4028e38, 3.4028e38)
+
+    assert arithmetic.measure(CPU, "fp32", {}).overflow == "infinity"
+    assert arithmetic.measure(CPU, "fp16", {}).overflow == "infinity"
+    changed = replace(PLAIN, matmul=saturating)
+    assert arithmetic.measure(CPU, "fp32", {}, changed).overflow == "saturates"
+    count = itertools.count()
+    drifting = replace(PLAIN, matmul=lambda a, b: (a @ b) + 1e-9 * (next(count) % 2))
+    assert arithmetic.measure(CPU, "fp32", {}).repeatable
+    assert not arithmetic.measure(CPU, "fp32", {}, drifting).repeatable
+
+
+def test_what_was_asked_for_stands_beside_what_was_found() -> None:
+    asked = {"matrix product": "fp32", "convolution": "hf32", "GELU": "erf"}
+    rows = {one.operator: one for one in arithmetic.measure(CPU, "fp32", asked).operators}
+    assert (rows["convolution"].asked, rows["convolution"].found) == ("hf32", "fp32")
+    assert rows["attention"].asked == "fp32"
+    assert rows["GELU"].asked == "erf"
+    assert all(one.residual is not None for one in rows.values())
