@@ -30,20 +30,21 @@ from typing import Any, NamedTuple
 from kit import bundle
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-OLDEST_PYTHON = (3, 10)
+NEWEST_PYTHON = (3, 13)  # that was tried; kit/__init__.py refuses the old ones
 OLDEST_TORCH = (2, 9)
 OLDEST_TRANSFORMERS = (4, 56)  # the first with DINOv3
 NUMPY_1_UP_TO = (8, 2)  # CANN
 INSTALL = "Install the pair that stands below."
 ASCEND = Path("/usr/local/Ascend")
 PACKAGES = ("torch", "torch-npu", "torchvision", "transformers", "numpy")
-# What CANN's Python parts import, by package and module: its operator compiler runs Python.
+# What torch-npu and CANN's operator compiler, which runs Python, import: by package and module.
 CANN_PACKAGES = {
     "attrs": "attr",
     "cloudpickle": "cloudpickle",
     "decorator": "decorator",
     "numpy": "numpy",
     "psutil": "psutil",
+    "pyyaml": "yaml",
     "scipy": "scipy",
     "sympy": "sympy",
 }
@@ -372,20 +373,25 @@ def prescribe(host: Host) -> Prescription:
         reason = f"a guess: the table has no row for CANN {cann} and Python {host.python}"
     else:
         reason = f"a guess: CANN's version is unknown, and this is recommended with {pair.cann}"
-    needed = [*host.missing, "pyyaml"]
-    if cann and minor(cann) <= NUMPY_1_UP_TO:
-        needed = [*(name for name in needed if name != "numpy"), "'numpy<2'"]
-    # An installed CUDA build is as good as the CPU build to pip, unless the latter is named.
+    # Where the ordinary index serves torch, the CPU build is smaller; where its CUDA build would
+    # end the process, the CPU build is named, or pip takes what is installed for good enough.
     build = "+cpu" if pair.torch in table.cuda_build_aborts else ""
-    return Prescription(
-        pair,
-        reason,
-        (
-            f"{_pip()} install torch=={pair.torch}{build} {' '.join(needed)} "
-            f"--extra-index-url {CPU_INDEX}",
-            f"{_pip()} install --no-deps torch-npu=={pair.torch_npu}",
-        ),
-    )
+    commands = [
+        f"{_pip()} install torch=={pair.torch}{build} --index-url {CPU_INDEX}",
+        f"{_pip()} install --no-deps torch-npu=={pair.torch_npu}",
+    ]
+    missing = list(host.missing)
+    if _needs_numpy_1(host):
+        missing = [*(package for package in missing if package != "numpy"), "'numpy<2'"]
+    if missing:
+        commands.append(f"{_pip()} install {' '.join(missing)}")
+    return Prescription(pair, reason, tuple(commands))
+
+
+def _needs_numpy_1(host: Host) -> bool:
+    """Return whether the host's CANN fails with the numpy that is there or would be installed."""
+    cann, numpy = minor(host.cann_version or ""), host.versions.get("numpy")
+    return () < cann <= NUMPY_1_UP_TO and (numpy is None or release(numpy) >= (2,))
 
 
 def _pip() -> str:
@@ -406,9 +412,7 @@ class Check:
 
 
 def _check_python(host: Host) -> Check:
-    if release(host.python) < OLDEST_PYTHON:
-        return Check("Python", host.python, False, "Use Python 3.10 to 3.13.")
-    return Check("Python", host.python)
+    return Check("Python", host.python, release(host.python)[:2] <= NEWEST_PYTHON or None)
 
 
 def _check_machine(host: Host) -> Check:
@@ -505,9 +509,9 @@ def _check_cann_pairing(host: Host) -> Check:
 
 
 def _check_cann_packages(host: Host) -> Check:
-    numpy, cann = host.versions.get("numpy", ""), host.cann_version or ""
-    if minor(cann) and minor(cann) <= NUMPY_1_UP_TO and release(numpy) >= (2,):
-        fix = f"CANN {cann} fails with it (error 500001): {_pip()} install 'numpy<2'"
+    numpy = host.versions.get("numpy")
+    if numpy and _needs_numpy_1(host):
+        fix = f"CANN {host.cann_version} fails with it (error 500001): {_pip()} install 'numpy<2'"
         return Check("CANN's Python", f"numpy {numpy}", False, fix)
     if not host.missing:
         return Check("CANN's Python", "has its packages")
@@ -641,6 +645,8 @@ class Diagnosis:
             pair, reason = self.prescription.pair, self.prescription.reason
             lines += ["", f"Install torch {pair.torch} and torch-npu {pair.torch_npu}, {reason}:"]
             lines += [f"    {command}" for command in self.prescription.commands]
+            if "+cpu" not in self.prescription.commands[0]:
+                lines.append("Without --index-url it is the CUDA build, larger, which starts too.")
         return "\n".join(lines)
 
 

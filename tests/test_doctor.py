@@ -81,7 +81,8 @@ def test_the_diagnosis_as_text_has_a_line_a_check_and_ends_with_what_to_install(
     assert done.returncode == 1
     assert len(lines.splitlines()) == len(doctor.CHECKS) + 1
     assert all(line[:8] in {"right   ", "WRONG   ", "unsure  "} for line in lines.splitlines())
-    assert install.count(" -m pip install ") == 2
+    assert install.count(" -m pip install ") == 3
+    assert install.startswith("Install torch 2.12.0 and torch-npu 2.12.0, a guess: ")
 
 
 def test_the_diagnosis_names_a_wrong_pair(tmp_path: Path) -> None:
@@ -205,13 +206,25 @@ def test_outside_the_table_the_pair_is_said_to_be_a_guess(
     assert (chosen.pair.torch_npu, chosen.reason) == ("2.12.0", reason)
 
 
-def test_the_commands_install_torch_s_cpu_build_and_keep_pip_from_changing_it() -> None:
-    first, second = doctor.prescribe(host(missing=("attrs", "scipy"))).commands
-    assert first.endswith(
-        " -m pip install torch==2.12.0 attrs scipy pyyaml "
-        "--extra-index-url https://download.pytorch.org/whl/cpu"
-    )
-    assert second.endswith(" -m pip install --no-deps torch-npu==2.12.0")
+@pytest.mark.parametrize(
+    ("cann", "versions", "missing", "packages"),
+    [
+        ("9.1.0", {}, (), ()),
+        ("9.1.0", {}, ("attrs", "scipy"), ("attrs scipy",)),
+        ("9.1.0", {"numpy": ""}, ("numpy", "scipy"), ("numpy scipy",)),
+        ("8.2.RC1", {}, ("attrs",), ("attrs 'numpy<2'",)),
+        ("8.2.RC1", {"numpy": ""}, ("numpy",), ("'numpy<2'",)),
+        ("8.2.RC1", {"numpy": "1.26.4"}, (), ()),
+    ],
+)
+def test_the_commands_install_the_cpu_build_and_keep_pip_from_changing_it(
+    cann: str, versions: dict[str, str], missing: tuple[str, ...], packages: tuple[str, ...]
+) -> None:
+    chosen = doctor.prescribe(host(cann=Cann(version=cann), versions=versions, missing=missing))
+    torch, torch_npu, *others = [text.partition(" -m pip install ")[2] for text in chosen.commands]
+    assert torch == (f"torch=={chosen.pair.torch} --index-url https://download.pytorch.org/whl/cpu")
+    assert torch_npu == f"--no-deps torch-npu=={chosen.pair.torch_npu}"
+    assert tuple(others) == packages
 
 
 def test_an_unknown_pair_is_no_mistake() -> None:
@@ -492,10 +505,23 @@ def test_the_torchvision_for_this_torch_is_named() -> None:
 
 
 def test_what_is_too_old_is_named() -> None:
-    found = checks(host(python="3.9.2", versions={"torch": "2.5.1", "transformers": "4.55.4"}))
-    assert found["Python"].fix == "Use Python 3.10 to 3.13."
+    found = checks(host(versions={"torch": "2.5.1", "transformers": "4.55.4"}))
     assert found["torch"].fix.startswith("The kit needs torch ")
     assert found["transformers"].value == "4.55.4 has no DINOv3"
+
+
+@pytest.mark.parametrize(
+    ("python", "right"), [("3.10.1", True), ("3.13.9", True), ("3.14.0", None)]
+)
+def test_a_python_that_nobody_tried_is_said_to_be_so(python: str, right: bool | None) -> None:
+    assert checks(host(python=python))["Python"].right is right
+
+
+def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
+    code = "import sys; sys.version_info = (3, 9, 18); sys.version = '3.9.18 (main)'; import kit"
+    done = run("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the kit needs Python 3.10 or newer, this is 3.9.18\n"
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_every_command_names_options_that_exist(
         argv = words[words.index(scripts[0]) + 1 :]
         assert isinstance(PARSERS[scripts[0]](argv), Options)
     else:
-        assert words[0].endswith(("pip", "python", "python3", "modelscope"))
+        assert words[0].endswith(("pip", "python", "python3", "modelscope", "source"))
 
 
 def test_the_readme_s_options_are_those_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:

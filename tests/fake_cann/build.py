@@ -95,7 +95,8 @@ def unavailable_reason() -> str | None:
         return "the emulated NPU needs torch, which is not installed"
     if torch_npu is None:
         folder = torch_npu_folder()
-        command = f"pip install --no-deps --upgrade --target {folder} -r requirements-npu.txt"
+        wanted = "--no-deps --upgrade -r tests/fake_cann/requirements.txt"
+        command = f"pip install {wanted} --target {folder}"
         return f"the emulated NPU needs torch-npu: {command} ({TORCH_NPU_VARIABLE} moves it)"
     if problem := pair_problem(torch, torch_npu):
         return f"the emulated NPU needs another torch: {problem}"
