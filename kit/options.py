@@ -303,6 +303,12 @@ class OneLineParser(argparse.ArgumentParser):
         """
         raise KitError(f"{message} (see {self.prog} --help)")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        """Refuse `--size=--`, of which argparse makes an empty list, past the option's type."""
+        if arg_strings == ["--"] and action.option_strings:
+            self.error(f"argument {action.option_strings[0]}: -- is no value")
+        return super()._get_values(action, arg_strings)
+
 
 def shared_parser(script: str, description: str) -> OneLineParser:
     """Return a parser that knows the options all three scripts share.

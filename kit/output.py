@@ -123,7 +123,11 @@ def encoded(text: str) -> bytes:
 
 
 def complain(line: str) -> None:
-    """Print one line on stderr; a stderr that is closed or full is no reason to fail."""
+    """Print one line on stderr; a stderr that is closed or full is no reason to fail.
+
+    A path or a message that itself holds line breaks stays on the one line.
+    """
+    line = line.replace("\r", "\\r").replace("\n", "\\n")
     with contextlib.suppress(OSError, ValueError):
         print(encoded(line).decode(), file=sys.stderr, flush=True)  # noqa: T201 - a run's last word
 

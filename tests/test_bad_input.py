@@ -428,3 +428,16 @@ def test_a_torchvision_that_does_not_fit_torch_is_not_asked(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_two_dashes_are_no_value(expect_error: Expect) -> None:
+    expect_error("--size=--", words="argument --size: -- is no value")
+
+
+def test_a_line_break_in_a_path_stays_on_the_one_line(expect_error: Expect) -> None:
+    expect_error("--image", "no\nsuch.png", words=r"image no\nsuch.png does not exist")
+
+
+def test_a_configuration_that_breaks_the_forward(expect_error: Expect, weights_copy: Path) -> None:
+    edit_json(weights_copy / "config.json", layer_norm_eps=None)
+    expect_error("--weights", str(weights_copy), words="cannot compute as its config.json says")

@@ -247,8 +247,26 @@ def forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
     Raises:
         KitError: where the model's output lacks one of the two tensors.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), model_errors(model):
         return features_of(model, model(pixel_values))
+
+
+@contextlib.contextmanager
+def model_errors(model: PreTrainedModel) -> Iterator[None]:
+    """Turn what a model's own code raises for a value of its configuration into one sentence.
+
+    What the device raises is a RuntimeError and passes.
+
+    Raises:
+        KitError: in place of a TypeError, a ValueError and the like.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise KitError(
+            f"{type(model).__name__} cannot compute as its config.json says "
+            f"({type(error).__name__}: {one_line(error)}): download the weights again"
+        ) from error
 
 
 def features_of(model: PreTrainedModel, output: object) -> Features:
