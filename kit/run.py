@@ -188,7 +188,7 @@ def write(options: Options, log: output.RunLog, outcome: Outcome, written: list[
             written.append(options.output_dir / name)
     if not options.no_report:
         with warned(log, "No report"):
-            from kit.report.files import files  # the template engine is needed only here
+            from kit.report.render import files  # the template engine is needed only here
 
             report = files(options.output_dir, options.lang)
             output.publish(report)

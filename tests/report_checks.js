@@ -7,9 +7,11 @@
     say(`overflow: ${root.scrollWidth} > ${root.clientWidth}`);
   }
   for (const box of document.querySelectorAll("body *")) {
-    if (box.closest(".scroll, pre, .skip, svg") || getComputedStyle(box).position === "absolute") continue;
+    const head = box.closest("thead");
+    if (box.closest(".skip, .hidden") || (head && getComputedStyle(head).position === "absolute")) continue;
     const edge = box.getBoundingClientRect().right;
     if (edge > root.clientWidth + 0.5) say(`beyond the edge: ${box.outerHTML.slice(0, 80)}`);
+    if (getComputedStyle(box).overflowX !== "visible" && box.scrollWidth > box.clientWidth) say(`cut: ${box.outerHTML.slice(0, 80)}`);
   }
 
   const headings = [...document.querySelectorAll("h1, h2, h3, h4")];
@@ -47,7 +49,7 @@
   for (const mark of document.querySelectorAll(".mark")) {
     if (!mark.querySelector(".sign").textContent.trim()) say("a mark by colour alone");
   }
-  if (document.scripts.length > 1) say("a script that is not the report's");
+  if (document.scripts.length > 0) say("a script");
   if (document.querySelector("iframe, object, embed, form, link:not([rel=icon])")) say("foreign element");
   for (const one of document.querySelectorAll("*")) {
     for (const { name } of one.attributes) if (name.startsWith("on")) say(`handler ${name}`);

@@ -224,7 +224,7 @@ def test_a_report_on_the_emulated_npu_never_reads_validated(host: Host) -> None:
     host.features()
     assert host.record()["environment"]["variables"]["EMULATED_NPU"] == "1"
     report = (host.folder / "report.md").read_text("utf-8")
-    assert "在仿真 NPU 上计算" in report
+    assert "在仿真 NPU 上运行" in report
     assert "验证通过" not in report
 
 

@@ -1,45 +1,53 @@
-"""The report: the verdict over all records, and what each state of them makes of it."""
+"""The report's verdict over all records, and what each state of them makes of it."""
 
-import copy
+import dataclasses
 import json
 import os
+import re
 import string
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kit.report import model, render, shelf, texts
-from kit.report.blocks import Report
-from kit.report.files import files
-from tests import report_records
-from tests.report_records import Json, everything, write
+from kit import records as kit_records
+from kit.accuracy.limits import LIMITS
+from kit.report import load, render, verdict
+from kit.report.load import load_records
+from kit.report.render import files, load_words
+from kit.report.verdict import Verdict, conclude
+from tests.report_records import NOW, Json, everything, write
 
 Edit = Callable[[dict[str, Json]], object]
 
 
-def build(folder: Path, records: dict[str, Json], language: str = "en") -> Report:
-    return model.build(shelf.load(write(folder, records)), language)
+def concluded(folder: Path, records: dict[str, Json], language: str = "en") -> Verdict:
+    return conclude(load_records(write(folder, records)), load_words(language), NOW)
+
+
+def markdown(folder: Path, language: str = "en") -> str:
+    return files(folder, language, NOW)[folder / "report.md"].decode()
 
 
 def test_everything_there_and_passed_is_validated(tmp_path: Path) -> None:
-    verdict = build(tmp_path, everything()).verdict
-    assert (verdict.state, verdict.failures, verdict.lacking) == ("validated", (), ())
-    assert [row[1].kind for row in verdict.proofs.rows] == ["good", "good", "good"]
+    found = concluded(tmp_path, everything())
+    assert (found.state, found.failures, found.reasons) == ("validated", (), ())
+    assert [kind for _, kind in found.answers.values()] == ["good", "good", "good"]
+    assert all(check.agrees is not False for check in found.checks)
 
 
 def accuracy_fails(records: dict[str, Json]) -> None:
-    records["accuracy"]["results"].update(outcome="fail", reasons=["token 7 is off by 3.1"])
+    results = records["accuracy"]["results"]
+    results.update(outcome="fail", verdict="FAIL", reasons=["token 7 is off by 3.1"])
 
 
 def baseline_fails(records: dict[str, Json]) -> None:
     regression = records["benchmark"]["results"]["regression"]
     regression["passed"] = False
     regression["comparisons"][0]["status"] = "regression"
-
-
-def figure_beyond_its_limit(records: dict[str, Json]) -> None:
-    records["accuracy"]["results"]["last_hidden_state"]["relative_error"] = 0.0101
 
 
 def main_mode_fails(records: dict[str, Json]) -> None:
@@ -55,23 +63,24 @@ def not_finite(records: dict[str, Json]) -> None:
     [
         (accuracy_fails, "token 7 is off by 3.1"),
         (baseline_fails, "Slower than the baseline: latency at batch 1"),
-        (figure_beyond_its_limit, "claims to pass with a figure beyond its limit"),
-        (main_mode_fails, "main mode fp32-sdpa fails"),
-        (not_finite, "NaN or infinite"),
+        (main_mode_fails, "main mode fp32-sdpa is beyond"),
+        (not_finite, "NaN or infinity"),
     ],
 )
 def test_a_failure_in_any_record_fails_the_whole(tmp_path: Path, edit: Edit, words: str) -> None:
     records = everything()
     edit(records)
-    verdict = build(tmp_path, records).verdict
-    assert verdict.state == "failed"
-    assert any(words in failure for failure in verdict.failures), verdict.failures
+    found = concluded(tmp_path, records)
+    assert found.state == "failed"
+    assert len(found.failures) == 1 and words in found.failures[0], found.failures
 
 
-def every(*keys: str, value: object) -> Edit:
+def every(*keys: str | int, value: object) -> Edit:
+    """Return the edit of one place in every record that is given."""
+
     def edit(records: dict[str, Json]) -> None:
         for record in records.values():
-            part = record
+            part: Any = record
             for key in keys[:-1]:
                 part = part[key]
             part[keys[-1]] = value
@@ -79,26 +88,56 @@ def every(*keys: str, value: object) -> Edit:
     return edit
 
 
-def in_one(script: str, *keys: str, value: object) -> Edit:
+def in_one(script: str, *keys: str | int, value: object) -> Edit:
     return lambda records: every(*keys, value=value)({script: records[script]})
+
+
+def fewer_iterations(records: dict[str, Json]) -> None:
+    """Let the latency stand on the samples of another row, twelve of them."""
+    results = records["benchmark"]["results"]
+    results["latency"] = results["ladder"][0]["latency"]
+
+
+LATENCY = ("results", "ladder", 2)
 
 
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda records: records.pop("accuracy"), "accuracy.json is not there: run accuracy.py"),
+        (lambda records: records.pop("accuracy"), "accuracy.json is missing: run accuracy.py"),
         (every("model", "source", value="random"), "Random weights"),
-        (every("device", "type", value="cpu"), "Computed on CPU, which validates no NPU"),
-        (every("device", "type", value="cuda"), "Computed on GPU, which validates no NPU"),
+        (every("model", "source", value="local"), "Local weights, not identified"),
+        (in_one("inference", "environment", "variables", value={"EMULATED_NPU": "1"}), "emulated"),
+        (
+            every("environment", "variables", value={"ASCEND_HOME_PATH": "/x/fake_cann/ab"}),
+            "Computed on the emulated NPU",
+        ),
         (in_one("inference", "device", "cpu_fallbacks", value=["aten::x"]), "py: aten::x"),
-        (in_one("benchmark", "status", value="partial"), "benchmark.json is of a run that was"),
+        (in_one("inference", "device", "cpu_fallbacks", value=None), "inference.py fell back to"),
+        (in_one("inference", "device", "known_answer_checks", value=0), "known answers"),
+        (in_one("benchmark", "status", value="partial"), "benchmark.json is from an interrupted"),
         (in_one("inference", "model", "sha256", value="ff" * 32), "Mixed records: infe"),
         (in_one("benchmark", "device", "name", value="Ascend310"), "name: Ascend310 ≠ Asc"),
+        (in_one("benchmark", "device", "torch_device", value="npu:0 "), "device.torch_device"),
         (in_one("inference", "environment", "torch", value="2.1"), "environment.torch: 2.1 ≠"),
         (in_one("benchmark", "environment", "git_commit", value="beef"), "git_commit: beef ≠"),
-        (in_one("accuracy", "results", "outcome", value="self-check"), "held the CPU against"),
-        (in_one("accuracy", "schema_version", value="2.0"), "schema version 2.0, this kit reads"),
-        (in_one("accuracy", "script", value="benchmark"), "a record of 'benchmark'"),
+        (in_one("benchmark", "environment", "platform", value="Linux-6"), "platform: Linux-6 ≠"),
+        (
+            in_one("benchmark", "environment", "variables", value={"TASK_QUEUE_ENABLE": "1"}),
+            "environment.variables: TASK_QUEUE_ENABLE=1 ≠ TASK_QUEUE_ENABLE=2",
+        ),
+        (in_one("benchmark", "input", "sha256", value="00" * 32), "input.sha256: 0000"),
+        (in_one("benchmark", "input", "shape", value=[1, 3, 64, 64]), "input.shape: [3, 64, 64]"),
+        (in_one("accuracy", "schema_version", value="9.0"), "schema version 9.0, this kit reads"),
+        (in_one("accuracy", "script", value="benchmark"), "Invalid enum value 'benchmark'"),
+        (
+            in_one("accuracy", "results", "limits", "budget_factor", value=1e5),
+            "--budget-factor 100000; the default is 10",
+        ),
+        (fewer_iterations, "from 12 iterations; at least 20"),
+        (in_one("benchmark", *LATENCY, "bits_equal_eager", value=None), "eager mode: bf16-sdpa-g"),
+        (every("started_at", value="2019-03-14T09:26:53+08:00"), "more than a year old (2019"),
+        (in_one("inference", "started_at", value="2026-03-01T00:00:00+08:00"), "than a day older"),
     ],
 )  # fmt: skip
 def test_what_is_not_proven_is_named_and_nothing_is_validated(
@@ -106,23 +145,30 @@ def test_what_is_not_proven_is_named_and_nothing_is_validated(
 ) -> None:
     records = everything()
     edit(records)
-    verdict = build(tmp_path, records).verdict
-    assert verdict.state == "incomplete"
-    assert any(words in sentence for sentence in verdict.lacking), verdict.lacking
+    found = concluded(tmp_path, records)
+    assert found.state != "validated"
+    assert any(words in sentence for sentence in found.reasons), found.reasons
+
+
+def test_a_run_on_another_kind_of_device_validates_no_npu(tmp_path: Path) -> None:
+    for kind, label in (("cpu", "CPU"), ("cuda", "GPU")):
+        records = everything()
+        for record in records.values():
+            record["device"].update(type=kind, torch_device=kind)
+        found = concluded(tmp_path, records)
+        assert f"Computed on {label}: this validates no NPU." in found.reasons
 
 
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (in_one("benchmark", "results", "latency", "unsupported", value=["p99_ms"]), "p99_ms: o"),
-        (in_one("inference", "started_at", value="2026-03-01T00:00:00+08:00"), "Stale: inference"),
+        (in_one("benchmark", "results", "latency", "unsupported", value=["p99_ms"]), "p99_ms: 1"),
         (every("environment", "git_commit", value="beef+dirty"), "changes (beef+dirty)"),
-        (every("environment", "git_commit", value=None), "names no commit"),
-        (in_one("accuracy", "results", "first_unexplained_block", value=3), "does not explain"),
+        (every("environment", "git_commit", value=None), "has no git commit"),
         (in_one("accuracy", "warnings", value=["!"]), "accuracy.py printed warnings"),
         (
             in_one("benchmark", "results", "latency", "warm_up", "steady", value=False),
-            "Not steady after the warm-up: Latency",
+            "not steady after the warm-up: Latency",
         ),
     ],
 )  # fmt: skip
@@ -131,50 +177,102 @@ def test_what_a_reader_must_know_is_said_beside_the_verdict(
 ) -> None:
     records = everything()
     edit(records)
-    verdict = build(tmp_path, records).verdict
-    assert verdict.state == "validated"
-    assert any(words in sentence for sentence in verdict.remarks), verdict.remarks
+    found = concluded(tmp_path, records)
+    assert found.state == "validated"
+    assert any(words in sentence for sentence in found.remarks), found.remarks
+
+
+def test_the_first_figures_come_from_samples_and_the_kits_limits(tmp_path: Path) -> None:
+    first = concluded(tmp_path, everything()).headline
+    assert first.batch_size == 8
+    assert first.latency_ms == pytest.approx(7.985145)
+    assert first.throughput_ips == pytest.approx(731.9959310)
+    assert first.relative_error == 0.006521
+    assert first.share_of_limit == pytest.approx(0.6521)
+    text = markdown(tmp_path)
+    assert "| **7.99 ms** | **732.00** | **0.65 %** | **65 %** |" in text
+    records = everything()
+    records["accuracy"]["results"]["last_hidden_state"]["worst_token"]["relative_error"] = 0.0427
+    assert concluded(tmp_path, records).headline.share_of_limit == pytest.approx(0.0427 / 0.045)
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b'{"a": NaN}', "NaN is not a number"),
-        (b"[1]", "no JSON object"),
-        (b"[" * 100_000, "no JSON"),
+        (b"", "Input data was truncated"),
+        (b"\xff\xfe", "malformed"),
+        (b'{"schema_version": NaN}', "invalid character"),
+        (b"[1]", "Expected `object`"),
+        (b'{"schema_version": "2.0", "a": ' + b"[" * 100_000, "recursion"),
         (b'{"schema_version": "9.1", "script": "accuracy"}', "schema version 9.1"),
+        (b'{"schema_version": "2.0", "script": "accuracy"}', "missing required field"),
+        (b'{"schema_version": "2.0", "script": "\\ud800"}', "truncated"),
     ],
 )
-def test_a_broken_record_is_named_as_unreadable(
+def test_a_broken_record_is_named_with_what_is_wrong(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     write(tmp_path, everything())
     (tmp_path / "accuracy.json").write_bytes(content)
     for language in ("en", "zh"):
-        made = files(tmp_path, language)
-        assert b"accuracy.json" in made[tmp_path / "report.md"]
-    verdict = model.build(shelf.load(tmp_path), "en").verdict
-    assert verdict.state == "incomplete"
-    assert any("accuracy.json cannot be read" in s and problem in s for s in verdict.lacking)
+        assert "accuracy.json" in markdown(tmp_path, language)
+    found = conclude(load_records(tmp_path), load_words("en"), NOW)
+    assert found.state == "incomplete"
+    assert any("accuracy.json cannot be used" in s and problem in s for s in found.reasons), (
+        found.reasons
+    )
 
 
-def test_a_record_that_is_a_folder_or_a_pipe_is_named_as_unreadable(tmp_path: Path) -> None:
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield every field of a record, those of the first entry of a list too."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield (*path, key)
+            yield from places(item, (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from places(value[0], (*path, 0))
+
+
+@pytest.mark.parametrize("script", load.SCRIPTS)
+def test_a_record_without_one_of_its_fields_is_none_and_names_the_place(script: str) -> None:
+    for path in places(everything()[script]):
+        if path[:2] == ("environment", "variables") or path in (("script",), ("schema_version",)):
+            continue  # which variables were set is free, and two have a default
+        record = everything()[script]
+        part: Any = record
+        for key in path[:-1]:
+            part = part[key]
+        del part[path[-1]]
+        place = "".join("[0]" if key == 0 else f".{key}" for key in path[:-1])
+        with pytest.raises(kit_records.RecordError) as error:
+            kit_records.decode(json.dumps(record).encode(), kit_records.RECORDS[script])
+        expected = f"Object missing required field `{path[-1]}`"
+        assert str(error.value) == (f"{expected} - at `${place}`" if place else expected)
+
+
+def test_a_record_that_is_a_folder_or_a_pipe_or_too_large_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, {"inference": everything()["inference"]})
     (tmp_path / "accuracy.json").mkdir()
     os.mkfifo(tmp_path / "benchmark.json")
+    (tmp_path / "benchmark.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "accuracy_pca.png")
-    entries = shelf.load(tmp_path).entries
-    assert [entry.state for entry in entries.values()] == ["found", "unreadable", "unreadable"]
-    assert files(tmp_path, "en")
+    found = load_records(tmp_path)
+    assert found.found() == [found.inference]
+    assert set(found.problems) == {"benchmark", "accuracy"}
+    assert all("not a plain file" in problem for problem in found.problems.values())
+    assert str(tmp_path) not in str(found.problems)
+    assert files(tmp_path, "en", NOW)
+    monkeypatch.setattr("kit.outside.LARGEST_JSON_BYTES", 100)
+    assert "100 bytes" in load_records(tmp_path).problems["inference"]
 
 
-def test_an_empty_folder_makes_an_incomplete_report(tmp_path: Path) -> None:
-    report = model.build(shelf.load(tmp_path), "en")
-    assert report.verdict.state == "incomplete"
-    assert len(report.verdict.lacking) == 3
-    assert render.html(report) and render.markdown(report)
+def test_an_empty_folder_makes_a_report(tmp_path: Path) -> None:
+    found = conclude(load_records(tmp_path), load_words("en"), NOW)
+    assert found.state == "incomplete"
+    assert len(found.reasons) == 3
+    assert len(files(tmp_path, "en", NOW)) == 2
 
 
 def test_a_picture_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
@@ -182,31 +280,55 @@ def test_a_picture_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
     os.utime(tmp_path / "accuracy_pca.png", (1, 1))
     (tmp_path / "accuracy_layers.png").write_bytes(b"no picture")
     (tmp_path / "benchmark.png").unlink()
-    found = shelf.load(tmp_path)
-    states = [
-        found.picture(script, name)[0]
-        for script, names in report_records.PICTURES.items()
-        for name in names
-    ]
-    assert states == ["found", "absent", "unreadable", "found", "older"]
-    # The run that is about to be written has drawn no picture: an old one is not its own.
-    fresh = shelf.load(tmp_path, {"inference.json": b"{}"})
-    assert fresh.picture("inference", "inference_features.png") == ("older", b"")
+    problems = {name: one.problem for name, one in load_records(tmp_path).pictures.items()}
+    assert problems == {
+        "inference_features.png": "",
+        "benchmark.png": "absent",
+        "accuracy_layers.png": "unreadable",
+        "accuracy_tokens.png": "",
+        "accuracy_pca.png": "older",
+    }
+    assert "accuracy_pca.png is from an earlier run" in markdown(tmp_path)
 
 
-def test_a_fresh_record_comes_before_the_old_one(tmp_path: Path) -> None:
+def test_a_record_of_many_images_is_rendered_in_part(tmp_path: Path) -> None:
     records = everything()
-    write(tmp_path, records)
-    newer = copy.deepcopy(records["inference"])
-    newer["results"]["latency_ms"] = 4.56
-    made = files(tmp_path, "en", {"inference.json": str(newer).encode()})
-    assert "cannot be read" in made[tmp_path / "report.md"].decode()  # str() makes no JSON
-    made = files(tmp_path, "en", {"inference.json": json.dumps(newer).encode()})
-    assert "4.56 ms" in made[tmp_path / "report.md"].decode()
+    image = records["inference"]["results"]["images"][0]
+    records["inference"]["results"]["images"] = [image] * 5000
+    records["inference"]["input"]["images"] = 5000
+    found = markdown(write(tmp_path, records))
+    assert "4900 more in inference.json." in found
+    assert found.count("000000000139.jpg") < 110
+
+
+def test_two_million_images_in_thirty_megabytes_are_refused_at_once(tmp_path: Path) -> None:
+    record = json.dumps(everything()["inference"]).encode()
+    images = b'"images": [' + b",".join([b'{"image":"a"}'] * 2_000_000) + b"], "
+    (tmp_path / "inference.json").write_bytes(
+        record.replace(b'"pooler_output"', images + b'"x"', 1)
+    )
+    assert "cannot be used" in markdown(tmp_path)
+    assert "images[0]" in load_records(tmp_path).problems["inference"]
+
+
+# ---- The words -----------------------------------------------------------------------------------
+
+
+def texts(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text of a language with its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(item, f"{path}/{key}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from texts(item, f"{path}/{number}")
+    else:
+        yield path, str(value)
 
 
 def test_both_languages_have_every_text_and_the_same_places_to_fill() -> None:
-    english, chinese = vars(texts.load("en")), vars(texts.load("zh"))
+    english, chinese = dict(texts(load_words("en"))), dict(texts(load_words("zh")))
+    assert list(english) == list(chinese)
     for name, text in english.items():
         fields = [
             sorted(field for _, field, _, _ in string.Formatter().parse(words) if field)
@@ -214,3 +336,52 @@ def test_both_languages_have_every_text_and_the_same_places_to_fill() -> None:
         ]
         assert fields[0] == fields[1], name
         assert text and chinese[name]
+
+
+def test_every_text_is_used_and_every_text_that_is_used_is_there() -> None:
+    folder = Path(render.__file__).parent
+    sources = [
+        path for path in folder.rglob("*") if path.suffix in (".py", ".html", ".md", ".jinja")
+    ]
+    whole = "\n".join(path.read_text("utf-8") for path in sources)
+    calls = (
+        r"\bw\.(\w+)",  # in a template
+        r'picture_of\("[\w.]+", "(\w+)", "\w+"\)',
+        r'picture_of\("[\w.]+", "\w+", "(\w+)"\)',
+        r"""words\[["'](\w+)["']""",  # in Python
+        r'say\((?:self\.)?words, "(\w+)"',
+    )
+    used = {name for call in calls for name in re.findall(call, whole)}
+    used |= {"yes", "no", "subject", "subject_emulated"}  # chosen by a condition
+    used |= {f"verify_{state}" for state in load_words("en")["verify_states"]}
+    assert used == set(load_words("en"))
+
+
+def choices(kind: type, field: str) -> set[str]:
+    """Return the values that a field of a record may have."""
+    return set(typing.get_args(typing.get_type_hints(kind)[field]))
+
+
+def test_every_value_that_a_record_may_hold_has_its_word() -> None:
+    words = load_words("en")
+    assert set(words["device_types"]) == choices(kit_records.DeviceInfo, "type")
+    assert set(words["statuses"]) == choices(kit_records.Record, "status")
+    assert set(words["row_states"]) == choices(kit_records.ThroughputRow, "status")
+    assert set(words["comparisons"]) == choices(kit_records.Comparison, "status")
+    assert set(words["token_kinds"]) == choices(kit_records.TokenPlace, "kind")
+    assert set(words["sides"]) == choices(kit_records.Cause, "where")
+    assert set(words["states"]) == set(typing.get_args(verdict.State))
+    assert set(words["state_sentences"]) == set(typing.get_args(verdict.State))
+    assert set(words["phases"]) == {f.name for f in dataclasses.fields(kit_records.Phases)}
+    assert set(words["limit_reasons"]) == set(LIMITS)
+    assert set(words["questions"]) == set(load.SCRIPTS)
+    assert not {name for name in words if hasattr(dict, name)}  # a template would find the method
+
+
+def test_a_year_and_a_day_are_measured_from_when_the_report_is_made(tmp_path: Path) -> None:
+    found = load_records(write(tmp_path, everything()))
+    later = conclude(found, load_words("en"), NOW + timedelta(days=366))
+    assert later.state == "incomplete" and len(later.reasons) == 3
+    earlier = conclude(found, load_words("en"), NOW - timedelta(days=30))
+    assert earlier.state == "failed"
+    assert "started_at" in earlier.failures[0]

@@ -1,1 +1,1 @@
-"""The report: one model built from the records alone, rendered as HTML and as Markdown."""
+"""The report: templates over the records of an output folder, and what the records prove."""

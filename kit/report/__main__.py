@@ -1,37 +1,78 @@
-"""Write the report on an output folder again, for example on a machine without torch.
+"""Write the report on an output folder again, or check what its records claim; without torch.
 
 python3 -m kit.report [FOLDER] [--lang zh|en]
+python3 -m kit.report --verify [FOLDER]
+
+--verify prints each claim of the records with how it was checked, writes nothing, and exits with 0
+where the records are validated, else 1.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from kit import output
 from kit.errors import KitError
-from kit.options import OneLineParser, add_language
-from kit.report.files import files
+from kit.options import OneLineParser, add_language, some_path
 
 
-def main() -> int:
+def verify(folder: Path, language: str) -> tuple[list[str], int]:
+    """Return each claim with how it was checked, then the verdict; and the exit code."""
+    from kit.report.load import load_records
+    from kit.report.render import load_words
+    from kit.report.verdict import conclude, say
+
+    words = load_words(language)
+    verdict = conclude(load_records(folder), words, datetime.now(timezone.utc))
+    lines = []
+    for one in verdict.checks:
+        state = {True: "agrees", False: "contradicts", None: "unconfirmed"}[one.agrees]
+        method = words["methods"][one.method]
+        claim = say(words, "verify_line", file=one.file, field=one.field, recorded=one.recorded)
+        how = say(words, f"verify_{state}", method=method, computed=one.computed)
+        lines.append(f"{words['verify_states'][state]}  {claim}  ({how})")
+    lines += ["", *verdict.failures, *verdict.reasons, words["unsigned"]]
+    lines.append(words["states"][verdict.state])
+    return lines, int(verdict.state != "validated")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Write report.html and report.md; return 0, or 2 where that cannot be done."""
     parser = OneLineParser(
         prog="kit.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("output"), metavar="FOLDER")
+    parser.add_argument(
+        "folder", type=some_path, nargs="?", default=Path("output"), metavar="FOLDER"
+    )
+    parser.add_argument("--verify", action="store_true", help="check the records' claims only")
     add_language(parser)
+    log = output.RunLog()
     try:
-        arguments = parser.parse_args()
-        if not arguments.folder.is_dir():
-            parser.error(f"{arguments.folder} is not a folder: give the one with the records")
-        made = files(arguments.folder, arguments.lang)
+        options = parser.parse_args(argv)
+        if not options.folder.is_dir():
+            parser.error(f"{options.folder} is not a folder: give the one with the records")
+        if options.verify:
+            lines, code = verify(options.folder, options.lang)
+            for line in lines:
+                log.line(line)
+            return code
+        from kit.report.render import files
+
+        made = files(options.folder, options.lang)
         output.publish(made)
+        log.line(f"Wrote {', '.join(str(path) for path in made)}")
     except KitError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line on stderr
+        output.complain(f"error: {error}")
         return 2
-    print("Wrote " + ", ".join(str(path) for path in made))  # noqa: T201 - what it did
+    except ModuleNotFoundError as error:
+        output.complain(
+            f"error: the package {error.name} is not installed: pip install {error.name}"
+        )
+        return 2
     return 0
 
 

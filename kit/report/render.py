@@ -1,124 +1,193 @@
-"""From the report's model to its two files, one template each; every value is escaped."""
+"""From records to report.html and report.md: two templates, one body, every value escaped."""
 
 import base64
 import hashlib
+import json
 import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup, escape
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from kit.report.blocks import Block, Cell, Report
+from kit.accuracy.limits import LIMITS
+from kit.output import encoded
+from kit.records import (
+    Record,
+    Statistics,
+    TokenPlace,
+)
+from kit.report.checks import arithmetic
+from kit.report.load import Picture, Records, load_records
+from kit.report.verdict import (
+    SET_BY_OTHERS,
+    Words,
+    conclude,
+    emulated,
+    identified,
+    say,
+    settings,
+)
 
-FOLDER = Path(__file__).resolve().parent / "templates"
+HERE = Path(__file__).resolve().parent
+MIB = 1 << 20
+SHOWN_ROWS = 100  # of a table; the rest is in the record
+LARGEST_NUMBER = 1e18
+SHOWN_CHARACTERS = 1000  # of one value
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 UNDERSCORE_AT_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # the builds that torch-npu goes with
+
+CellKind = Literal["text", "code", "number", "good", "bad", "doubtful"]
 
 
-class Markdown(str):
-    """A text that is Markdown already."""
+@dataclass(frozen=True)
+class Cell:
+    """One value as a reader sees it.
 
-    __slots__ = ()
+    Attributes:
+        text: the value.
+        kind: how it is set; 'good', 'bad' and 'doubtful' get a mark beside their colour.
+    """
 
+    text: str
+    kind: CellKind = "text"
 
-def html(report: Report) -> str:
-    """Return the self-contained page."""
-    style, script = (
-        (FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
-    template = html_environment().get_template("report.html")
-    return template.render(
-        report=report,
-        style=f"\n{style}",
-        script=f"\n{script}",
-        style_hash=content_hash(f"\n{style}"),
-        script_hash=content_hash(f"\n{script}"),
-    )
+    def __str__(self) -> str:
+        """Return the text, for the middle of a sentence."""
+        return self.text
 
 
-def markdown(report: Report) -> str:
-    """Return the report for a model card."""
-    return markdown_environment().get_template("report.md").render(report=report)
+def files(folder: Path, language: str, now: datetime | None = None) -> dict[Path, bytes]:
+    """Return report.html and report.md on all records in a folder.
 
+    Args:
+        folder: the output folder.
+        language: zh or en.
+        now: when the report is made.
 
-@cache
-def html_environment() -> Environment:
-    """Return the environment that escapes for HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "breakable": breakable,
-        "data_uri": data_uri,
-        "kind": kind,
-        "visible": visible,
+    Raises:
+        ModuleNotFoundError: where msgspec or jinja2 is not installed.
+    """
+    words = load_words(language)
+    records = load_records(folder)
+    held_to = arithmetic(records.accuracy) if records.accuracy is not None else "fp32"
+    values = {
+        "w": words,
+        "records": records,
+        "verdict": conclude(records, words, now or datetime.now(timezone.utc)),
+        "subject": subject(records, words),
+        "arithmetic": held_to,
+        "limits": LIMITS[held_to],
+        "commands": commands(records),
     }
-    return environment
+    found = {}
+    for name, environment in (("report.html", html), ("report.md", markdown)):
+        text = environment(language).get_template(name).render(values)
+        found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
+    return found
 
 
 @cache
-def markdown_environment() -> Environment:
-    """Return the environment that escapes for Markdown: whatever a template prints."""
-    # No autoescape, which is HTML's: finalize escapes every value, for Markdown.
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        finalize=as_markdown,
+def load_words(language: str) -> Words:
+    """Return the texts of a language."""
+    found: Words = json.loads((HERE / "words" / f"{language}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def subject(records: Records, words: Words) -> str:
+    """Return what was examined: the model, by the name of its weights' folder, and the chip."""
+    newest = records.newest()
+    if newest is None:
+        return say(words, "no_subject")
+    model = PurePath(newest.model.weights or "").name or newest.model.architecture
+    if newest.model.source == "random":
+        model = say(words, "subject_random", model=newest.model.architecture)
+    elif not identified(records):
+        model = say(words, "subject_not_identified", model=model)
+    key = "subject_emulated" if any(map(emulated, records.found())) else "subject"
+    return say(words, key, model=model, chip=newest.device.name)
+
+
+# ---- Environments: how each format escapes -------------------------------------------------------
+
+
+def environment(finalize: Callable[[object], object], filters: Mapping[str, object]) -> Environment:
+    """Return an environment in which every value of a template goes through `finalize`."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "kind": kind,
-        "cell": cell_markdown,
-        "code": code_span,
-        "fence": fence,
-        "verbatim": verbatim,
-        "target": link_target,
-    }
-    return environment
+    made.filters |= filters
+    return made
 
 
-def kind(block: Block) -> str:
-    """Return the class of a block, which chooses how it is rendered."""
-    return type(block).__name__
+@cache
+def html(language: str) -> Environment:
+    """Return the environment of the page, which escapes for HTML."""
+    made = environment(
+        lambda value: value if isinstance(value, Markup) else visible(value),
+        {**Filters(load_words(language)).all(), "data_uri": data_uri, "breakable": breakable},
+    )
+    style = "\n" + (HERE / "templates" / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
+    return made
 
 
-def content_hash(content: str) -> str:
-    """Return what the page's policy names an inline script or style by."""
-    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+@cache
+def markdown(language: str) -> Environment:
+    """Return the environment of the Markdown, which escapes for Markdown."""
+    return environment(
+        lambda value: value if isinstance(value, Markup) else as_markdown(value),
+        {**Filters(load_words(language)).all(), "code_span": code_span, "fence": fence, "raw": raw},
+    )
 
 
-def data_uri(png: bytes) -> str:
-    """Return a picture as the address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def visible(value: object) -> str:
+    """Return a value as text, its control characters seen, those that turn its direction too.
 
-
-def visible(text: str) -> str:
-    """Return a text whose control characters, those that turn its direction too, are seen."""
+    Raises:
+        TypeError: for None, which a template must have a word for.
+    """
+    if value is None:
+        raise TypeError("a value that is not there")
+    text = str(value)
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]}…"
     return CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def breakable(name: str) -> Markup:
-    """Return a column's name that may break behind each underscore."""
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+    """Return a name for HTML that may break behind each underscore."""
+    return Markup("_<wbr>").join(visible(name).split("_"))
 
 
-def as_markdown(value: object) -> str:
+def data_uri(picture: Picture) -> Markup:
+    """Return a picture as the address that holds it; base64 needs no escape."""
+    return Markup(f"data:image/png;base64,{base64.b64encode(picture.png).decode()}")
+
+
+def as_markdown(value: object) -> Markup:
     """Return a value as Markdown that reads as that value: nothing in it is markup."""
-    if isinstance(value, Markdown):
-        return value
-    text = visible(str(value)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = MARKDOWN_SPECIAL.sub(r"\\\1", text)
     text = UNDERSCORE_AT_EDGE.sub(r"\\_", text)
-    return LINE_START.sub(escaped_start, text)
+    return Markup(LINE_START.sub(escaped_start, text))
 
 
 def escaped_start(found: re.Match[str]) -> str:
@@ -127,35 +196,206 @@ def escaped_start(found: re.Match[str]) -> str:
     return f"{space}{start}\\" if start.isdigit() else f"{space}\\{start}"
 
 
-def code_span(text: str) -> Markdown:
-    """Return a text as code, in a table too."""
-    text = visible(text)
+def code_span(value: object) -> Markup:
+    """Return a text as Markdown's code, in a table too."""
+    text = visible(value)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     ticks = "`" * (longest + 1)
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     # A table's columns are cut before its code is read, so the bar must be escaped there.
-    return Markdown(f"{ticks}{padding}{text}{padding}{ticks}".replace("|", "\\|"))
+    return Markup(f"{ticks}{padding}{text}{padding}{ticks}".replace("|", "\\|"))
 
 
-def cell_markdown(cell: Cell) -> Markdown:
-    """Return a table's cell."""
-    if cell.kind == "code" and cell.text.strip():
-        return code_span(cell.text)
-    text = as_markdown(cell.text)
-    return Markdown(f"**{text}**" if cell.kind in ("bad", "missing") else text)
+def fence(lines: Iterable[str]) -> Markup:
+    """Return a fence that none of the lines can close."""
+    runs = [len(run) for line in lines for run in re.findall("`+", line)]
+    return Markup("`" * max(3, max(runs, default=0) + 1))
 
 
-def fence(text: str) -> Markdown:
-    """Return a fence that no line of the text can close."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return Markdown("`" * max(3, longest + 1))
+def raw(line: str) -> Markup:
+    """Return a line between fences, its control characters seen."""
+    return Markup(visible(line))
 
 
-def verbatim(text: str) -> Markdown:
-    """Return lines for a fence, their control characters seen."""
-    return Markdown("\n".join(visible(line) for line in text.split("\n")))
+# ---- Filters: from a record's value to a cell ----------------------------------------------------
 
 
-def link_target(name: str) -> Markdown:
-    """Return a file's name as a link's target; they are the kit's own, without spaces."""
-    return Markdown(name)
+@dataclass(frozen=True)
+class Filters:
+    """The filters that both templates share, in one language."""
+
+    words: Words
+
+    def all(self) -> dict[str, Callable[..., object]]:
+        """Return them by name."""
+        names = (name for name in vars(Filters) if name[0] != "_" and name not in ("all", "words"))
+        return {name: getattr(self, name) for name in names}
+
+    def none(self) -> Cell:
+        """Return the cell of a value that a run does not have."""
+        return Cell(self.words["none"])
+
+    def number(self, value: float | None, spec: str = "", unit: str = "") -> Cell:
+        """Return a number in a format specification with its unit."""
+        if value is None:
+            return self.none()
+        if abs(value) >= LARGEST_NUMBER:  # which no run measures, and some format as no float
+            return Cell(self.words["not_finite"], "bad")
+        return Cell(f"{value:{spec}}{unit}", "number")
+
+    def ms(self, value: float | None, spec: str = ".2f") -> Cell:
+        """Return a time in ms."""
+        return self.number(value, spec, " ms")
+
+    def mib(self, value: int | None) -> Cell:
+        """Return a number of bytes in MiB."""
+        return self.number(value if value is None else value // MIB, "", " MiB")
+
+    def percent(self, value: float | None, spec: str = ".0f") -> Cell:
+        """Return a share in percent, a small one by its first digits."""
+        if value is None:
+            return self.none()
+        tiny = value != 0 and float(f"{value * 100:{spec}}") == 0
+        return self.number(value * 100, ".2g" if tiny else spec, " %")
+
+    def error(self, value: float | None, places: int | None = None) -> Cell:
+        """Return an error, None where it is not finite; with so many decimals if it shows there."""
+        if value is None:
+            return Cell(self.words["not_finite"], "bad")
+        fixed = places is not None and (value == 0 or abs(value) >= 10.0 ** (2 - places))
+        return Cell(f"{value:.{places}f}" if fixed else f"{value:.3g}", "number")
+
+    def with_percent(self, value: float | None) -> Cell:
+        """Return an error as the console has it and as the published table has it."""
+        cell = self.error(value, 6)
+        return cell if value is None else Cell(f"{cell} ({self.percent(value, '.2f')})", "number")
+
+    def cosine(self, value: float | None) -> Cell:
+        """Return a cosine; as 1 - x where six decimals would show one."""
+        if value is None:
+            return Cell(self.words["not_finite"], "bad")
+        near = 0 < 1 - value < 5e-7
+        return Cell(f"1 - {1 - value:.2g}" if near else f"{value:.6f}", "number")
+
+    def shape(self, sizes: Sequence[int]) -> str:
+        """Return a tensor's shape as torch prints it."""
+        return str(list(sizes[:8]))
+
+    def fp32(self, value: float) -> str:
+        """Return an fp32 number by its shortest digits, as numpy prints it."""
+        with np.errstate(over="ignore"):
+            return str(np.float32(value))
+
+    def plain(self, value: object) -> str:
+        """Return a value as text."""
+        if isinstance(value, bool):
+            return str(self.yes(value))
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value[:SHOWN_ROWS])) or str(self.none())
+        return str(self.none() if value is None else value)
+
+    def code(self, value: object) -> Cell:
+        """Return a name, a path or a version as it is."""
+        text = "" if value is None else str(value)
+        return Cell(text, "code") if text.strip() else self.none()
+
+    def mark(self, text: str, kind: CellKind) -> Cell:
+        """Return a text of a kind."""
+        return Cell(text, kind)
+
+    def passed(self, flag: bool, good: str = "PASS", bad: str = "FAIL") -> Cell:
+        """Return a verdict on one figure."""
+        return Cell(good, "good") if flag else Cell(bad, "bad")
+
+    def verdict(self, text: str) -> Cell:
+        """Return a mode's verdict."""
+        kinds: dict[str, CellKind] = {"PASS": "good", "FAIL": "bad", "SELF-CHECK": "doubtful"}
+        return Cell(text, kinds.get(text, "text"))
+
+    def yes(self, flag: bool | None) -> Cell:
+        """Return yes or no."""
+        return self.none() if flag is None else Cell(self.words["yes" if flag else "no"])
+
+    def figure(self, latency: Statistics, name: str) -> Cell:
+        """Return one figure of a list of times, marked where its samples cannot support it."""
+        cell = self.ms(getattr(latency, name))
+        if name in latency.unsupported:
+            return Cell(f"{cell} ({self.words['unsupported']})", "doubtful")
+        return cell
+
+    def place(self, token: TokenPlace) -> str:
+        """Return where a token is."""
+        if token.row is not None and token.column is not None:
+            places = {"token": token.token, "row": token.row, "column": token.column}
+            return say(self.words, "patch_place", **places)
+        kind = self.words["token_kinds"][token.kind]
+        return say(self.words, "token_place", kind=kind, token=token.token)
+
+    def settings(self, record: Record) -> str:
+        """Return the environment variables that a run's user had set."""
+        return " ".join(settings(record)) or str(self.words["none"])
+
+    def cell(self, value: object) -> Cell:
+        """Return a value as a cell."""
+        return value if isinstance(value, Cell) else Cell(str(value))
+
+    def head(self, rows: Sequence[object]) -> Sequence[object]:
+        """Return the first ones of many."""
+        return rows[:SHOWN_ROWS]
+
+
+# ---- Reproduction --------------------------------------------------------------------------------
+
+
+def commands(records: Records) -> list[str]:
+    """Return the commands that repeat the runs: the newest one's code and packages, then each run.
+
+    Records of other packages are named as mixed.
+    """
+    newest = records.newest()
+    if newest is None:
+        return []
+    environment, lines = newest.environment, []
+    commit = (environment.git_commit or "").partition("+")[0]
+    if COMMIT.fullmatch(commit):
+        lines.append(f"git checkout {commit}")
+    build = " --index-url " + CPU_WHEELS if environment.torch.endswith("+cpu") else ""
+    lines.append(f"pip install {pinned('torch', environment.torch)}{build}")
+    others = ("transformers", "numpy", "pillow")
+    pins = [pinned(name, getattr(environment, name)) for name in others]
+    lines.append(f"pip install -r requirements.txt {' '.join(pins)}")
+    if environment.torch_npu is not None:
+        lines.append(f"pip install --no-deps {pinned('torch-npu', environment.torch_npu)} pyyaml")
+    cann = environment.variables.get("ASCEND_HOME_PATH")
+    if cann is not None and not emulated(newest):
+        lines.append(f"source {quoted(cann)}/set_env.sh")
+    return lines + [command_line(record) for record in records.found()]
+
+
+def pinned(package: str, version: str) -> str:
+    """Return a requirement; a version's local part is on no package index."""
+    return quoted(f"{package}=={version.partition('+')[0]}")
+
+
+def command_line(record: Record) -> str:
+    """Return the command that made a record, with the variables that its user had set."""
+    variables = record.environment.variables
+    parts = [
+        f"{name}={quoted(value)}"
+        for name, value in sorted(variables.items())
+        if name not in SET_BY_OTHERS and name.isidentifier()
+    ]
+    world_size = variables.get("WORLD_SIZE", "")
+    if world_size.isdigit():
+        parts += ["torchrun", "--nproc-per-node", world_size]
+    else:
+        parts.append("python3")
+    if emulated(record):
+        parts.append("tests/fake_cann/run.py")
+    words: Sequence[str] = record.environment.command or (f"{record.script}.py",)
+    return " ".join([*parts, *map(quoted, words)])
+
+
+def quoted(word: str) -> str:
+    """Return a word for a shell; a line break in it would end the command for who pastes it."""
+    return shlex.quote(word).replace("\n", "'$'\\n''")

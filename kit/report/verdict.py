@@ -1,208 +1,398 @@
-"""The report's verdict over all records: validated, failed, or incomplete and what is missing."""
+"""What the records of an output folder prove together: validated, failed, or incomplete and why."""
 
-from kit.report.agreement import differences, stale
-from kit.report.blocks import Verdict
-from kit.report.cells import Cells, device_label
-from kit.report.fields import Node
-from kit.report.proofs import proofs_table
-from kit.report.shelf import SHOWN_DAMAGE, Entry, Shelf
-from kit.report.texts import Texts
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import Any, Literal
 
-TENSORS = ("pooler_output", "last_hidden_state")
+import numpy as np
+
+from kit.accuracy.limits import BUDGET_FACTOR, LIMITS
+from kit.records import (
+    BenchmarkRecord,
+    BenchmarkResults,
+    InferenceRecord,
+    LadderRow,
+    Latency,
+    Record,
+    Statistics,
+)
+from kit.report.checks import CHECKED_ROWS, Check, arithmetic, check, real
+from kit.report.load import SCRIPTS, Records, started_at
+
+Words = Mapping[str, Any]  # the texts of one language: sentences, and groups of them
+State = Literal["validated", "failed", "incomplete"]
+Kind = Literal["good", "bad", "doubtful"]
+
+STALE_AFTER = timedelta(days=1)  # between the runs of one report
+OLD_AFTER = timedelta(days=365)  # a validation is of its time's versions
+LEAST_ITERATIONS = 20  # of the published table, and benchmark.py's default
+NAMED = 12  # of many alike, the first ones are named
+HUBS = ("modelscope", "huggingface")
+# Set by CANN's own script, by torchrun or by npu_patch: not the user's to set, or to set again.
+SET_BY_OTHERS = {
+    "ASCEND_HOME_PATH", "EMULATED_NPU", "LOCAL_RANK", "RANK", "WORLD_SIZE",
+    "TORCH_COMPILE_DISABLE", "TORCH_DEVICE_BACKEND_AUTOLOAD",
+}  # fmt: skip
+SAME = (
+    "model.sha256", "model.dtype", "model.attention", "input.sha256",
+    "device.type", "device.name", "device.torch_device", "device.matmul_fp32",
+    "device.convolution_fp32", "device.jit_compile", "device.internal_format",
+    "environment.python", "environment.torch", "environment.torch_npu",
+    "environment.transformers", "environment.numpy", "environment.pillow", "environment.cann",
+    "environment.driver", "environment.platform", "environment.cpu", "environment.git_commit",
+)  # fmt: skip
 
 
-def conclude(shelf: Shelf, cells: Cells) -> Verdict:
+@dataclass(frozen=True)
+class Headline:
+    """The figures that a reader looks for first, computed again; None where there is none.
+
+    Attributes:
+        latency_ms: median latency of one image.
+        throughput_ips: most images per second, and `batch_size` that gave it.
+        relative_error: the larger one of the two outputs.
+        share_of_limit: how near the outputs come to the kit's limits, 1 at the nearest one.
+    """
+
+    latency_ms: float | None = None
+    throughput_ips: float | None = None
+    batch_size: int | None = None
+    relative_error: float | None = None
+    share_of_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proven and what was not.
+
+    Attributes:
+        state: for programs and colours.
+        answers: by script, the key of its answer's words, and how it is marked.
+        headline: the first figures.
+        failures: what failed or contradicts itself.
+        reasons: what else keeps this from being validated.
+        remarks: what a reader must know besides.
+        checks: every claim with how it was checked.
+    """
+
+    state: State
+    answers: Mapping[str, tuple[str, Kind]]
+    headline: Headline
+    failures: tuple[str, ...]
+    reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def conclude(records: Records, words: Words, now: datetime) -> Verdict:
     """Return the verdict.
 
     Failed: a record says so, or contradicts itself. Validated: all three records are there, whole
-    and of one set-up, on an NPU with real weights and no operator on the CPU, and nothing failed.
-    Incomplete: everything else.
+    and of one setup, on an NPU with identified weights and no operator on the CPU, at the kit's
+    defaults or stricter, and nothing failed. Incomplete: everything else.
+
+    Args:
+        records: of one output folder.
+        words: in the report's language.
+        now: when the report is made.
     """
-    texts = cells.texts
-    failed = unique(failures(shelf, texts))
-    missing = unique(lacking(shelf, cells))
-    remark = unique(remarks(shelf, cells))
-    proofs = proofs_table(shelf, cells)
-    if failed:
-        return Verdict(
-            "failed", texts.failed, texts.failed_sentence, proofs, failed, missing, remark
-        )
-    if missing:
-        return Verdict(
-            "incomplete", texts.incomplete, texts.incomplete_sentence, proofs, (), missing, remark
-        )
-    chip = cells.word(shelf.entries["accuracy"].record.at("device", "name"))
-    sentence = texts.validated_sentence.format(chip=chip)
-    return Verdict("validated", texts.validated, sentence, proofs, (), (), remark)
+    checks = tuple(check(records, now))
+    wrong = [one for one in checks if one.agrees is False]
+    failures = [*failed_runs(records, words), *(contradiction(one, words) for one in wrong)]
+    reasons = [*why_not(records, words, now), *differences(records, words)]
+    return Verdict(
+        state="failed" if failures else "incomplete" if reasons else "validated",
+        answers=answers(records, {one.file for one in wrong}),
+        headline=headline(records),
+        failures=tuple(dict.fromkeys(failures)),
+        reasons=tuple(dict.fromkeys(reasons)),
+        remarks=tuple(dict.fromkeys(remarks(records, words))),
+        checks=checks,
+    )
 
 
-def unique(sentences: list[str]) -> tuple[str, ...]:
-    """Return the sentences once each, in order."""
-    return tuple(dict.fromkeys(sentences))
+def say(words: Words, key: str, **values: object) -> str:
+    """Return a sentence with its places filled in."""
+    return str(words[key]).format(**values)
 
 
-def failures(shelf: Shelf, texts: Texts) -> list[str]:
-    """Return what failed."""
-    found = []
-    results = shelf.entries["inference"].record.at("results")
-    if any(results.at(name, "finite").flag() is False for name in TENSORS):
-        found.append(texts.not_finite_output)
-    results = shelf.entries["accuracy"].record.at("results")
-    if results.at("outcome").text() == "fail":
-        reasons = "; ".join(results.at("reasons").texts()) or texts.missing
-        found.append(texts.accuracy_failed.format(reasons=reasons))
-    elif contradicts_itself(results):
-        found.append(texts.contradiction)
-    results = shelf.entries["benchmark"].record.at("results")
-    if results.at("regression", "passed").flag() is False:
-        names = [
-            row.at("name").text() or texts.missing
-            for row in results.at("regression", "comparisons").items()
-            if row.at("status").text() == "regression"
+def named(names: "list[str] | tuple[str, ...]") -> str:
+    """Return the first of several names."""
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+
+
+def contradiction(one: Check, words: Words) -> str:
+    """Return what a record claims and what comes out instead."""
+    method = words["methods"][one.method]
+    return say(words, "contradiction", file=one.file, field=one.field, recorded=one.recorded,
+               computed=one.computed, method=method)  # fmt: skip
+
+
+def answers(records: Records, contradicted: set[str]) -> dict[str, tuple[str, Kind]]:
+    """Return each script's answer: does it run, how fast is it, are its numbers right."""
+    found: dict[str, tuple[str, Kind]] = dict.fromkeys(SCRIPTS, ("not_shown", "doubtful"))
+    if records.inference is not None:
+        found["inference"] = runs(records.inference)
+    if records.benchmark is not None:
+        found["benchmark"] = is_fast(records.benchmark)
+    if records.accuracy is not None:
+        found["accuracy"] = {
+            "pass": ("pass", "good"),
+            "unexplained": ("pass_unexplained", "doubtful"),
+            "fail": ("fail", "bad"),
+            "self-check": ("self_check", "doubtful"),
+        }[records.accuracy.results.outcome]  # type: ignore[assignment] # literals
+    return {
+        script: ("contradicted", "bad") if f"{script}.json" in contradicted else answer
+        for script, answer in found.items()
+    }
+
+
+def runs(record: InferenceRecord) -> tuple[str, Kind]:
+    """Return whether the model runs on the NPU."""
+    if not (record.results.pooler_output.finite and record.results.last_hidden_state.finite):
+        return "not_finite", "bad"
+    if record.device.type != "npu":
+        return "elsewhere", "doubtful"
+    if record.device.cpu_fallbacks:
+        return "partly_cpu", "doubtful"
+    return "runs", "good" if record.device.cpu_fallbacks == () else "doubtful"
+
+
+def is_fast(record: BenchmarkRecord) -> tuple[str, Kind]:
+    """Return whether its speed was measured."""
+    results = record.results
+    if results.regression is not None and not results.regression.passed:
+        return "slower", "bad"
+    if results.latency is None or record.status == "partial":
+        return "interrupted", "doubtful"
+    return ("measured", "good") if record.device.type == "npu" else ("elsewhere", "doubtful")
+
+
+def headline(records: Records) -> Headline:
+    """Return the first figures, from samples and the kit's limits."""
+    found: dict[str, Any] = {}
+    if records.benchmark is not None:
+        results = records.benchmark.results
+        if results.latency is not None and results.latency.samples_ms:
+            found["latency_ms"] = float(np.median(results.latency.samples_ms))
+        rates = [
+            (real(row.batch_size) * 1e3 / mean, row.batch_size)
+            for row in results.throughput
+            if row.latency is not None
+            and row.latency.samples_ms
+            and (mean := float(np.mean(row.latency.samples_ms))) > 0
         ]
-        found.append(texts.regression_failed.format(names=", ".join(names)))
-    found += [
-        texts.main_mode_failed.format(mode=row.at("mode").text())
-        for row in results.at("ladder").items()
-        if row.at("mode").there
-        and row.at("mode").value == results.at("mode").value
-        and (row.at("verdict").text() or "").startswith("FAIL")
-    ]
-    return found
+        if rates:
+            found["throughput_ips"], found["batch_size"] = max(rates)
+    if records.accuracy is not None:
+        record = records.accuracy
+        limits, shares = LIMITS[arithmetic(record)], []
+        outputs = (record.results.pooler_output, record.results.last_hidden_state)
+        for tensor in outputs:
+            token = tensor.worst_token.relative_error
+            if tensor.relative_error is None or tensor.cosine is None or token is None:
+                return Headline(**found)
+            shares += [
+                tensor.relative_error / limits.relative_error,
+                (1 - tensor.cosine) / (1 - limits.cosine),
+                token / limits.token_relative_error,
+            ]
+        found["relative_error"] = max(tensor.relative_error or 0.0 for tensor in outputs)
+        found["share_of_limit"] = max(shares)
+    return Headline(**found)
 
 
-def contradicts_itself(results: Node) -> bool:
-    """Return whether a record claims to pass with a figure beyond its limit."""
-    limits = results.at("limits")
-    for name in TENSORS:
-        tensor = results.at(name)
-        if tensor.at("passed").flag() is False:
-            return True
-        error, cosine = tensor.at("relative_error"), tensor.at("cosine")
-        most, least = limits.at("relative_error").number(), limits.at("cosine").number()
-        for value, too_far in (
-            (error, most is not None and (error.number() or 0.0) >= most),
-            (cosine, least is not None and (cosine.number() or 1.0) <= least),
-        ):
-            if value.null or too_far:
-                return True
-    return False
+def failed_runs(records: Records, words: Words) -> Iterator[str]:
+    """Yield what the records themselves say has failed."""
+    if records.inference is not None and runs(records.inference)[0] == "not_finite":
+        yield say(words, "not_finite_output")
+    if records.accuracy is not None and records.accuracy.results.outcome == "fail":
+        yield say(words, "accuracy_failed", reasons=named(records.accuracy.results.reasons))
+    if records.benchmark is None:
+        return
+    results = records.benchmark.results
+    if results.regression is not None and not results.regression.passed:
+        slower = [one.name for one in results.regression.comparisons if one.status == "regression"]
+        yield say(words, "regression_failed", names=named(slower))
+    if any(row.mode == results.mode for row in failing_modes(results)):
+        yield say(words, "main_mode_failed", mode=results.mode)
 
 
-def lacking(shelf: Shelf, cells: Cells) -> list[str]:
-    """Return what keeps the records from proving everything."""
-    texts = cells.texts
-    found = []
-    for entry in shelf.entries.values():
-        found += lacking_in_entry(entry, cells)
-    if any(entry.record.at("model", "source").text() == "random" for entry in shelf.found()):
-        found.insert(0, texts.random_weights)
-    if any(
-        entry.record.at("environment", "variables", "EMULATED_NPU").text()
-        for entry in shelf.found()
-    ):
-        found.insert(0, texts.emulated_npu)
-    kinds = {device_label(entry.record.at("device")) for entry in shelf.found()} - {None, "NPU"}
+def failing_modes(results: BenchmarkResults) -> list[LadderRow]:
+    """Return the modes whose features are beyond their limits."""
+    return [row for row in results.ladder if row.verdict.startswith("FAIL")]
+
+
+def why_not(records: Records, words: Words, now: datetime) -> Iterator[str]:
+    """Yield what keeps the records from proving everything, the gravest first."""
+    found = records.found()
+    kinds = {record.device.type for record in found} - {"npu"}
     if kinds:
-        found.insert(0, texts.not_an_npu.format(kinds=", ".join(sorted(filter(None, kinds)))))
-    return found + differences(shelf, texts)
+        labels = sorted(words["device_types"][kind] for kind in kinds)
+        yield say(words, "not_an_npu", kinds=", ".join(labels))
+    if any(emulated(record) for record in found):
+        yield say(words, "emulated_npu")
+    if any(record.model.source == "random" for record in found):
+        yield say(words, "random_weights")
+    elif found and not identified(records):
+        yield say(words, "not_identified")
+    for script in SCRIPTS:
+        yield from why_not_script(script, records, words)
+    if records.benchmark is not None:
+        yield from why_not_fast(records.benchmark.results, words)
+    if records.accuracy is not None:
+        results = records.accuracy.results
+        if results.outcome == "self-check":
+            yield say(words, "only_self_check")
+        if results.limits.budget_factor > BUDGET_FACTOR:
+            factor = f"{results.limits.budget_factor:g}"
+            yield say(words, "wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
+    yield from out_of_date(records, words, now)
 
 
-def lacking_in_entry(entry: Entry, cells: Cells) -> list[str]:
-    """Return what one record lacks."""
-    texts, script = cells.texts, f"{entry.script}.py"
-    if entry.state == "absent":
-        return [texts.record_absent.format(file=entry.file, script=script)]
-    if entry.state == "unreadable":
-        return [texts.record_unreadable.format(file=entry.file, problem=entry.problem)]
-    found = []
-    if entry.record.at("status").text() == "partial":
-        found.append(texts.record_partial.format(file=entry.file, script=script))
-    if entry.damaged:
-        fields = ", ".join(entry.damaged[:SHOWN_DAMAGE])
-        fields += ", …" if len(entry.damaged) > SHOWN_DAMAGE else ""
-        found.append(texts.fields_missing.format(file=entry.file, fields=fields))
-    fallen = entry.record.at("device", "cpu_fallbacks").texts()
-    if fallen:
-        found.append(texts.operators_fell_back.format(script=script, names=", ".join(fallen)))
-    results = entry.record.at("results")
-    if entry.script == "accuracy" and results.at("outcome").text() == "self-check":
-        found.append(texts.only_self_check)
+def why_not_script(script: str, records: Records, words: Words) -> Iterator[str]:
+    """Yield what one record lacks."""
+    file, record = f"{script}.json", getattr(records, script)
+    if script in records.problems:
+        yield say(words, "record_unreadable", file=file, problem=records.problems[script])
+    elif record is None:
+        yield say(words, "record_absent", file=file, script=f"{script}.py")
+    else:
+        if record.status == "partial":
+            yield say(words, "record_partial", file=file, script=f"{script}.py")
+        if record.device.cpu_fallbacks is None:
+            yield say(words, "fallbacks_unknown", script=f"{script}.py")
+        elif record.device.cpu_fallbacks:
+            names = named(record.device.cpu_fallbacks)
+            yield say(words, "operators_fell_back", script=f"{script}.py", names=names)
+        if record.device.known_answer_checks < 1:
+            yield say(words, "no_known_answers", script=f"{script}.py")
+
+
+def why_not_fast(results: BenchmarkResults, words: Words) -> Iterator[str]:
+    """Yield what keeps a benchmark from standing for the device."""
+    if results.latency is not None and results.latency.iterations < LEAST_ITERATIONS:
+        count = results.latency.iterations
+        yield say(words, "few_iterations", count=count, least=LEAST_ITERATIONS)
+    unchecked = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
+    if unchecked:
+        yield say(words, "graph_unchecked", modes=named(unchecked))
+    rows = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
+    if any(len(one) > CHECKED_ROWS for one in rows):
+        yield say(words, "too_many_rows", count=CHECKED_ROWS)
+
+
+def emulated(record: Record) -> bool:
+    """Return whether a run was on the emulated NPU, as far as its record shows it."""
+    variables = record.environment.variables
+    traces = (variables.get("ASCEND_HOME_PATH", ""), record.device.name)
+    return "EMULATED_NPU" in variables or any(
+        word in trace.lower() for trace in traces for word in ("fake_cann", "emulated")
+    )
+
+
+def identified(records: Records) -> bool:
+    """Return whether the weights are known to be published ones: a hub gave a file of this hash.
+
+    The records' hashes agree, or they are named as mixed: one run that fetched them stands for all.
+    """
+    return any(record.model.source in HUBS for record in records.found())
+
+
+def out_of_date(records: Records, words: Words, now: datetime) -> Iterator[str]:
+    """Yield the runs that were long before the newest one, or long before this report."""
+    newest = records.newest()
+    for record in records.found():
+        assert newest is not None  # there is a record
+        file, when = f"{record.script}.json", record.started_at
+        if started_at(newest) - started_at(record) > STALE_AFTER:
+            yield say(words, "stale", file=file, started_at=when, anchor=f"{newest.script}.json",
+                      anchor_started_at=newest.started_at)  # fmt: skip
+        if now - started_at(record) > OLD_AFTER:
+            yield say(words, "old", file=file, started_at=when)
+
+
+def differences(records: Records, words: Words) -> Iterator[str]:
+    """Yield a sentence for each record that is not of the newest one's setup."""
+    newest = records.newest()
+    for record in records.found():
+        assert newest is not None  # there is a record
+        unlike = [
+            f"{name}: {mine} ≠ {its}"
+            for (name, mine), (_, its) in zip(setup(record), setup(newest), strict=True)
+            if mine != its
+        ]
+        if unlike:
+            yield say(words, "mixed", file=f"{record.script}.json", started_at=record.started_at,
+                      anchor=f"{newest.script}.json", anchor_started_at=newest.started_at,
+                      differences="; ".join(unlike))  # fmt: skip
+
+
+def setup(record: Record) -> list[tuple[str, str]]:
+    """Return what must be the same in all records, by its place."""
+    found = [(path, str(attrgetter(path)(record))) for path in SAME]
+    found.append(("input.shape", str(list(record.input.shape[1:]))))
+    found.append(("environment.variables", " ".join(settings(record))))
     return found
 
 
-def remarks(shelf: Shelf, cells: Cells) -> list[str]:
-    """Return what a reader must know besides."""
-    texts = cells.texts
-    accuracy, benchmark = (shelf.entries[name].record for name in ("accuracy", "benchmark"))
-    results = accuracy.at("results")
-    found = []
-    if results.at("first_unexplained_block").there and results.at("outcome").text() != "fail":
-        reasons = "; ".join(results.at("reasons").texts()) or texts.missing
-        found.append(texts.unexplained.format(reasons=reasons))
-    broken = results.at("folder", "broken").items()
-    if broken:
-        names = ", ".join(cells.word(image.at("image")) for image in broken[:SHOWN_DAMAGE])
-        found.append(texts.broken_images.format(names=names))
-    found += unsupported(benchmark.at("results"), cells)
-    found += other_doubts(benchmark.at("results"), cells)
-    found += stale(shelf, texts)
-    for entry in shelf.found():
-        commit = entry.record.at("environment", "git_commit")
-        if commit.null:
-            found.append(texts.no_commit.format(file=entry.file))
-        elif (commit.text() or "").endswith("+dirty"):
-            found.append(texts.dirty_commit.format(file=entry.file, commit=commit.text()))
-        if entry.record.at("warnings").items():
-            found.append(texts.has_warnings.format(script=f"{entry.script}.py"))
-    return found
+def settings(record: Record) -> list[str]:
+    """Return the environment variables that a user chose, as NAME=value."""
+    chosen = sorted(record.environment.variables.items())
+    return [f"{name}={value}" for name, value in chosen if name not in SET_BY_OTHERS]
 
 
-def latencies(results: Node, cells: Cells) -> list[tuple[str, Node]]:
-    """Return every latency in a benchmark's results, with what it is of."""
-    texts = cells.texts
-    found = [(texts.latency, results.at("latency"))]
-    for row in results.at("throughput").items():
-        batch = cells.whole(row.at("batch_size")).text
-        found.append((f"batch_size {batch}", row.at("latency")))
-    for row in results.at("ladder").items():
-        found.append((cells.word(row.at("mode")), row.at("latency")))
-    for rank in results.at("ranks", "ranks").items():
-        found.append((f"rank {cells.whole(rank.at('rank')).text}", rank.at("latency")))
-    return found
+def remarks(records: Records, words: Words) -> Iterator[str]:
+    """Yield what a reader must know besides."""
+    if records.accuracy is not None:
+        results = records.accuracy.results
+        if results.outcome == "unexplained":
+            yield say(words, "unexplained", reasons=named(results.reasons))
+        if results.folder is not None and results.folder.broken:
+            names = named([image.image for image in results.folder.broken])
+            yield say(words, "broken_images", names=names)
+    if records.benchmark is not None:
+        yield from doubts(records.benchmark.results, words)
+    for record in records.found():
+        commit, file = record.environment.git_commit, f"{record.script}.json"
+        if commit is None:
+            yield say(words, "no_commit", file=file)
+        elif commit.endswith("+dirty"):
+            yield say(words, "dirty_commit", file=file, commit=commit)
+        if record.warnings:
+            yield say(words, "has_warnings", script=f"{record.script}.py")
 
 
-def unsupported(results: Node, cells: Cells) -> list[str]:
-    """Return which figures stand on too few samples, those of the same kind in one sentence."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for label, latency in latencies(results, cells):
-        names = ", ".join(latency.at("unsupported").texts())
-        if names:
-            count = cells.whole(latency.at("iterations")).text
-            alike.setdefault((names, count), []).append(label)
-    return [
-        cells.texts.unsupported_percentiles.format(
-            names=names, count=count, where=", ".join(labels)
-        )
-        for (names, count), labels in alike.items()
-    ]
+def doubts(results: BenchmarkResults, words: Words) -> Iterator[str]:
+    """Yield what makes a benchmark doubtful: few samples, an unsteady warm-up, modes that fail."""
+    few: dict[tuple[str, int], list[str]] = {}
+    unsteady = []
+    for label, latency in latencies(results, words):
+        if latency.unsupported:
+            key = (named(latency.unsupported), latency.iterations)
+            few.setdefault(key, []).append(label)
+        if isinstance(latency, Latency) and not latency.warm_up.steady:
+            unsteady.append(label)
+    for (names, count), where in few.items():
+        yield say(words, "too_few_samples", names=names, count=count, where=named(where))
+    if unsteady:
+        yield say(words, "not_steady", where=named(unsteady))
+    failing = [row.mode for row in failing_modes(results) if row.mode != results.mode]
+    if failing:
+        yield say(words, "modes_failed", modes=named(failing))
 
 
-def other_doubts(results: Node, cells: Cells) -> list[str]:
-    """Return what else makes a benchmark doubtful."""
-    texts = cells.texts
-    shaky = [
-        label
-        for label, latency in latencies(results, cells)
-        if latency.at("warm_up", "steady").flag() is False
-    ]
-    found = [texts.not_steady.format(where=", ".join(shaky))] if shaky else []
-    failed = [
-        cells.word(row.at("mode"))
-        for row in results.at("ladder").items()
-        if (row.at("verdict").text() or "").startswith("FAIL")
-        and row.at("mode").value != results.at("mode").value
-    ]
-    if failed:
-        found.append(texts.modes_failed.format(modes=", ".join(failed)))
-    return found
+def latencies(results: BenchmarkResults, words: Words) -> Iterator[tuple[str, Statistics]]:
+    """Yield every list of times in a benchmark, with what it is of."""
+    if results.latency is not None:
+        yield words["latency"], results.latency
+    for row in results.throughput:
+        if row.latency is not None:
+            yield f"batch_size {row.batch_size}", row.latency
+    for mode in results.ladder:
+        yield mode.mode, mode.latency
+    for rank in results.ranks.ranks if results.ranks is not None else ():
+        yield f"rank {rank.rank}", rank.latency

@@ -1,1 +1,0 @@
-"""The report's sections, one file each: from the records to blocks."""

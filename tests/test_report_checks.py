@@ -1,0 +1,263 @@
+"""Records that were changed by hand: each contradiction is a failure by name."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.records import Latency, LimitsInfo
+from kit.report import __main__ as command
+from kit.report.checks import Check, check
+from kit.report.load import load_records
+from kit.report.render import load_words
+from kit.report.verdict import conclude
+from tests import benchmark_runs
+from tests.report_records import NOW, Json, everything, write
+
+Run = Callable[..., tuple[int, Path]]
+Edit = Callable[[dict[str, Json]], object]
+
+
+def results(script: str, *keys: str | int, **values: object) -> Edit:
+    """Return the edit of some fields of one place in a record's results."""
+
+    def edit(records: dict[str, Json]) -> None:
+        part: Any = records[script]["results"]
+        for key in keys:
+            part = part[key]
+        part.update(values)
+
+    return edit
+
+
+def every(part: str, **values: object) -> Edit:
+    """Return the edit of some fields of one part of all records."""
+
+    def edit(records: dict[str, Json]) -> None:
+        for record in records.values():
+            record[part].update(values)
+
+    return edit
+
+
+def widened_limits_and_a_large_error(records: dict[str, Json]) -> None:
+    found = records["accuracy"]["results"]
+    found["limits"].update(relative_error=0.9, cosine=0.1, token_relative_error=2.0)
+    found["pooler_output"].update(relative_error=0.5, cosine=0.9)
+
+
+def cpu_record_renamed(records: dict[str, Json]) -> None:
+    for record in records.values():
+        record["device"]["torch_device"] = "cpu"
+
+
+EDITS: dict[str, tuple[Edit, str]] = {
+    "a percentile beside its samples": (
+        results("benchmark", "latency", p50_ms=1.23), "results.latency.p50_ms is 1.23",
+    ),
+    "a mean beside its samples": (
+        results("benchmark", "throughput", 1, "latency", mean_ms=1.0),
+        "results.throughput[1].latency.mean_ms is 1,",
+    ),
+    "more iterations than samples": (
+        results("benchmark", "latency", iterations=5000), "iterations is 5000",
+    ),
+    "throughput beside its latency": (
+        results("benchmark", "throughput", 3, throughput_ips=9999.0),
+        "results.throughput[3].throughput_ips is 9999",
+    ),
+    "throughput of a row without samples": (
+        results("benchmark", "throughput", 4, throughput_ips=9999.0),
+        "results.throughput[4].throughput_ips is 9999, by its samples it should be null",
+    ),
+    "the device's own time": (
+        results("benchmark", "latency", device_p50_ms=0.5), "device_p50_ms is 0.5",
+    ),
+    "samples that are negative": (
+        results("benchmark", "ladder", 0, "latency", samples_ms=[-1.0] * 12), "samples_ms is -1",
+    ),
+    "another batch size": (
+        results("benchmark", "throughput", 0, batch_size=64), "latency.batch_size is 1",
+    ),
+    "a mode's best throughput": (
+        results("benchmark", "ladder", 2, best_throughput_ips=88888.0),
+        "results.ladder[2].best_throughput_ips is 88888",
+    ),
+    "the fastest mode": (
+        results("benchmark", fastest_passing_mode="fp16-sdpa"), "fastest_passing_mode is fp16-sdpa",
+    ),
+    "a mode beyond its limits that passes": (
+        results("benchmark", "ladder", 3, verdict="PASS"), "results.ladder[3].verdict is false",
+    ),
+    "a mode's error alone": (
+        results("benchmark", "ladder", 1, relative_error=1e-7), "results.ladder[1].cosine",
+    ),
+    "ranks that scale": (
+        results("benchmark", "ranks", "throughput", 0, scaling_efficiency=1.0),
+        "scaling_efficiency is 1,",
+    ),
+    "a regression that passes": (
+        results("benchmark", "regression", "comparisons", 0, new_ms=99.0, ratio=99 / 8.113),
+        "comparisons[0].status is faster, by its rows it should be regression",
+    ),
+    "a ratio": (
+        results("benchmark", "regression", "comparisons", 0, ratio=0.5), "comparisons[0].ratio is",
+    ),
+    "limits": (
+        results("accuracy", "limits", relative_error=0.5),
+        "results.limits.relative_error is 0.5, by the kit's limits it should be 0.01",
+    ),
+    "limits of another arithmetic": (
+        results("accuracy", "limits", arithmetic="bf16"), "limits.arithmetic is bf16",
+    ),
+    "limits and a large error": (
+        widened_limits_and_a_large_error, "pooler_output.relative_error_passed is true",
+    ),
+    "an error beyond its limit": (
+        results("accuracy", "last_hidden_state", relative_error=0.0101),
+        "last_hidden_state.relative_error_passed is true",
+    ),
+    "a cosine of zero": (
+        results("accuracy", "pooler_output", cosine=0.0), "pooler_output.cosine_passed is true",
+    ),
+    "a cosine that its error does not allow": (
+        results("accuracy", "pooler_output", cosine=0.9995), "pooler_output.cosine is 0.9995",
+    ),
+    "a smaller error": (
+        results("accuracy", "pooler_output", relative_error=1e-5, cosine=1.0),
+        "pooler_output.relative_error is 1e-05",
+    ),
+    "an error smaller than every part's": (
+        results("accuracy", "last_hidden_state", relative_error=0.0001, cosine=1.0),
+        "last_hidden_state.relative_error is 0.0001, by its other figures",
+    ),
+    "a worst token better than the whole": (
+        results("accuracy", "last_hidden_state", "worst_token", relative_error=1e-4),
+        "worst_token.relative_error is 0.0001",
+    ),
+    "a worst token beyond its limit": (
+        results("accuracy", "last_hidden_state", "worst_token", relative_error=0.3),
+        "last_hidden_state.passed is true",
+    ),
+    "percentiles that fall": (
+        results("accuracy", "pooler_output", "token_percentiles", 0, relative_error=0.0069),
+        "pooler_output.token_percentiles is false",
+    ),
+    "a largest difference below the mean one": (
+        results("accuracy", "pooler_output", max_abs_diff=1e-9), "max_abs_diff is 1e-09",
+    ),
+    "bits that are identical and not": (
+        results("accuracy", "pooler_output", identical_bits=True), "identical_bits",
+    ),
+    "a figure that is not finite": (
+        results("accuracy", "pooler_output", relative_error=None),
+        "pooler_output.relative_error_passed is true",
+    ),
+    "a block that is explained": (
+        results("accuracy", "blocks", 3, "worst_operator", times_limit=7.0),
+        "results.blocks[3].explained is true",
+    ),
+    "a first block that is left out": (
+        results("accuracy", "blocks", 3, sum_explained=False),
+        "first_unexplained_block is null, by its rows it should be 2",
+    ),
+    "an image beyond a limit": (
+        results("accuracy", "folder", "worst", 0, relative_error=0.5),
+        "folder.worst[0].passed is true",
+    ),
+    "images that failed": (
+        results("accuracy", "folder", failed=3), "results.outcome is pass",
+    ),
+    "a verdict": (results("accuracy", verdict="SELF-CHECK"), "results.verdict is SELF"),
+    "a self-check called a pass": (
+        results("accuracy", reference="CPU fp64"), "results.reference is CPU fp64",
+    ),
+    "a latency beside its image": (
+        results("inference", latency_ms=0.1), "inference.json contradicts itself: results.lat",
+    ),
+    "features beside their image": (
+        results("inference", "pooler_output", first_values=[1.0, 2.0]), "first_values is [1, 2]",
+    ),
+    "features on another device": (
+        results("inference", "last_hidden_state", device="cpu"), "last_hidden_state.device is cpu",
+    ),
+    "a CPU called an NPU": (cpu_record_renamed, "device.type is npu"),
+    "an NPU without CANN": (every("environment", cann=None), "environment.cann is false"),
+    "a small model under a large one's name": (
+        every("model", parameters=1234567), "model.parameters is 1234567",
+    ),
+    "a run of tomorrow": (
+        lambda records: records["accuracy"].update(started_at="2031-01-01T00:00:00+08:00"),
+        "accuracy.json contradicts itself: started_at is 2031",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_changed_record_is_a_failure_by_name(tmp_path: Path, name: str) -> None:
+    edit, words = EDITS[name]
+    records = everything()
+    edit(records)
+    found = conclude(load_records(write(tmp_path, records)), load_words("en"), NOW)
+    assert found.state == "failed"
+    assert any(words in sentence for sentence in found.failures), found.failures
+    assert ("contradicted", "bad") in found.answers.values()
+
+
+def contradictions(folder: Path) -> list[Check]:
+    """Return what contradicts itself in the records of real runs."""
+    found = load_records(folder)
+    assert not found.problems
+    checks = list(check(found, datetime.now(timezone.utc)))
+    assert len(checks) > 10
+    return [one for one in checks if one.agrees is False]
+
+
+def test_no_run_of_the_scripts_contradicts_itself(
+    run_inference: Run, run_accuracy: Run, tiny_weights: Path, photo: Path
+) -> None:
+    _, folder = run_inference("--device", "cpu", "--dtype", "bf16")
+    benchmark_runs.run(folder, tiny_weights, photo, "--modes", "all", "--no-report")
+    run_accuracy("--explain", "--no-report")
+    assert contradictions(folder) == []
+    run_accuracy("--dtype", "fp16", "--no-report")
+    assert contradictions(folder) == []
+
+
+def test_no_run_over_a_folder_contradicts_itself(whole_run: Path) -> None:
+    assert contradictions(whole_run) == []
+
+
+def test_verify_prints_every_claim_with_how_it_was_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = everything()
+    records["benchmark"]["results"]["latency"]["p50_ms"] = 1.23
+    write(tmp_path, records)
+    before = sorted(tmp_path.iterdir())
+    assert command.main(["--verify", str(tmp_path), "--lang", "en"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(tmp_path.iterdir()) == before
+    latency = "benchmark.json: results.latency"
+    assert f"agrees  {latency}.iterations = 120  (agrees with its samples)" in lines
+    assert f"CONTRADICTS  {latency}.p50_ms = 1.23  (should be 7.98514 by its samples)" in lines
+    assert (
+        "agrees  accuracy.json: results.limits.cosine = 0.999  (agrees with the kit's limits)"
+        in lines
+    )
+    assert any(line.startswith("not checked  inference.json: results.latency_ms") for line in lines)
+    assert "The records are not signed" in lines[-2]
+    assert lines[-1] == "Failed"
+
+
+def test_every_figure_of_a_latency_and_of_the_limits_is_checked(tmp_path: Path) -> None:
+    found = load_records(write(tmp_path, everything()))
+    fields = {one.field for one in check(found, NOW) if one.agrees}
+    latency = {f"results.latency.{field.name}" for field in dataclasses.fields(Latency)}
+    apart = ("unsupported", "warm_up", "device_samples_ms", "host_samples_ms")
+    assert latency - {f"results.latency.{name}" for name in apart} <= fields
+    limits = {field.name for field in dataclasses.fields(LimitsInfo)} - {"budget_factor", "reason"}
+    assert {f"results.limits.{name}" for name in limits} <= fields
