@@ -1,4 +1,8 @@
-"""The one table of limits, by the arithmetic that a run declares, each with its reason."""
+"""The one table of limits, by the arithmetic that a run declares, each with its reason.
+
+A module of its own, without torch: the report holds every record against this table again, on
+machines that have no torch too.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
