@@ -327,9 +327,10 @@ def _set_variable(name: str, value: str | None) -> None:
 def _do(place: Place, how: How) -> None:
     """Replace one attribute, and note how to undo it; an inherited one is to be deleted."""
     before = vars(place.owner).get(place.name, _ABSENT)
-    original = getattr(place.owner, place.name, None)
     if isinstance(place.owner, type) and before is not _ABSENT:
-        original = getattr(before, "__func__", before)  # not what a descriptor answers
+        original = getattr(before, "__func__", before)  # a descriptor that is asked may warn
+    else:
+        original = getattr(place.owner, place.name, None)
     after = how(original, place)
     if after is original:
         return
@@ -359,7 +360,7 @@ def _do_row(row: Row) -> None:
         except ModuleNotFoundError:
             continue  # of another version of torch
         for name in (row.names if isinstance(row.names, str) else row.names(where)).split():
-            if row.new or hasattr(owner, name):
+            if row.new or name in vars(owner) or hasattr(owner, name):
                 _do(Place(owner, where, name), row.how)
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kit import bundle
+from kit.errors import advice, cause
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEWEST_PYTHON = (3, 13)  # that was tried; kit/__init__.py refuses the old ones
@@ -218,27 +219,20 @@ def _ask(code: str, **variables: str) -> tuple[dict[str, Any], str]:
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {}, cause(done.stderr.decode(errors="replace")) or f"exit code {done.returncode}"
+        words = last_words(done.stderr.decode(errors="replace"))
+        return {}, words or f"exit code {done.returncode}"
     return answer, ""
 
 
-def cause(text: str) -> str:
-    """Return the line of an error message that says why; CANN's stands behind a code like EZ9999.
-
-    Args:
-        text: a message of torch_npu or CANN, or a whole stderr.
-    """
-    text = text.replace(": No such file or directory", "").replace("OSError: ", "")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for pattern in (
-        r"^what\(\):",  # an exception of C++ that ended the process
-        r"^E[A-Z0-9]\d{4}\b|\bE[A-Z]\d{4}:",
-        r"^[\w.]*(Error|Exception|Exit)\b",
-    ):
-        found = [line for line in lines if re.search(pattern, line)]
-        if found:
-            return found[-1] if pattern.startswith(r"^[\w") else found[0]
-    return lines[-1] if lines else ""
+def last_words(stderr: str) -> str:
+    """Return the line of a process's stderr that says why it ended."""
+    stderr = stderr.replace(": No such file or directory", "").replace("OSError: ", "")
+    if aborted := re.search(r"what\(\): .+", stderr):  # an exception of C++
+        return aborted.group()
+    errors = list(re.finditer(r"^[\w.]*(Error|Exception|Exit)\b", stderr, re.MULTILINE))
+    if errors:
+        return cause(stderr[errors[-1].start() :])
+    return cause(stderr.strip().rpartition("\n")[2])
 
 
 def _version(package: str) -> str:
@@ -605,7 +599,8 @@ def try_npu(host: Host) -> Check:
     answer, problem = _ask(_ASK_TORCH)
     if answer.get("right"):
         return Check("NPU", "computes")
-    return Check("NPU", problem or "computes wrongly", False, "See the lines above.")
+    fix = advice(problem) or "See the lines above."
+    return Check("NPU", problem or "computes wrongly", False, fix)
 
 
 @dataclass(frozen=True)

@@ -528,12 +528,12 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("a: b\nRuntimeError: words\n[ERROR] 2026 more", "RuntimeError: words"),
+        ("Traceback\n  File x\nOSError: libhccl.so: No such file or directory", "libhccl.so"),
         (
-            "RuntimeError: SetPrecisionMode: error code is 500001\n[Error]: internal\n"
-            "        EC0010: [PID: 1] Failed to import Python module [AttributeError: `np.float_` "
-            "was removed in the NumPy 2.0 release].\n        Solution: Check that all required",
-            "EC0010: [PID: 1] Failed to import Python module [AttributeError: `np.float_` was "
-            "removed in the NumPy 2.0 release].",
+            "Traceback (most recent call last):\n  File x\nRuntimeError: SetPrecisionMode failed\n"
+            "[Error]: internal\n        EC0010: [PID: 1] Failed to import Python module [x].\n"
+            "        Solution: Check that all required",
+            "EC0010: [PID: 1] Failed to import Python module [x]",
         ),
         ("terminate called after\n  what():  Duplicated key\nx", "what():  Duplicated key"),
         ("nothing known\nlast", "last"),
@@ -541,7 +541,7 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_the_line_with_the_cause_is_found(text: str, line: str) -> None:
-    assert doctor.cause(text) == line
+    assert doctor.last_words(text) == line
 
 
 # ---- The bundle --------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """What torch_npu's and CANN's messages are understood to say; the texts are users' own."""
 
+import warnings
+
 import pytest
 import torch
 
-from kit.device.device import device_errors, is_out_of_memory
+from kit.device.device import device_errors, is_out_of_memory, quiet_torch_npu
 from kit.errors import DeviceError, OutOfDeviceMemoryError, advice, cause, failed_operator
 
 NUMPY_2 = """npuSynchronizeDevice:build/CMakeFiles/torch_npu.dir/compiler_depend.ts:456 NPU function error: call aclrtSetDevice failed, error code is 500001
@@ -92,3 +94,14 @@ def test_memory_that_runs_out_in_a_plain_error_is_known_as_such(message: str) ->
         raise RuntimeError(message)
     assert not is_out_of_memory(RuntimeError("error code is 507015"))
     assert is_out_of_memory(torch.OutOfMemoryError("typed"))
+
+
+def test_only_torch_npu_s_own_use_of_typed_storage_is_kept_quiet() -> None:
+    text = "TypedStorage is deprecated. It will be removed in the future"
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        quiet_torch_npu()
+        for module in ("torch_npu.utils.storage", "somebody"):
+            warnings.warn_explicit(text, UserWarning, f"{module}.py", 1, module=module)
+        warnings.warn_explicit("other", UserWarning, "x.py", 1, module="torch_npu.utils.storage")
+    assert [warning.filename for warning in shown] == ["somebody.py", "x.py"]

@@ -157,6 +157,30 @@ def test_a_copy_alone_prints_its_status(tmp_path: Path, as_json: bool) -> None:
         assert "not applied: torch is not installed. Install it: " in done.stdout
 
 
+class _Loud:
+    """A descriptor like torch 2.9's allow_tf32, which warns whoever asks for it."""
+
+    def __get__(self, instance: object, owner: type) -> None:
+        raise AssertionError
+
+
+class _Owner:
+    switch = _Loud()
+
+
+def test_a_row_asks_no_descriptor_that_it_replaces() -> None:
+    before = vars(_Owner)["switch"]
+    given: list[object] = []
+
+    def keep(original: object, place: npu_patch.Place) -> object:
+        given.append(original)
+        return original
+
+    npu_patch._do_row(npu_patch.Row(f"{__name__}._Owner", "switch", keep))
+    assert given == [before]
+    assert vars(_Owner)["switch"] is before
+
+
 def test_a_type_of_c_takes_an_attribute_and_loses_it_again() -> None:
     span = datetime.timedelta(3)
     before = vars(datetime.timedelta)["days"]

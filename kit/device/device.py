@@ -9,6 +9,7 @@ is HF32; `patched` tells which of the two this run has.
 import contextlib
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,14 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
         torch.cuda.set_device(index)
         name = torch.cuda.get_device_name(index)
         return Device(accelerator, index, name, count, torch.device("cuda", index))
+
+
+def quiet_torch_npu() -> None:
+    """Keep torch's warning about TypedStorage off the console where torch_npu's own code meets it.
+
+    It does up to 2.12, whenever a model is copied; nobody who reads it can change that.
+    """
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated", module=r"torch_npu\.")
 
 
 def no_device_reason(kind: str, patched: bool, patch_reason: str) -> str:

@@ -1,18 +1,23 @@
 """Try releases of torch-npu, each with its torch, on the emulated NPU: what starts, what works.
 
-    python3 tests/fake_cann/pairs.py 2.9.0.post2 2.12.0 [--folder FOLDER] [--keep]
+    python3 tests/fake_cann/pairs.py 2.9.0.post2 2.12.0 [--folder FOLDER] [--keep] [--python PYTHON]
+    python3 tests/fake_cann/pairs.py --resolve
 
 Makes an environment for each, one after the other, with torch as the package index gives it (on
 x86-64 that is the CUDA build, which needs no GPU), runs the three scripts with tiny weights and the
 idioms, and prints a row of a Markdown table; what failed, and the console's lines that are not the
 kit's, stand below it. An environment has 2 to 8 GB and is deleted unless --keep is given. Needs
 Linux x86-64, g++ 12 and the network.
+
+With --resolve it installs nothing: it asks pip whether the commands that the doctor prescribes for
+each row of its table resolve, for both architectures and every Python, from the ordinary index.
 """
 
 import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +25,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kit import doctor
+
 ROOT = Path(__file__).resolve().parents[2]
-RUN = "tests/fake_cann/run.py"
+# As run.py, but for any torch: that some pairs abort is what is to be seen.
+RUN = """
+import os, sys
+from tests.fake_cann import build
+build.pair_problem = lambda torch, torch_npu: None
+os.environ.update(build.emulated_variables(build.build(), os.environ))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 IMPORT = "import torch, torch_npu; print((torch.ones(2, device='npu') + 1).sum().item())"
 TINY = (
     "import npu_patch, pathlib, sys, tests.models as m; m.save_tiny_vit(pathlib.Path(sys.argv[1]))"
@@ -49,7 +65,13 @@ def execute(python: Path, *arguments: str, **variables: str) -> subprocess.Compl
     return subprocess.run(
         [python, *arguments],
         cwd=ROOT,
-        env={**inherited, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **variables},
+        env={
+            **inherited,
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT),
+            "KIT_TORCH_NPU": os.devnull,  # it lies in the environment
+            **variables,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -59,11 +81,11 @@ def execute(python: Path, *arguments: str, **variables: str) -> subprocess.Compl
     )
 
 
-def install(torch_npu: str, folder: Path, transformers: str) -> Path:
+def install(torch_npu: str, folder: Path, options: argparse.Namespace) -> Path:
     """Make the environment; return its Python. Raises CalledProcessError where pip fails."""
     python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([options.python, "-m", "venv", folder], check=True)
     pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     others = [
@@ -74,7 +96,8 @@ def install(torch_npu: str, folder: Path, transformers: str) -> Path:
     torch = re.match(r"\d+\.\d+\.\d+", torch_npu)
     assert torch is not None, torch_npu
     subprocess.run(
-        [*pip, f"torch=={torch.group()}", f"transformers=={transformers}", *others], check=True
+        [*pip, f"torch=={torch.group()}", f"transformers=={options.transformers}", *others],
+        check=True,
     )
     # Its wheels before 2.11 ask for torch's CPU build by name, which the ordinary index lacks.
     subprocess.run([*pip, "--no-deps", f"torch-npu=={torch_npu}", "pyyaml"], check=True)
@@ -92,7 +115,7 @@ def idioms(python: Path) -> tuple[str, list[str]]:
     """Run the CUDA idioms under the patch; return how many hold, and the errors of others."""
     done = execute(
         python,
-        *(RUN, "-m", "tests.cuda_idioms", "npu_patch"),
+        *("-c", RUN, "-m", "tests.cuda_idioms", "npu_patch"),
         TASK_QUEUE_ENABLE="0",
         FAKECANN_STRICT="0",
     )
@@ -105,10 +128,10 @@ def idioms(python: Path) -> tuple[str, list[str]]:
     return f"{len(results) - len(failed)} of {len(results)}", notes
 
 
-def try_pair(torch_npu: str, folder: Path, transformers: str) -> Pair:
+def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
     """Install a pair and try all."""
     try:
-        python = install(torch_npu, folder, transformers)
+        python = install(torch_npu, folder, options)
     except subprocess.CalledProcessError as error:
         return Pair(torch_npu, ("cannot be installed",), (f"pip: exit {error.returncode}",))
     asked = (
@@ -117,16 +140,16 @@ def try_pair(torch_npu: str, folder: Path, transformers: str) -> Pair:
         "print(re.search(r\"__version__ = '(.*)'\", (folder / 'version.py').read_text())[1])"
     )
     torch = execute(python, "-c", asked, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout.strip()
-    started = execute(python, RUN, "-c", IMPORT)
+    started = execute(python, "-c", RUN, "-c", IMPORT)
     if started.returncode:
         return Pair(torch_npu, (torch, last_words(started)), ())
     weights, output = folder / "tiny", folder / "output"
     execute(python, "-c", TINY, str(weights), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
     cells, notes = [torch, "starts"], []
-    for script, *options in SCRIPTS:
+    for script, *arguments in SCRIPTS:
         done = execute(
             python,
-            *(RUN, script, *options),
+            *("-c", RUN, script, *arguments),
             *("--weights", str(weights), "--output-dir", str(output)),
         )
         on_npu = "Applied NPU monkey-patch" in done.stdout
@@ -137,26 +160,90 @@ def try_pair(torch_npu: str, folder: Path, transformers: str) -> Pair:
         notes += [
             f"{script}, amid its lines: {line}"
             for line in done.stdout.splitlines()[len(first) :]
-            if re.search(r"Warning: |\[W\w*\b", line)
+            if re.search(r"Warning: |^\[W\d", line)
         ]
     right, wrong = idioms(python)
     return Pair(torch_npu, (*cells, right), (*notes, *wrong))
 
 
+def resolve(row: doctor.Pair, machine: str, python: str) -> str:
+    """Return what pip says of the commands for a host, where PyTorch's index is not reached."""
+    host = doctor.Host(
+        python=python,
+        machine=machine,
+        versions={"torch": row.torch},
+        missing=tuple(doctor.CANN_PACKAGES),
+        cann=doctor.Cann(version=row.cann),
+    )
+    # A wheel names the oldest C library that it runs on; pip infers only the oldest names.
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(17, 29)]
+    platforms = [f"--platform={tag}" for tag in [*tags, f"manylinux2014_{machine}"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for command in doctor.prescribe(host).commands:
+            wanted = shlex.split(command.partition(" install ")[2])
+            if "--index-url" in wanted:
+                del wanted[wanted.index("--index-url") :]
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"),
+                    *("--target", folder, "--only-binary=:all:", "--python-version", python),
+                    *platforms,
+                    "--no-deps",  # those of torch's CUDA build are gigabytes, which pip fetches
+                    *wanted,
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+                return errors[-1] if errors else f"exit {done.returncode}"
+    return "resolves"
+
+
+def resolve_all() -> int:
+    """Print a row for each pair of the doctor's table that it prescribes; fail if one fails."""
+    pythons = ("3.10", "3.11", "3.12", "3.13")
+    sys.stdout.write(f"| CANN | torch-npu | machine | {' | '.join(pythons)} |\n{'| --- ' * 7}|\n")
+    failed = False
+    for row in doctor.pairs().rows:
+        for machine in ("x86_64", "aarch64"):
+            cells = []
+            for python in pythons:
+                given = doctor.Host(
+                    python=python,
+                    machine=machine,
+                    versions={"torch": row.torch},
+                    cann=doctor.Cann(version=row.cann),
+                )
+                prescribed = doctor.prescribe(given).pair == row
+                cells.append(resolve(row, machine, python) if prescribed else "-")
+                failed |= cells[-1] not in {"resolves", "-"}
+            if set(cells) != {"-"}:
+                shown = " | ".join([row.cann, row.torch_npu, machine, *cells])
+                sys.stdout.write(f"| {shown} |\n")
+                sys.stdout.flush()
+    return int(failed)
+
+
 def main() -> int:
     """Try every pair given and print the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("torch_npu", nargs="+", metavar="TORCH_NPU", help="a release, 2.9.0.post2")
+    parser.add_argument("torch_npu", nargs="*", metavar="TORCH_NPU", help="a release, 2.9.0.post2")
     parser.add_argument("--folder", type=Path, help="where the environments go (a temporary one)")
     parser.add_argument("--keep", action="store_true", help="leave the environments")
     parser.add_argument("--transformers", default="4.57.6", metavar="VERSION")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter")
+    parser.add_argument("--resolve", action="store_true", help="resolve what the doctor prescribes")
     options = parser.parse_args()
+    if options.resolve:
+        return resolve_all()
     base = options.folder or Path(tempfile.mkdtemp())
     notes = []
     heads = "| torch-npu | torch | import | inference | benchmark | accuracy --strict | idioms |"
     sys.stdout.write(f"{heads}\n{'| --- ' * 7}|\n")
     for version in options.torch_npu:
-        pair = try_pair(version, base / version, options.transformers)
+        pair = try_pair(version, base / version, options)
         empty = [""] * (6 - len(pair.cells))
         sys.stdout.write(f"| {' | '.join([pair.name, *pair.cells, *empty])} |\n")
         sys.stdout.flush()
