@@ -107,6 +107,7 @@ LATENCY = ("results", "ladder", 2)
         (lambda records: records.pop("accuracy"), "accuracy.json is missing: run accuracy.py"),
         (every("model", "source", value="random"), "Random weights"),
         (every("model", "source", value="local"), "Local weights, not identified"),
+        (every("model", "parameters", value=1234567), "have 1234567 parameters"),
         (in_one("inference", "environment", "variables", value={"EMULATED_NPU": "1"}), "emulated"),
         (
             every("environment", "variables", value={"ASCEND_HOME_PATH": "/x/fake_cann/ab"}),
@@ -373,6 +374,7 @@ def test_every_value_that_a_record_may_hold_has_its_word() -> None:
     assert set(words["states"]) == set(typing.get_args(verdict.State))
     assert set(words["state_sentences"]) == set(typing.get_args(verdict.State))
     assert set(words["phases"]) == {f.name for f in dataclasses.fields(kit_records.Phases)}
+    assert choices(kit_records.AccuracyResults, "outcome") < set(words["answers"])
     assert set(words["limit_reasons"]) == set(LIMITS)
     assert set(words["questions"]) == set(load.SCRIPTS)
     assert not {name for name in words if hasattr(dict, name)}  # a template would find the method

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,8 @@ STALE_AFTER = timedelta(days=1)  # between the runs of one report
 OLD_AFTER = timedelta(days=365)  # a validation is of its time's versions
 LEAST_ITERATIONS = 20  # of the published table, and benchmark.py's default
 NAMED = 12  # of many alike, the first ones are named
+# Parameters of the published model, by how the folder of its weights is called.
+PARAMETERS = {"dinov3-vitb16": 85_660_416}
 HUBS = ("modelscope", "huggingface")
 # Set by CANN's own script, by torchrun or by npu_patch: not the user's to set, or to set again.
 SET_BY_OTHERS = {
@@ -138,12 +141,9 @@ def answers(records: Records, contradicted: set[str]) -> dict[str, tuple[str, Ki
     if records.benchmark is not None:
         found["benchmark"] = is_fast(records.benchmark)
     if records.accuracy is not None:
-        found["accuracy"] = {
-            "pass": ("pass", "good"),
-            "unexplained": ("pass_unexplained", "doubtful"),
-            "fail": ("fail", "bad"),
-            "self-check": ("self_check", "doubtful"),
-        }[records.accuracy.results.outcome]  # type: ignore[assignment] # literals
+        outcome = records.accuracy.results.outcome
+        kinds: dict[str, Kind] = {"pass": "good", "fail": "bad"}
+        found["accuracy"] = (outcome, kinds.get(outcome, "doubtful"))
     return {
         script: ("contradicted", "bad") if f"{script}.json" in contradicted else answer
         for script, answer in found.items()
@@ -235,10 +235,7 @@ def why_not(records: Records, words: Words, now: datetime) -> Iterator[str]:
         yield say(words, "not_an_npu", kinds=", ".join(labels))
     if any(emulated(record) for record in found):
         yield say(words, "emulated_npu")
-    if any(record.model.source == "random" for record in found):
-        yield say(words, "random_weights")
-    elif found and not identified(records):
-        yield say(words, "not_identified")
+    yield from why_not_weights(records, words)
     for script in SCRIPTS:
         yield from why_not_script(script, records, words)
     if records.benchmark is not None:
@@ -251,6 +248,20 @@ def why_not(records: Records, words: Words, now: datetime) -> Iterator[str]:
             factor = f"{results.limits.budget_factor:g}"
             yield say(words, "wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
     yield from out_of_date(records, words, now)
+
+
+def why_not_weights(records: Records, words: Words) -> Iterator[str]:
+    """Yield what keeps the weights from being known as the published ones."""
+    found = records.found()
+    if any(record.model.source == "random" for record in found):
+        yield say(words, "random_weights")
+    elif found and not identified(records):
+        yield say(words, "not_identified")
+    for record in found:
+        name, count = PurePath(record.model.weights or "").name, record.model.parameters
+        for model, parameters in PARAMETERS.items():
+            if name.lower().startswith(model) and count != parameters:
+                yield say(words, "another_model", name=name, count=count, parameters=parameters)
 
 
 def why_not_script(script: str, records: Records, words: Words) -> Iterator[str]:
