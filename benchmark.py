@@ -37,7 +37,6 @@ from kit.options import (
     whole_number,
 )
 from kit.output import RunLog
-from kit.progress import Progress
 from kit.records import BenchmarkRecord
 from kit.run import (
     EXIT_FAILED_VERDICT,
@@ -164,45 +163,35 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment
-    from kit.benchmark import pictures, report
-    from kit.benchmark.course import Course
-    from kit.benchmark.found import begin
+    from kit.benchmark import report
+    from kit.benchmark.run import Run
     from kit.device import health
-    from kit.model.setup import (
-        input_info,
-        open_device,
-        report_fallbacks,
-        report_patch,
-    )
+    from kit.model.setup import input_info, open_device, report_fallbacks, report_patch, set_up
 
     import_ms = (time.perf_counter() - start) * 1e3
-    mode = options.modes[0].name
     with distributed.joined(distributed.place()) as group:
         patch = report_patch(npu_patch.status(), log)
         device = open_device(options, patch, log, group.place.local_rank)
-        progress = Progress(silent=not group.place.leads)
         with health.watch(device.type == "npu") as fallen:
-            setup, found = begin(options, inputs, device, import_ms, log)
-            course = Course(options, setup, inputs, group, progress, log, found)
-            pixels = course.preprocess()
+            setup = set_up(options, inputs, device, log)
+            run = Run(options, setup, inputs, import_ms, group, log)
             if old is not None:
-                old.require_same(setup, mode, group.size, pixels.shape)
-            course.run(pixels)
+                baseline.require_same(options, old, run)
+            run.measure()
     report_fallbacks(fallen, log)
-    regression = old.compare(found, options.max_regression) if old else None
     record = BenchmarkRecord(
-        status="partial" if found.interrupted else "complete",
+        status="partial" if run.interrupted else "complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=found.device_info(fallen.names, setup.health.passed),
+        device=run.device_info(fallen.names),
         model=setup.model_info,
-        input=input_info(setup, inputs, found.input_shape, 1),
-        results=found.results(mode, regression),
+        input=input_info(setup, inputs, tuple(run.pixels.shape), 1),
+        results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
-    drawn = {"benchmark.png": lambda: pictures.draw(record)}
-    return Outcome(record, report.lines(record), {}, drawn, exit_code(record))
+    pictures = {"benchmark.png": lambda: report.picture(record)}
+    return Outcome(record, report.lines(record), {}, pictures, exit_code(record))
 
 
 def exit_code(record: BenchmarkRecord) -> int:

@@ -44,7 +44,8 @@ def one_image(runs: int) -> None:
         from kit.accuracy.single import make_sides, measure
         from kit.device.device import choose
         from kit.device.health import HealthChecks
-        from kit.host_memory import host_peak_bytes, keep_freed_memory
+        from kit.device.meters import host_peak_bytes
+        from kit.host_memory import keep_freed_memory
         from kit.model import model as models
         from kit.model import preprocessing
         from kit.model.setup import Setup
@@ -58,7 +59,7 @@ def one_image(runs: int) -> None:
     device = choose("cpu", patched=False, patch_reason="")
     info = ModelInfo(None, "random", "", "", 0, "fp32", "sdpa")
     steps = preprocessing.Preprocessing()
-    setup = Setup(device, torch.float32, model, steps, info, HealthChecks(device))
+    setup = Setup(device, torch.float32, model, steps, info, HealthChecks(device), 0.0)
     sides = make_sides(setup, 10.0, RunLog(silent=True))
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     exact = sides.references.truth.model
@@ -99,7 +100,7 @@ import json, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 import accuracy
 from kit.accuracy.folder import FolderRun
-from kit.host_memory import host_peak_bytes
+from kit.device.meters import host_peak_bytes
 busy = {"device": [], "reference": []}
 def timed(name, key):
     plain = getattr(FolderRun, name)

@@ -27,7 +27,7 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 import torch
 from transformers import AutoModel, DINOv3ViTConfig
 
-from kit.benchmark.runner import run_mode
+from kit.benchmark.modes import run_mode
 from kit.device.device import choose
 from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
@@ -94,7 +94,7 @@ def make_setup() -> Setup:
     device = choose("cpu", patched=status.applied, patch_reason=status.reason)
     model = models.random_model(0, "sdpa")
     info = ModelInfo(None, "random", "", type(model).__name__, 0, "fp32", "sdpa")
-    return Setup(device, torch.float32, model, Preprocessing(), info, HealthChecks(device))
+    return Setup(device, torch.float32, model, Preprocessing(), info, HealthChecks(device), 0.0)
 
 
 def measure(rounds: int, batch: int, clock: Callable[[], float]) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 
 import torch
 
-from kit.benchmark.runner import run_mode
+from kit.benchmark.modes import run_mode
 from kit.device.device import choose
 from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
@@ -53,7 +53,7 @@ def main() -> int:
         return 2
     model = models.random_model(0, "sdpa")
     info = ModelInfo(None, "random", "", type(model).__name__, 0, "fp32", "sdpa")
-    setup = Setup(device, torch.float32, model, Preprocessing(), info, NoChecks(device))
+    setup = Setup(device, torch.float32, model, Preprocessing(), info, NoChecks(device), 0.0)
     stopwatch = Stopwatch(device)
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:

@@ -36,7 +36,8 @@ def save_weights(folder: Path) -> None:
     """Save a ViT-B/16 with random weights: 343 MB."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import npu_patch\n"
-        f"from kit import model; model.random_model(0, 'sdpa').save_pretrained({str(folder)!r})"
+        "from kit.model.model import random_model\n"
+        f"random_model(0, 'sdpa').save_pretrained({str(folder)!r})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

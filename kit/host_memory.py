@@ -1,32 +1,12 @@
-"""The host's memory: the process's peak, and freed memory kept for the next tensor."""
+"""The host's memory: what is freed is kept for the next tensor."""
 
 import ctypes
-import re
-import sys
-from pathlib import Path
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment] # told apart below
-
-STATUS = Path("/proc/self/status")
 # mallopt's parameters, from glibc's malloc.h; the threshold's largest value is 32 MiB.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEPT_BYTES = 512 << 20
 LARGEST_MMAP_THRESHOLD = 32 << 20
-
-
-def host_peak_bytes() -> int | None:
-    """Return the process's largest resident memory so far; None where the system does not say."""
-    # getrusage's figure on Linux is the parent's where that was larger: it survives exec.
-    if STATUS.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())):
-        return int(found[1]) * 1024
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def keep_freed_memory() -> bool:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import KitError
@@ -22,6 +22,8 @@ class RunLog:
         """Start with no lines; a silent log prints none, as one rank of several prints for all."""
         self.silent = silent
         self.lines: list[str] = []
+        # A descriptor of its own: kit/device/health.py leads stderr through a pipe later.
+        self.terminal = os.fdopen(os.dup(2), "w", errors="replace") if os.isatty(2) else None
         self.warnings: list[str] = []
 
     def line(self, text: str = "") -> None:
@@ -52,6 +54,37 @@ class RunLog:
         """Print `[WARNING] message` and keep it for the record."""
         self.warnings.append(message)
         self.line(f"[WARNING] {message}")
+
+    @contextlib.contextmanager
+    def bar(
+        self, total: int | None, label: str, unit: str = "forward"
+    ) -> Iterator[Callable[[int], object]]:
+        """Show how far work is while the block runs, on a terminal only and never in the log.
+
+        Args:
+            total: how many steps there will be; None where that is not known.
+            label: what is going on.
+            unit: what one step is.
+
+        Yields:
+            What moves the bar on by a number of steps.
+        """
+        if self.silent or self.terminal is None:
+            yield lambda steps: None
+            return
+        from tqdm import tqdm  # transformers brings it
+
+        tqdm.monitor_interval = 0  # its thread would wake up while something is being timed
+        with tqdm(
+            total=total,
+            desc=label,
+            unit=f" {unit}",
+            file=self.terminal,
+            leave=False,
+            mininterval=0.2,
+        ) as drawn:
+            yield drawn.update
+        self.terminal.flush()
 
     def text(self) -> str:
         """Return all lines, each ended, as the text log's content."""
@@ -150,6 +183,22 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def require_writable_file(path: Path) -> None:
+    """Prove that a file can be put at `path`, before any work is done.
+
+    Raises:
+        KitError: where it cannot: no folder for it, a folder in its place, a name too long.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise KitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        stage(path, b"").unlink()
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def publish(files: Mapping[Path, bytes]) -> None:

@@ -1,7 +1,10 @@
 """benchmark.py on the CPU: tables, record, sweep, ladder, picture."""
 
 import io
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kit.benchmark import sweep
-from kit.benchmark.runner import ModeRunner
+from kit.benchmark import run
+from kit.benchmark.modes import ModeRunner
+from kit.device.device import require_dtype
+from kit.model import model, setup
 from kit.records import ThroughputRow
 from tests.benchmark_runs import Go, record_of
 from tests.models import save_tiny_convnext
@@ -69,6 +74,26 @@ def test_every_figure_in_the_record_is_numpys_on_its_own_samples(go: Go) -> None
     assert results["ladder"] == [] and results["ranks"] is None
 
 
+def test_load_ms_is_the_loading_alone(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    def taking(seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
+        def longer(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
+            nonlocal now_s
+            now_s += seconds
+            return call(*arguments, **named)
+
+        return longer
+
+    monkeypatch.setattr(setup, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    monkeypatch.setattr(model, "load", taking(2.0, model.load))
+    monkeypatch.setattr(setup, "require_dtype", taking(30.0, require_dtype))
+    monkeypatch.setattr(Future, "result", taking(500.0, Future.result))  # of the weights' hash
+    code, folder = go("--batch-sizes", "1")
+    assert code == 0
+    assert record_of(folder)["results"]["phases"]["load_ms"] == 2000.0
+
+
 def test_a_long_run_supports_its_percentiles_and_says_nothing(
     go: Go, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +116,7 @@ def test_min_seconds_prolongs_each_measurement(go: Go) -> None:
 def test_auto_doubles_the_batch_until_throughput_ends(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "AUTO_LIMIT", 32)
+    monkeypatch.setattr(run, "AUTO_LIMIT", 32)
     code, folder = go("--batch-sizes", "auto", "--size", "32")
     sizes = [row["batch_size"] for row in record_of(folder)["results"]["throughput"]]
     assert code == 0
@@ -114,7 +139,7 @@ def test_auto_goes_on_while_one_of_two_doublings_gains(speeds: list[float], goes
         ThroughputRow(1 << n, "measured", False, speed, 1.0, None, None, None)
         for n, speed in enumerate(speeds)
     ]
-    one = sweep.Sweep(None, None, None, None, rows)  # type: ignore[arg-type] # only rows count
+    one = run.Sweep(None, None, None, rows)  # type: ignore[arg-type] # only rows count
     assert one.gains() is goes_on
 
 

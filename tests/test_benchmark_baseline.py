@@ -1,7 +1,10 @@
 """--baseline: what compares, what is refused, and what is a regression."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +12,9 @@ from typing import Any
 
 import pytest
 
+import benchmark
 from kit.benchmark import baseline
-from kit.benchmark.found import Found
-from kit.benchmark.measure import Taken
-from kit.records import Latency, Phases
+from kit.run import ROOT
 from tests.benchmark_runs import record_of, run
 from tests.models import save_tiny_vit
 
@@ -49,17 +51,27 @@ def all_samples(record: dict[str, Any], factor: float) -> None:
         (lambda r: r["device"].update(name="Ascend910_9362"), "of another device ("),
         (lambda r: r["device"].update(type="npu"), "of another device type"),
         (lambda r: r["results"].update(mode="bf16-sdpa"), "of another mode"),
+        (lambda r: r["results"].update(mode="bf16\nsdpa" * 999), "of another mode"),
         (lambda r: r["model"].update(sha256="0" * 64), "of another weights' sha256"),
         (lambda r: r["input"].update(shape=[1, 3, 448, 448]), "of another input shape"),
-        (lambda r: r["results"].update(ranks={"world_size": 2}), "of another number of ranks"),
-        (lambda r: r.update(script="inference"), "is no record of benchmark.py"),
-        (lambda r: r.update(schema_version="2.0"), "has schema version 2.0"),
+        (
+            lambda r: r["results"].update(ranks={"world_size": 2, "ranks": [], "throughput": []}),
+            "of another number of ranks",
+        ),
+        (lambda r: r.update(script="inference"), "Invalid enum value 'inference' - at `$.script`"),
+        (lambda r: r.update(schema_version="1.0"), "schema version 1.0"),
         (lambda r: r.update(status="partial"), "is of a run that was interrupted"),
-        (lambda r: r["results"].update(latency=None), "is damaged"),
-        (lambda r: r["results"]["latency"].update(samples_ms=[]), "is damaged"),
-        (lambda r: r["results"]["latency"].update(samples_ms=["1"]), "is damaged"),
-        (lambda r: r["results"]["latency"].update(samples_ms=[0.0]), "is damaged"),
-        (lambda r: r.pop("device"), "is damaged"),
+        (lambda r: r["results"].update(latency=None, throughput=[]), "has no samples"),
+        (lambda r: r["results"]["latency"].update(samples_ms=["1"]), "`$.results.latency.sample"),
+        (lambda r: r["results"]["latency"].update(samples_ms=[0.0]), "or impossible ones"),
+        (lambda r: r["results"]["latency"].update(samples_ms=[5e-324]), "or impossible ones"),
+        (lambda r: r["results"]["latency"].update(samples_ms=[10**400]), "out of range"),
+        (lambda r: r["results"].update(ranks="two"), "`$.results.ranks`"),
+        (lambda r: r["input"].update(shape=3), "`$.input.shape`"),
+        (lambda r: r["input"].update(shape=None), "`$.input.shape`"),
+        (lambda r: r.update(started_at=float("nan")), "malformed"),
+        (lambda r: r.update(started_at="yesterday\n"), "which is no time"),
+        (lambda r: r.pop("device"), "missing required field `device`"),
     ],
 )
 def test_another_measurement_is_refused_in_one_line(
@@ -78,31 +90,71 @@ def test_another_measurement_is_refused_in_one_line(
     assert code == 2
     assert captured.err.startswith(f"error: --baseline {path} ")
     assert words in captured.err
-    assert len(captured.err.splitlines()) == 1
+    assert len(captured.err.splitlines()) == 1 and len(captured.err) < 1000
     assert "Measuring" not in captured.out
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), ("", "is no JSON"), ("{", "is no JSON"), ("[]", "is no record")],
+    [
+        (None, "No such file"),
+        ("", "truncated"),
+        ("{", "truncated"),
+        ("[]", "Expected `object`, got `array`"),
+        ("\xff", "is no benchmark.json"),
+        ("{" * 100_000, "is no benchmark.json"),
+    ],
 )
-def test_a_baseline_that_is_no_record_is_refused_in_one_line(
-    content: str | None,
-    words: str,
-    tiny_weights: Path,
-    photo: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_a_baseline_that_is_no_record_is_refused_in_one_line_before_torch_is_imported(
+    content: str | None, words: str, photo: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "old.json"
     if content is not None:
-        path.write_text(content, "utf-8")
-    code = run(tmp_path / "output", tiny_weights, photo, "--baseline", str(path))
-    error = capsys.readouterr().err
+        path.write_text(content, "latin-1")
+    code, error = refused(path, photo, tmp_path)
     assert code == 2
     assert words in error
     assert len(error.splitlines()) == 1
+
+
+def refused(path: Path, photo: Path, folder: Path, before: str = "pass") -> tuple[int, str]:
+    """Return the exit code and stderr of a process that must not import torch."""
+    arguments = ["--image", str(photo), "--output-dir", str(folder / "o"), "--baseline", str(path)]
+    code = (
+        f"import sys, benchmark; {before}; sys.modules['torch'] = None\n"
+        f"sys.exit(benchmark.main({arguments!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_a_pipe_a_device_and_a_file_too_large_are_never_read(photo: Path, tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large.json"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, baseline.LARGEST_BYTES + 1)
+    for path, words in [
+        (pipe, "is not a plain file"),
+        (Path("/dev/zero"), "is not a plain file"),
+        (tmp_path, "is not a plain file"),
+        (large, "has more than 67108864 bytes"),
+    ]:
+        code, error = refused(path, photo, tmp_path)
+        assert code == 2
+        assert words in error and len(error.splitlines()) == 1
+
+
+def test_without_msgspec_a_baseline_is_refused_with_the_command_that_installs_it(
+    old: Path, photo: Path, tmp_path: Path
+) -> None:
+    before = "sys.modules['msgspec'] = None"
+    code, error = refused(old / "benchmark.json", photo, tmp_path, before)
+    assert code == 2
+    assert error == "error: --baseline needs msgspec: pip install msgspec\n"
 
 
 def test_other_weights_are_refused(
@@ -165,30 +217,27 @@ def samples(mean: float, share: float, seed: int) -> list[float]:
 def test_only_what_is_beyond_both_the_limit_and_the_noise_is_a_regression(
     mean: float, share: float, status: str
 ) -> None:
-    one = baseline.compared("x", samples(10.0, share, 1), samples(mean, share, 2), 10.0)
+    one = baseline.comparison("x", samples(10.0, share, 1), samples(mean, share, 2), 10.0)
     assert one.status == status
 
 
 def test_runs_without_a_common_range_differ_however_wide_they_are() -> None:
     old, new = [1.0, 1.0, 9.0, 9.0], [9.1, 9.1, 17.1, 17.1]
-    assert baseline.compared("x", old, new, 10.0).status == "regression"
-    assert baseline.compared("x", new, old, 10.0).status == "faster"
-    assert baseline.compared("x", [1.0, 1.0, 9.0, 9.2], new, 10.0).status == "same"
-    assert baseline.compared("x", old[1:3], new[1:3], 10.0).status == "same"  # too few to tell
-
-
-def latency(values: list[float]) -> Latency:
-    taken = Taken(1, 5, wall=values)
-    found = taken.latency()
-    assert found is not None
-    return found
+    assert baseline.comparison("x", old, new, 10.0).status == "regression"
+    assert baseline.comparison("x", new, old, 10.0).status == "faster"
+    assert baseline.comparison("x", [1.0, 1.0, 9.0, 9.2], new, 10.0).status == "same"
+    assert baseline.comparison("x", old[1:3], new[1:3], 10.0).status == "same"  # too few to tell
 
 
 def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
     earlier = baseline.load(old / "benchmark.json")
-    found = Found(Phases(1.0, 1.0, *[None] * 6))
-    found.latency = latency([1.0, 2.0, 3.0])
-    comparisons = earlier.compare(found, 10.0).comparisons
-    assert [one.name for one in comparisons] == ["latency at batch 1"]
-    found.latency = replace(found.latency, samples_ms=(1e-6,) * 4)
-    assert earlier.compare(found, 10.0).comparisons[0].status == "faster"
+    options = benchmark.parse_options(["--baseline", str(old / "benchmark.json")])
+    assert earlier.results.latency is not None
+    faster = replace(earlier.results.latency, samples_ms=(1e-5,) * 4)
+    now = replace(earlier.results, latency=faster, throughput=earlier.results.throughput[1:])
+    regression = baseline.compared(options, earlier, now).regression
+    assert regression is not None
+    assert {one.name: one.status for one in regression.comparisons} == {
+        "latency at batch 1": "faster",
+        "batch 2": "same",
+    }

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kit.benchmark import course, sweep
-from kit.benchmark.runner import ModeRunner
+from kit.benchmark import run
+from kit.benchmark.modes import ModeRunner
 from kit.device import meters
 from kit.device.device import device_errors
-from kit.errors import OutOfDeviceMemoryError
+from kit.errors import CaptureError, OutOfDeviceMemoryError
 from tests.benchmark_runs import Go, before_call, record_of
 
 pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`
@@ -78,9 +78,35 @@ def test_the_cpus_own_allocation_failure_counts_as_out_of_memory(
     assert [row["status"] for row in rows] == ["measured", "out_of_memory"]
 
 
+@pytest.mark.parametrize("broken", ["fp32", "bf16"])
+def test_a_sweep_that_no_graph_can_hold_leaves_its_mode_on_the_ladder_and_nowhere_else(
+    go: Go, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    original = ModeRunner.forwards
+
+    def forwards(self: ModeRunner, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - passed on
+        if self.mode.precision == broken and len(pixel_values) > 1:
+            raise CaptureError("this batch cannot be captured")
+        return original(self, pixel_values)
+
+    monkeypatch.setattr(ModeRunner, "forwards", forwards)
+    code, folder = go("--modes", "fp32,bf16")
+    record = record_of(folder)
+    rows = {row["mode"]: row["throughput"] for row in record["results"]["ladder"]}
+    assert code == 0
+    assert {name: len(sweep) for name, sweep in rows.items()} == {
+        "fp32-sdpa": 1 if broken == "fp32" else 2,
+        "bf16-sdpa": 1 if broken == "bf16" else 2,
+    }
+    assert record["results"]["skipped_modes"] == []
+    assert record["results"]["throughput"] == rows["fp32-sdpa"]
+    warning = f"The sweep of {broken}-sdpa ends early: this batch cannot be captured"
+    assert warning in record["warnings"]
+
+
 def calls_before_the_sweep(warm_up: int) -> int:
     """Return how many calls are timed before the first row: first forward, copies, no-ops."""
-    return 1 + course.COPIES_TIMED + course.EMPTY_CALLS_TIMED + warm_up + 4
+    return 1 + run.COPIES_TIMED + run.EMPTY_CALLS_TIMED + warm_up + 4
 
 
 def ctrl_c() -> None:
@@ -91,9 +117,9 @@ def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
     go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupting: dict[int, int] = {}
-    original = sweep.Sweep.prepared
+    original = run.Sweep.prepared
 
-    def prepared(self: sweep.Sweep, batch_size: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
+    def prepared(self: run.Sweep, batch_size: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
         call = original(self, batch_size, *rest, **named)
         if batch_size != 2 or call is None:
             return call
@@ -106,7 +132,7 @@ def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
 
         return counted
 
-    monkeypatch.setattr(sweep.Sweep, "prepared", prepared)
+    monkeypatch.setattr(run.Sweep, "prepared", prepared)
     code, folder = go("--iterations", "200", "--size", "32", "--batch-sizes", "1,2,4")
     record = record_of(folder)
     rows = record["results"]["throughput"]
@@ -146,14 +172,14 @@ def test_ctrl_c_before_anything_was_measured_writes_nothing(
 def test_ctrl_c_on_the_ladder_keeps_the_finished_modes(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = course.Course.measure_other_mode
+    original = run.Run.measure_other_mode
 
-    def other(self: course.Course, mode: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
+    def other(self: run.Run, mode: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
         if mode.dtype == "fp16":
             ctrl_c()
         original(self, mode, *rest)
 
-    monkeypatch.setattr(course.Course, "measure_other_mode", other)
+    monkeypatch.setattr(run.Run, "measure_other_mode", other)
     code, folder = go("--modes", "fp32,bf16,fp16", "--batch-sizes", "1")
     record = record_of(folder)
     assert code == 130

@@ -14,11 +14,11 @@ from kit.benchmark.measure import Meter, Plan
 from kit.device.device import choose
 from kit.device.meters import Stopwatch
 from kit.device.health import HealthChecks
-from kit.progress import Progress
+from kit.output import RunLog
 from kit.distributed import Group, Place
 
 device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
+meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), RunLog(silent=True))
 values = torch.zeros(4, device="cuda")
 found = []
 for settles_at in (1000, 20):
@@ -57,11 +57,11 @@ from kit.device.device import choose
 from kit.device.meters import PeakMemory, Stopwatch
 from kit.model.model import forward
 from kit.device.health import HealthChecks
-from kit.progress import Progress
+from kit.output import RunLog
 from kit.distributed import Group, Place
 
 device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), Progress(silent=True))
+meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), RunLog(silent=True))
 moved = model.load(Path(sys.argv[1]), "sdpa").to(device.torch_device)
 pixels = torch.zeros(1, 3, 32, 32, device=device.torch_device)
 def resident():
@@ -76,7 +76,7 @@ for count in (100, 1000):
     meter.measure(lambda: forward(moved, pixels), 1, Plan(count, 0), f"{count} forwards")
     gc.collect()
     grown = len(gc.get_objects()) - objects, resident() - before
-    found.append((*grown, peaks.take().peak_bytes))
+    found.append((*grown, peaks.take()))
 print(json.dumps(found))
 """
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from kit import host_memory
-from kit.host_memory import host_peak_bytes, keep_freed_memory
+from kit.device import meters
+from kit.device.meters import host_peak_bytes
+from kit.host_memory import keep_freed_memory
 from kit.run import ROOT
 
 RESIDENT_BYTES_AFTER_FREEING = """
@@ -28,8 +29,8 @@ print(resident_bytes() - before)
 
 PEAK_UNDER_A_LARGE_PARENT = """
 import subprocess, sys
-held = b"x" * (300 << 20)
-child = "from kit.host_memory import host_peak_bytes; print(host_peak_bytes())"
+held = b"x" * (700 << 20)
+child = "from kit.device.meters import host_peak_bytes; print(host_peak_bytes())"
 subprocess.run([sys.executable, "-c", child], check=True)
 """
 
@@ -42,23 +43,23 @@ def run_python(source: str, *arguments: str) -> int:
 
 
 def test_the_peak_is_this_processs_own_and_not_its_parents() -> None:
-    assert 1 << 20 < run_python(PEAK_UNDER_A_LARGE_PARENT) < 200 << 20
+    assert 50 << 20 < run_python(PEAK_UNDER_A_LARGE_PARENT) < 600 << 20  # torch's own
 
 
 def test_the_peak_counts_what_was_freed_again() -> None:
-    source = "from kit.host_memory import host_peak_bytes; b'x' * (300 << 20); print(%s)"
-    assert run_python(source % "host_peak_bytes()") > 300 << 20
+    source = "from kit.device.meters import host_peak_bytes; b'x' * (600 << 20); print(%s)"
+    assert run_python(source % "host_peak_bytes()") > 600 << 20
 
 
 def test_without_proc_the_peak_is_getrusages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "STATUS", ROOT / "no-such-file")
+    monkeypatch.setattr(meters, "STATUS", ROOT / "no-such-file")
     peak = host_peak_bytes()
     assert peak is not None and peak > 50 << 20
 
 
 def test_a_host_that_tells_no_peak_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "STATUS", ROOT / "no-such-file")
-    monkeypatch.setattr(host_memory, "resource", None)
+    monkeypatch.setattr(meters, "STATUS", ROOT / "no-such-file")
+    monkeypatch.setattr(meters, "resource", None)
     assert host_peak_bytes() is None
 
 

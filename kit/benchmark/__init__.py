@@ -1,1 +1,1 @@
-"""benchmark.py's own rooms: modes, measuring, sweep, ladder, ranks, regression, pictures."""
+"""benchmark.py's own modules: the run, measuring, modes, the baseline, the report."""

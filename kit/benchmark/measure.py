@@ -1,11 +1,16 @@
-"""Measure one call: warm-up until it is steady, then samples, every one of them kept."""
+"""Measure one call: warm-up until it is steady, then samples, every one of them kept.
+
+And the conditions that they were taken in: what timing itself costs, the clock, the host.
+"""
 
 import contextlib
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kit import statistics
 from kit.device.device import device_errors
@@ -13,13 +18,18 @@ from kit.device.health import HealthChecks
 from kit.device.meters import Sample, Stopwatch
 from kit.distributed import Group
 from kit.model.model import Features
-from kit.progress import Progress
-from kit.records import Latency, WarmUp
+from kit.output import RunLog
+from kit.records import Harness, Latency, WarmUp
 
 WARM_UP_BOUND = 100  # forwards
 WARM_UP_BOUND_S = 10.0
 LEAST_ITERATIONS = 5  # where a time limit shortens a measurement
 WINDOW = 5  # forwards; two of them must agree
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+SLOW_GOVERNORS = frozenset({"powersave", "conservative"})
+LARGEST_OVERHEAD = 0.01  # of a batch-1 forward
+CLOCK_TOLERANCE = 0.10  # by which device and host may disagree about a forward
+CLOCK_TOLERANCE_MS = 0.2  # and what a launch and a wait may add to the host's time
 Call = Callable[[], Features]
 
 
@@ -41,6 +51,15 @@ class Plan:
     min_seconds: float = 0.0
     limit_s: float | None = None
     window: int = WINDOW
+
+    def count(self, expected_ms: float, group: Group) -> int:
+        """Return how many forwards to time where one is expected to take so long."""
+        count = self.iterations
+        expected_s = max(expected_ms / 1e3, 1e-6)
+        if self.limit_s is not None:
+            count = min(count, max(LEAST_ITERATIONS, int(self.limit_s / expected_s)))
+        count = max(count, math.ceil(self.min_seconds / expected_s))
+        return round(group.most(count))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -75,11 +94,10 @@ class Taken:
         """Return the record's part; None where there is no sample."""
         if not self.wall:
             return None
-        warm_up = WarmUp(len(self.warm_up), self.steady, self.window, tuple(self.warm_up))
         return Latency(
             **vars(statistics.statistics(self.wall)),
             batch_size=self.batch_size,
-            warm_up=warm_up,
+            warm_up=WarmUp(len(self.warm_up), self.steady, self.window, tuple(self.warm_up)),
             device_p50_ms=statistics.median(self.device) if self.device else None,
             device_samples_ms=tuple(self.device) if self.device else None,
             host_p50_ms=statistics.median(self.host) if self.host else None,
@@ -94,7 +112,7 @@ class Meter:
     stopwatch: Stopwatch
     health: HealthChecks
     group: Group
-    progress: Progress
+    log: RunLog
 
     def measure(
         self, call: Call, batch_size: int, plan: Plan, name: str, *, together: bool = True
@@ -129,7 +147,7 @@ class Meter:
     def warm_up(self, call: Call, plan: Plan, name: str, taken: Taken) -> None:
         """Run forwards until their times are steady, or the bound is reached."""
         deadline = time.monotonic() + WARM_UP_BOUND_S
-        with self.progress.bar(None, f"{name}, warm-up") as bar:
+        with self.log.bar(None, f"{name}, warm-up") as step:
             while True:
                 count = len(taken.warm_up)
                 taken.steady = statistics.is_steady(taken.warm_up, plan.window)
@@ -138,31 +156,21 @@ class Meter:
                     return
                 with device_errors(f"warming up {name}, forward {count + 1}"):
                     taken.warm_up.append(self.stopwatch.time(call).wall_ms)
-                bar.step()
+                step(1)
 
     def take_samples(self, call: Call, plan: Plan, name: str, taken: Taken, group: Group) -> None:
         """Time as many forwards as the plan asks for; the same number on every rank."""
-        count = planned_count(plan, statistics.median(taken.warm_up[-plan.window :]), group)
+        count = plan.count(statistics.median(taken.warm_up[-plan.window :]), group)
         start = time.monotonic()
-        with self.progress.bar(count, name) as bar:
+        with self.log.bar(count, name) as step:
             while True:
                 for _ in range(count):
                     with device_errors(f"measuring {name}, forward {len(taken.wall) + 1}"):
                         taken.add(self.stopwatch.time(call))
-                    bar.step()
+                    step(1)
                 if group.least(time.monotonic() - start) >= plan.min_seconds:
                     return
                 count = LEAST_ITERATIONS
-
-
-def planned_count(plan: Plan, expected_ms: float, group: Group) -> int:
-    """Return how many forwards to time where one is expected to take so long."""
-    count = plan.iterations
-    expected_s = max(expected_ms / 1e3, 1e-6)
-    if plan.limit_s is not None:
-        count = min(count, max(LEAST_ITERATIONS, int(plan.limit_s / expected_s)))
-    count = max(count, math.ceil(plan.min_seconds / expected_s))
-    return round(group.most(count))
 
 
 @contextlib.contextmanager
@@ -176,3 +184,71 @@ def collector_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+# ---- The conditions ------------------------------------------------------------------------------
+
+
+def harness(overhead_ms: float) -> Harness:
+    """Return what timing costs and how it is done, as far as known before the first latency."""
+    clock = time.get_clock_info("perf_counter")
+    governor = load = None
+    with contextlib.suppress(OSError):
+        governor = GOVERNOR.read_text(encoding="ascii").strip()
+    with contextlib.suppress(OSError, AttributeError):
+        load = os.getloadavg()[0]
+    return Harness(
+        overhead_ms=overhead_ms,
+        overhead_share=None,
+        clock=clock.implementation,
+        clock_resolution_ns=clock.resolution * 1e9,
+        garbage_collector="off while timing",
+        cpu_governor=governor,
+        load_average=load,
+    )
+
+
+def host_warnings(found: Harness) -> list[str]:
+    """Return what on the host will disturb the times."""
+    warnings = []
+    if found.cpu_governor in SLOW_GOVERNORS:
+        warnings.append(
+            f"The processor's frequency policy is {found.cpu_governor}: times will vary; "
+            "choose performance for measurements"
+        )
+    cores = os.cpu_count() or 1
+    if found.load_average is not None and found.load_average > cores:
+        warnings.append(
+            f"The host is busy: {found.load_average:.1f} processes want its {cores} cores"
+        )
+    return warnings
+
+
+def latency_warnings(name: str, latency: Latency) -> list[str]:
+    """Return what makes a latency doubtful, in one line: warm-up, samples, its two clocks."""
+    warnings = []
+    warm_up = latency.warm_up
+    if not warm_up.steady:
+        warnings.append(
+            f"not steady after {warm_up.iterations} warm-up forwards "
+            f"({sum(warm_up.samples_ms) / 1e3:.1f} s): the figures may still move"
+        )
+    warnings += statistics.dispersion_warnings(latency.samples_ms)
+    device_ms, wall_ms = latency.device_p50_ms, latency.p50_ms
+    if device_ms is not None:
+        slack = CLOCK_TOLERANCE * wall_ms + CLOCK_TOLERANCE_MS
+        if abs(wall_ms - device_ms) > slack:
+            warnings.append(
+                f"the device's clock says {device_ms:.2f} ms where the host's says {wall_ms:.2f} ms"
+            )
+    return [f"{name}: {'; '.join(warnings)}"] if warnings else []
+
+
+def harness_warnings(found: Harness) -> list[str]:
+    """Return a warning where timing itself costs too much of what is timed."""
+    if found.overhead_share is None or found.overhead_share <= LARGEST_OVERHEAD:
+        return []
+    return [
+        f"Timing costs {found.overhead_ms:.3f} ms, {found.overhead_share:.1%} of a batch-1 "
+        "forward: this model is too small for these figures"
+    ]

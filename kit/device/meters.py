@@ -1,19 +1,29 @@
-"""A device's clock beside the host's, its memory, and graph capture.
+"""A device's clock beside the host's, the peaks of their memory, and graph capture.
 
 A captured call is recorded on the device once and replayed at next to no host cost. Under
 npu_patch torch.cuda.graph captures an NPUGraph.
 """
 
+import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 
 from kit.device.device import Device, device_errors, first_line, is_out_of_memory, synchronize
 from kit.errors import CaptureError
+from kit.records import Memory
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment] # told apart below
+
+STATUS = Path("/proc/self/status")
 T = TypeVar("T")
 NS_PER_MS = 1e6
 
@@ -92,21 +102,25 @@ class Stopwatch:
         return (time.perf_counter_ns() - start) / NS_PER_MS
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
-    """Device memory in bytes: what tensors held at most, and what was taken from the device."""
-
-    peak_bytes: int
-    peak_reserved_bytes: int
+def host_peak_bytes() -> int | None:
+    """Return the process's largest resident memory so far; None where the system does not say."""
+    # getrusage's figure on Linux is the parent's where that was larger: it survives exec.
+    if STATUS.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())):
+        return int(found[1]) * 1024
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 class PeakMemory:
-    """Peaks of a device's memory, part by part and over all parts."""
+    """Peaks of a device's memory, part by part and over all parts; the CPU's is the host's."""
 
     def __init__(self, device: Device) -> None:
         """Begin a first part."""
         self.device = device
-        self.highest: DeviceMemory | None = None
+        self._tensors: list[int] = []
+        self._reserved: list[int] = []
         self.restart()
 
     def restart(self) -> None:
@@ -115,21 +129,21 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device.torch_device)
 
-    def take(self) -> DeviceMemory | None:
-        """Return the peak of this part; None for the CPU, whose memory is the host's."""
+    def take(self) -> int | None:
+        """Return the most bytes that tensors held in this part; None for the CPU."""
         if self.device.type == "cpu":
             return None
-        place = self.device.torch_device
-        found = DeviceMemory(
-            peak_bytes=int(torch.cuda.max_memory_allocated(place)),
-            peak_reserved_bytes=int(torch.cuda.max_memory_reserved(place)),
+        self._tensors.append(int(torch.cuda.max_memory_allocated(self.device.torch_device)))
+        self._reserved.append(int(torch.cuda.max_memory_reserved(self.device.torch_device)))
+        return self._tensors[-1]
+
+    def memory(self) -> Memory:
+        """Return the record's part: the peaks over the parts that were taken."""
+        return Memory(
+            host_peak_bytes=host_peak_bytes(),
+            device_peak_bytes=max(self._tensors, default=None),
+            device_reserved_peak_bytes=max(self._reserved, default=None),
         )
-        before = self.highest or found
-        self.highest = DeviceMemory(
-            max(before.peak_bytes, found.peak_bytes),
-            max(before.peak_reserved_bytes, found.peak_reserved_bytes),
-        )
-        return found
 
 
 CALLS_BEFORE_CAPTURE = 2  # libraries make their workspaces and choose their kernels in these

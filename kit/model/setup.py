@@ -1,5 +1,6 @@
 """Set up what every script works with: the device, the model on it, and how they are recorded."""
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,7 @@ class Setup:
         steps: from pixels to the model's input.
         model_info: for the record.
         health: known-answer checks on the device.
+        load_ms: how long it took to load the weights into the model, in ms.
     """
 
     device: Device
@@ -49,6 +51,7 @@ class Setup:
     steps: Preprocessing
     model_info: ModelInfo
     health: HealthChecks
+    load_ms: float
 
 
 class PatchStatus(Protocol):
@@ -123,11 +126,15 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
             "No weights found: the features mean nothing, shapes and speed are real; "
             f"{HOW_TO_DOWNLOAD}"
         )
+        start = time.perf_counter()
         model = models.random_model(options.seed, options.attention)
+        load_ms = (time.perf_counter() - start) * 1e3
         sha256 = models.sha256_of_tensors(model.state_dict().items())
     else:
         log.info(f"Loading model from: {folder}")
+        start = time.perf_counter()
         model = models.load(folder, options.attention)
+        load_ms = (time.perf_counter() - start) * 1e3
         assert inputs.weights_sha256 is not None  # it is hashed wherever there is a folder
         sha256 = inputs.weights_sha256.result()
     steps = preprocessing.load(folder)
@@ -144,7 +151,7 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
         attention=options.attention if has_attention else None,
     )
     dtype = require_dtype(device, options.dtype)
-    return Setup(device, dtype, model, steps, info, HealthChecks(device))
+    return Setup(device, dtype, model, steps, info, HealthChecks(device), load_ms)
 
 
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
