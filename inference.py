@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Run DINOv3 ViT-B/16 on one image: features, latency, a picture of the features.
 
-What is measured: the wall-clock time of one forward after one warm-up forward, the device
-synchronized before and after. What comes out: output/inference.json (the record),
-output/inference.log (what the console shows) and output/inference_features.png.
+What is measured: the wall-clock time of a forward after one warm-up forward, the device
+synchronized before and after; the median of as many as a second has room for. What comes out:
+output/inference.json (the record), output/inference.log (what the console shows) and
+output/inference_features.png.
 
     python3 inference.py
     python3 inference.py --image photo.jpg --device npu:1
@@ -15,8 +16,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kit.errors import KitError
 from kit.options import InferenceOptions, frozen, shared_parser, some_path
-from kit.output import RunLog
+from kit.output import RunLog, require_writable_file
 from kit.run import ROOT, Outcome, now, quick_imports, run_script
 
 
@@ -33,7 +35,11 @@ def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
         metavar="FILE.safetensors",
         help="keep pooler_output and last_hidden_state of every image in this file",
     )
-    return frozen(InferenceOptions, parser.parse_args(argv))
+    options = frozen(InferenceOptions, parser.parse_args(argv))
+    if options.save_features and options.save_features.suffix != ".safetensors":
+        # Not one of the kit's own results then, which it would overwrite.
+        raise KitError(f"--save-features {options.save_features}: give a name in .safetensors")
+    return options
 
 
 def run(options: InferenceOptions, log: RunLog) -> Outcome:
@@ -45,6 +51,8 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 
+    if options.save_features is not None:
+        require_writable_file(options.save_features)
     inputs = gather(options, ROOT, log)
     with quick_imports():  # the weights are hashed meanwhile
         import npu_patch  # before everything that imports torch

@@ -9,7 +9,7 @@ History of SCHEMA_VERSION:
     1.0  first version
     2.0  accuracy's fields have standard names: budget is expected_error, token_budget
          expected_token_error, against_truth fp64_relative_error, cpu_against_truth
-         cpu_fp64_relative_error; folder.resumed is gone
+         cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
 """
 
 import dataclasses
@@ -228,12 +228,27 @@ class ImageResult:
 
 
 @record_type
+class Repeats:
+    """Forwards of one input, each compared with the first timed one, element by element."""
+
+    forwards: int = described("How many were compared with the first one.")
+    differing: int = described("How many of these differ from it in at least one element.")
+    largest_difference: float | None = described(
+        "Largest absolute difference of an element; null where a value is not finite."
+    )
+
+
+@record_type
 class InferenceResults:
     """What inference.py found, for the first image; `images` has every one."""
 
     latency_ms: float = described(
-        "Wall-clock time of one synchronized forward after one warm-up forward, in ms."
+        "Median wall-clock time of a synchronized forward after one warm-up forward, in ms."
     )
+    samples_ms: tuple[float, ...] = described(
+        "Every timed forward of the first image, in ms: up to 20 within about a second."
+    )
+    repeats: Repeats = described("The warm-up and the further timed forwards beside the first.")
     pooler_output: TensorSummary = described("The pooled feature: batch, width.")
     last_hidden_state: TensorSummary = described("All tokens: batch, tokens, width.")
     images: tuple[ImageResult, ...] = described("One entry per image, in the order of their names.")

@@ -42,6 +42,7 @@ from kit.records import (
     RankLatency,
     Ranks,
     Regression,
+    Repeats,
     ScalingRow,
     SkippedMode,
     TensorAccuracy,
@@ -107,6 +108,8 @@ def inference() -> InferenceRecord:
         **header("inference"),
         results=InferenceResults(
             latency_ms=9.1734,
+            samples_ms=(9.2, 9.1734, 9.1),
+            repeats=Repeats(3, 0, 0.0),
             pooler_output=TensorSummary((1, 768), "torch.float32", "npu:0", values, True),
             last_hidden_state=TensorSummary((1, 201, 768), "torch.float32", "npu:0", values, True),
             images=(image, other),

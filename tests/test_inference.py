@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jsonschema
 import numpy as np
@@ -14,7 +14,9 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from kit import records
-from kit.model import images, preprocessing
+from kit.inference import features
+from kit.model import images, model, preprocessing
+from kit.model.model import Features
 from tests.models import save_tiny_convnext, save_tiny_dinov2
 
 Run = Callable[..., tuple[int, Path]]
@@ -32,10 +34,10 @@ def test_the_record_is_what_transformers_itself_computes(
     code, folder = run_inference("--device", "cpu")
     assert code == 0
     results = record_of(folder)["results"]
-    model = AutoModel.from_pretrained(tiny_weights).eval()
+    plain = AutoModel.from_pretrained(tiny_weights).eval()
     pixels = preprocessing.preprocess(images.decode(photo).pixels, preprocessing.Preprocessing())
     with torch.inference_mode():
-        expected = model(pixels)
+        expected = plain(pixels)
     pooled = results["pooler_output"]  # type: ignore[index] # a JSON object
     hidden = results["last_hidden_state"]  # type: ignore[index] # the same
     assert pooled["first_values"] == expected.pooler_output.flatten()[:5].tolist()
@@ -128,6 +130,98 @@ def test_saved_features_are_the_whole_tensors(
     assert metadata["source"] == "local"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("output/inference.json", "give a name in .safetensors"),
+        ("output/inference.log", "give a name in .safetensors"),
+        ("output/inference_features.png", "give a name in .safetensors"),
+        ("output", "give a name in .safetensors"),
+        ("folder.safetensors", "Is a directory"),
+        ("missing/features.safetensors", "there is no folder"),
+        (f"{'n' * 240}.safetensors", "File name too long"),
+        ("", "the path is empty"),
+    ],
+)
+def test_features_that_cannot_be_saved_there_are_refused_before_the_run(
+    run_inference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    code, folder = run_inference("--save-features", str(tmp_path / name) if name else "")
+    captured = capsys.readouterr()
+    assert code == 2
+    assert words in captured.err and captured.err.count("\n") == 1
+    assert "Loading" not in captured.out
+    assert not folder.exists() or list(folder.iterdir()) == []
+    assert not (tmp_path / "missing").exists()
+
+
+def test_features_go_into_an_output_folder_that_is_new(run_inference: Run, tmp_path: Path) -> None:
+    file = tmp_path / "output" / "features.safetensors"
+    code, _ = run_inference("--save-features", str(file))
+    assert code == 0
+    assert file.is_file()
+
+
+def test_the_latency_is_the_median_of_several_forwards_that_agree(run_inference: Run) -> None:
+    code, folder = run_inference("--device", "cpu")
+    results = cast("dict[str, Any]", record_of(folder)["results"])
+    assert code == 0
+    assert 1 <= len(results["samples_ms"]) <= features.MOST_FORWARDS
+    assert results["latency_ms"] == np.median(results["samples_ms"])
+    assert results["images"][0]["latency_ms"] == results["latency_ms"]
+    forwards = len(results["samples_ms"])  # the warm-up and all timed ones but the first
+    assert results["repeats"] == {"forwards": forwards, "differing": 0, "largest_difference": 0.0}
+
+
+def off_by(share: float, number: int) -> Callable[..., tuple[Features, float]]:
+    """Return a timed_forward whose call of that number, from 1 on, is off by a share."""
+    original, count = model.timed_forward, 0
+
+    def timed(*arguments: Any) -> tuple[Features, float]:  # noqa: ANN401 - passed on
+        nonlocal count
+        count += 1
+        found, took_ms = original(*arguments)
+        hidden = found.last_hidden_state * (1 + (share if count == number else 0.0))
+        return Features(found.pooler_output, hidden), min(took_ms, 1.0)  # so that 20 are taken
+
+    return timed
+
+
+@pytest.mark.parametrize("number", [1, 7])  # the warm-up, and a later timed forward
+def test_forwards_that_differ_a_little_are_a_warning_and_recorded(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(features, "timed_forward", off_by(1e-3, number))
+    code, folder = run_inference("--device", "cpu")
+    record = record_of(folder)
+    repeats = cast("dict[str, Any]", record["results"])["repeats"]
+    assert code == 0
+    assert repeats["forwards"] == 20
+    assert repeats["differing"] == 1
+    assert 0 < repeats["largest_difference"] < 0.1
+    warnings = cast("list[str]", record["warnings"])
+    assert any(w.startswith("1 of 20 further forwards of the same input") for w in warnings)
+
+
+@pytest.mark.parametrize("number", [1, 7])
+@pytest.mark.parametrize("share", [0.02, float("nan")])
+def test_forwards_that_differ_beyond_the_limits_are_no_result(
+    run_inference: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    number: int,
+) -> None:
+    monkeypatch.setattr(features, "timed_forward", off_by(share, number))
+    code, folder = run_inference("--device", "cpu")
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: two forwards of the same input give another last_hidden_state")
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_a_folder_gives_every_image_and_names_the_broken_ones(
     run_inference: Run, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,8 +231,8 @@ def test_a_folder_gives_every_image_and_names_the_broken_ones(
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "a.jpg").write_bytes(b"no image")
     (folder / "bb.png").write_bytes(photo.read_bytes()[:300])
-    features = tmp_path / "features.safetensors"
-    code, output = run_inference("--image", str(folder), "--save-features", str(features))
+    saved = tmp_path / "features.safetensors"
+    code, output = run_inference("--image", str(folder), "--save-features", str(saved))
     record = record_of(output)
     assert code == 0
     assert record["input"]["images"] == 2  # type: ignore[index] # a JSON object
@@ -146,7 +240,7 @@ def test_a_folder_gives_every_image_and_names_the_broken_ones(
     assert names == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
     warnings = "\n".join(record["warnings"])  # type: ignore[arg-type] # a JSON list
     assert str(folder / "a.jpg") in warnings and str(folder / "bb.png") in warnings
-    with safe_open(features, "pt") as content:
+    with safe_open(saved, "pt") as content:
         assert content.get_tensor("pooler_output").shape == (2, 32)
     assert f"{folder / 'b.png'}: " in capsys.readouterr().out
 

@@ -8,7 +8,10 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from kit.device.device import LABELS
+from kit.accuracy.judge import judge
+from kit.accuracy.limits import arithmetic_of
+from kit.device.device import LABELS, float_modes
+from kit.errors import KitError
 from kit.inference import picture
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
@@ -21,9 +24,20 @@ from kit.model.model import (
 )
 from kit.model.setup import Setup, model_input, move_model
 from kit.output import RULE, RunLog
-from kit.records import ImageResult, InferenceRecord, InferenceResults, ModelInfo, TensorSummary
+from kit.records import (
+    ImageResult,
+    InferenceRecord,
+    InferenceResults,
+    ModelInfo,
+    Repeats,
+    TensorSummary,
+)
+from kit.statistics import median
 
 VALUES_SHOWN = 5
+MOST_FORWARDS = 20  # timed ones of the first image
+WITHIN_MS = 1000.0  # they take together
+TENSORS = tuple(Features.__annotations__)
 PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands
 
 
@@ -59,7 +73,7 @@ class Found:
             "source": model.source,
         }
         tensors: dict[str, torch.Tensor] = {}
-        for field in Features.__annotations__:
+        for field in TENSORS:
             parts = [getattr(features, field) for _, features in self.kept]
             if len({part.shape for part in parts}) == 1:
                 tensors[field] = torch.cat(parts)
@@ -72,6 +86,8 @@ class Found:
 def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Found:
     """Move the model to the device and run it on every image: one warm-up, then timed forwards.
 
+    The first image has several of those, whose median is the latency.
+
     Args:
         setup: device, model and preprocessing.
         inputs: the images.
@@ -79,7 +95,7 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
         keep_all: keep every image's tensors; without it only what the record needs.
 
     Raises:
-        KitError: where an output is not finite.
+        KitError: where an output is not finite, or two of one input differ beyond the limits.
         DeviceError: where the device fails or no longer computes.
     """
     model = move_model(setup, log)
@@ -88,32 +104,71 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     log.info(f"Input shape: {pixel_values.shape}")
     log.info(f"Device: {setup.device.torch_device}")
     log.info("Warm-up inference...")
-    timed_forward(setup.device, model, pixel_values)
+    warm_up, _ = timed_forward(setup.device, model, pixel_values)
     setup.health.after("the warm-up")
     log.info("Running timed inference...")
     on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
     first = to_host(on_device)
     require_finite(first)
-    summaries = (
-        summarize(on_device.pooler_output, first.pooler_output),
-        summarize(on_device.last_hidden_state, first.last_hidden_state),
-    )
+    others, samples_ms = [to_host(warm_up)], [latency_ms]
+    while len(samples_ms) < MOST_FORWARDS and sum(samples_ms) + median(samples_ms) < WITHIN_MS:
+        again, latency_ms = timed_forward(setup.device, model, pixel_values)
+        others.append(to_host(again))
+        samples_ms.append(latency_ms)
+    repeats = compared(setup, first, others, log)
+    latency_ms = median(samples_ms)
     per_image = [image_result(inputs.first, latency_ms, first)]
     pictures = [(inputs.first.pixels, patch_colours(setup, first, pixel_values))]
     kept = [(str(inputs.first.path), first)]
     for image in inputs.others(log):
         pixel_values = model_input(setup, preprocessing.preprocess(image.pixels, setup.steps))
-        on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
-        on_host = to_host(on_device)
+        features, took_ms = timed_forward(setup.device, model, pixel_values)
+        on_host = to_host(features)
         require_finite(on_host)
-        per_image.append(image_result(image, latency_ms, on_host))
+        per_image.append(image_result(image, took_ms, on_host))
         if len(pictures) < PICTURE_ROWS:
             pictures.append((image.pixels, patch_colours(setup, on_host, pixel_values)))
         if keep_all:
             kept.append((str(image.path), on_host))
     setup.health.after("the timed inference")
-    results = InferenceResults(per_image[0].latency_ms, *summaries, tuple(per_image))
+    results = InferenceResults(
+        latency_ms=latency_ms,
+        samples_ms=tuple(samples_ms),
+        repeats=repeats,
+        pooler_output=summarize(on_device.pooler_output, first.pooler_output),
+        last_hidden_state=summarize(on_device.last_hidden_state, first.last_hidden_state),
+        images=tuple(per_image),
+    )
     return Found(results, tuple(prepared.shape), pictures, kept)
+
+
+def compared(setup: Setup, first: Features, others: Sequence[Features], log: RunLog) -> Repeats:
+    """Hold further forwards' features of the same input against the first timed forward's.
+
+    Raises:
+        KitError: where one is not finite, or further away than the arithmetic's limits allow.
+    """
+    arithmetic = arithmetic_of(setup.model_info.dtype, *float_modes(setup.device))
+    differing, largest = 0, 0.0
+    for other in others:
+        pairs = [(getattr(first, name), getattr(other, name)) for name in TENSORS]
+        if all(torch.equal(mine, theirs) for mine, theirs in pairs):
+            continue
+        differing += 1
+        for name, (mine, theirs) in zip(TENSORS, pairs, strict=True):
+            judgement = judge(mine, theirs, arithmetic)
+            if not judgement.passed:
+                raise KitError(
+                    f"two forwards of the same input give another {name} "
+                    f"({'; '.join(judgement.reasons)}): this is no result; check the device"
+                )
+            largest = max(largest, judgement.comparison.max_abs_diff)
+    if differing:
+        log.warning(
+            f"{differing} of {len(others)} further forwards of the same input differ in bits, "
+            f"by at most {largest:.3g}"
+        )
+    return Repeats(len(others), differing, largest)
 
 
 def image_result(image: DecodedImage, latency_ms: float, on_host: Features) -> ImageResult:
