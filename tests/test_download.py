@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.model import weights
 from kit.run import ROOT
 from tests.hub_server import Hub, environment, git_blob_id, serving
 
@@ -31,7 +32,7 @@ except KitError as error:
 def large_file() -> bytes:
     """A safetensors file of several of the clients' chunks, 10 MiB each."""
     count = 24 << 20
-    entry = {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}
+    entry = {"dtype": "F32", "shape": [count // 4], "data_offsets": [0, count]}
     header = json.dumps({"tensor": entry}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(range(256)) * (count // 256)
 
@@ -68,7 +69,7 @@ def names(folder: Path) -> set[str]:
 
 def assert_whole(folder: Path, files: dict[str, bytes]) -> None:
     wanted = {"config.json", "model.safetensors", "LICENSE.md"}
-    assert names(folder) == wanted
+    assert names(folder) == wanted | {"download.json"}
     assert all((folder / name).read_bytes() == files[name] for name in wanted)
     assert not folder.with_name(f"{folder.name}.partial").exists()
 
@@ -224,7 +225,7 @@ def test_two_processes_at_once_download_once(files: dict[str, bytes], tmp_path: 
     assert_whole(tmp_path / "model", files)
 
 
-def test_downloaded_weights_load_and_the_record_names_the_hub(
+def test_downloaded_weights_load_and_later_records_name_the_hub_too(
     files: dict[str, bytes], tmp_path: Path, photo: Path
 ) -> None:
     (tmp_path / "home").mkdir()
@@ -243,3 +244,9 @@ def test_downloaded_weights_load_and_the_record_names_the_hub(
     record = json.loads((tmp_path / "output" / "inference.json").read_text("utf-8"))
     assert record["model"]["source"] == "modelscope"
     assert record["model"]["weights"] == "model"
+    folder = tmp_path / "model"
+    sha256 = record["model"]["sha256"]
+    assert weights.find(folder, tmp_path).source_of(sha256) == "modelscope"
+    assert weights.find(folder, tmp_path).source_of("of other files") == "local"
+    (folder / "download.json").unlink()
+    assert weights.find(folder, tmp_path).source_of(sha256) == "local"

@@ -143,7 +143,7 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
     has_attention = models.has_attention(model.config)
     info = ModelInfo(
         weights=None if folder is None else str(folder),
-        source=inputs.weights.source,
+        source=inputs.weights.source_of(sha256),
         sha256=sha256,
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

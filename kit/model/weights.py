@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import fnmatch
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kit.errors import KitError
-from kit.output import RunLog
+from kit.options import DOWNLOADS
+from kit.output import RunLog, publish
 from kit.outside import cannot_read, json_object, kind_of, read_json
 from kit.records import Source
 
@@ -27,6 +29,7 @@ DEFAULT_FOLDERS = (Path("/opt/atomgit/weight") / MODEL_NAME, Path("weights") / M
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CHUNK_BYTES = 16 << 20
 AGAIN = "download it again"
+RECEIPT = "download.json"  # beside the weights: which hub they came from, and their hash
 FLOAT_TYPES = ("F32", "BF16", "F16", "F64")
 INDEX_TYPES = ("I64", "I32", "BOOL")  # tables of positions, which some models keep beside weights
 # What any vision model's sizes lie between; the 7B model has 40 layers of width 4096.
@@ -51,6 +54,24 @@ class Weights:
 
     folder: Path | None
     source: Source
+
+    def source_of(self, sha256: str) -> Source:
+        """Return where weights with this hash come from.
+
+        A download leaves a receipt beside the weights, with the hub and their hash; it counts as
+        long as they are the very files.
+
+        Args:
+            sha256: of the files, as records have it.
+        """
+        if self.source != "local" or self.folder is None:
+            return self.source
+        receipt = self.folder / RECEIPT
+        if kind_of(receipt, "") != "file":
+            return self.source
+        found = read_json(receipt, "", "delete it")
+        known = next((hub for hub in DOWNLOADS if hub == found.get("source")), None)
+        return known if known is not None and found.get("sha256") == sha256 else self.source
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -330,6 +351,8 @@ def fetch_locked(hub: Hub, folder: Path, log: RunLog) -> Weights:
     for leftover in BOOKKEEPING:
         path = partial / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    content = {"source": hub.source, "sha256": sha256_of_files(safetensors_files(partial))}
+    publish({partial / RECEIPT: f"{json.dumps(content, indent=2)}\n".encode()})
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
