@@ -234,11 +234,13 @@ def test_verify_prints_every_claim_with_how_it_was_checked(
 ) -> None:
     records = everything()
     records["benchmark"]["results"]["latency"]["p50_ms"] = 1.23
+    records["accuracy"]["device"]["name"] = "\x1b[2J"  # which clears a terminal
     write(tmp_path, records)
     before = sorted(tmp_path.iterdir())
     assert command.main(["--verify", str(tmp_path), "--lang", "en"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert sorted(tmp_path.iterdir()) == before
+    assert not any("\x1b" in line for line in lines)
     latency = "benchmark.json: results.latency"
     assert f"agrees  {latency}.iterations = 120  (agrees with its samples)" in lines
     assert f"CONTRADICTS  {latency}.p50_ms = 1.23  (should be 7.98514 by its samples)" in lines

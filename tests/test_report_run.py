@@ -121,6 +121,14 @@ def test_the_report_is_made_again_without_torch(tmp_path: Path) -> None:
     assert missing.stderr.splitlines()[-1].startswith("error: ")
 
 
+def test_a_reader_that_goes_away_ends_verify_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path, everything(), pictures=False)
+    shell = f"{sys.executable} -m kit.report --verify {tmp_path} | head -n 1"
+    done = subprocess.run(["sh", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr.splitlines() in ([], ["error: the reader of the console output went away"])
+
+
 def report(folder: Path) -> str:
     return render.files(folder, "en", NOW)[folder / "report.md"].decode()
 

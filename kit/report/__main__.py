@@ -21,7 +21,7 @@ from kit.options import OneLineParser, add_language, some_path
 def verify(folder: Path, language: str) -> tuple[list[str], int]:
     """Return each claim with how it was checked, then the verdict; and the exit code."""
     from kit.report.load import load_records
-    from kit.report.render import load_words
+    from kit.report.render import load_words, visible
     from kit.report.verdict import conclude, say
 
     words = load_words(language)
@@ -35,7 +35,7 @@ def verify(folder: Path, language: str) -> tuple[list[str], int]:
         lines.append(f"{words['verify_states'][state]}  {claim}  ({how})")
     lines += ["", *verdict.failures, *verdict.reasons, words["unsigned"]]
     lines.append(words["states"][verdict.state])
-    return lines, int(verdict.state != "validated")
+    return [visible(line) for line in lines], int(verdict.state != "validated")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.line(f"Wrote {', '.join(str(path) for path in made)}")
     except KitError as error:
         output.complain(f"error: {error}")
+        return 2
+    except BrokenPipeError:
+        output.detach_stdout()
+        output.complain("error: the reader of the console output went away")
         return 2
     except ModuleNotFoundError as error:
         output.complain(
