@@ -166,6 +166,10 @@ def test_a_run_on_another_kind_of_device_validates_no_npu(tmp_path: Path) -> Non
         (in_one("benchmark", "results", "latency", "unsupported", value=["p99_ms"]), "p99_ms: 1"),
         (every("environment", "git_commit", value="beef+dirty"), "changes (beef+dirty)"),
         (every("environment", "git_commit", value=None), "has no git commit"),
+        (
+            in_one("inference", "results", "repeats", "differing", value=2),
+            "inference.py: 2 of 3, by at most 0",
+        ),
         (in_one("accuracy", "warnings", value=["!"]), "accuracy.py printed warnings"),
         (
             in_one("benchmark", "results", "latency", "warm_up", "steady", value=False),

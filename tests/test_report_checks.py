@@ -179,6 +179,12 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "a latency beside its image": (
         results("inference", latency_ms=0.1), "inference.json contradicts itself: results.lat",
     ),
+    "a latency beside its samples": (
+        results("inference", samples_ms=[1.0, 2.0, 3.0]), "results.latency_ms is 9.1734, by its sa",
+    ),
+    "fewer comparisons than forwards": (
+        results("inference", "repeats", forwards=1), "results.repeats.forwards is 1",
+    ),
     "features beside their image": (
         results("inference", "pooler_output", first_values=[1.0, 2.0]), "first_values is [1, 2]",
     ),
@@ -248,7 +254,7 @@ def test_verify_prints_every_claim_with_how_it_was_checked(
         "agrees  accuracy.json: results.limits.cosine = 0.999  (agrees with the kit's limits)"
         in lines
     )
-    assert any(line.startswith("not checked  inference.json: results.latency_ms") for line in lines)
+    assert any(line.startswith("not checked  inference.json: results.samples_ms") for line in lines)
     assert "The records are not signed" in lines[-2]
     assert lines[-1] == "Failed"
 

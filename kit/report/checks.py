@@ -168,6 +168,10 @@ def check_header(record: Record, now: datetime) -> Iterator[Check]:
 def check_inference(record: InferenceRecord) -> Iterator[Check]:
     """Yield what inference.py claims of its first image."""
     checks, results, images = Checks("inference.json"), record.results, record.results.images
+    samples = results.samples_ms
+    median = float(np.median(samples)) if samples else None
+    yield checks.same("results.latency_ms", results.latency_ms, median, "samples")
+    yield checks.same("results.repeats.forwards", results.repeats.forwards, len(samples), "samples")
     yield checks.same("input.images", record.input.images, len(images), "rows")
     if images:
         first = images[0]
@@ -180,7 +184,7 @@ def check_inference(record: InferenceRecord) -> Iterator[Check]:
     for name in ("pooler_output", "last_hidden_state"):
         place, device = f"results.{name}.device", getattr(results, name).device
         yield checks.same(place, device, record.device.torch_device, "fields")
-    yield checks.open("results.latency_ms", results.latency_ms)
+    yield checks.open("results.samples_ms", samples)
 
 
 # ---- benchmark.json ------------------------------------------------------------------------------

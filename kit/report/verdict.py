@@ -358,6 +358,13 @@ def settings(record: Record) -> list[str]:
 
 def remarks(records: Records, words: Words) -> Iterator[str]:
     """Yield what a reader must know besides."""
+    if records.inference is not None and records.inference.results.repeats.differing:
+        repeats = records.inference.results.repeats
+        largest = (
+            "NaN" if repeats.largest_difference is None else f"{repeats.largest_difference:.3g}"
+        )
+        yield say(words, "repeats_differ", differing=repeats.differing, forwards=repeats.forwards,
+                  largest=largest)  # fmt: skip
     if records.accuracy is not None:
         results = records.accuracy.results
         if results.outcome == "unexplained":
