@@ -11,7 +11,8 @@ logs one line to the logger ``npu_patch`` that says which.
 
     python3 -m npu_patch script.py ARGS...    run somebody's CUDA script unmodified
     python3 -m npu_patch -m module ARGS...    the same for a module
-    python3 -m npu_patch [--json]             say what is right and wrong on this host
+    python3 -m npu_patch [--json]             say what is wrong on this host, and what to install
+    python3 -m npu_patch --bundle FILE.zip    pack that, records and logs for a bug report
 
 This file needs the standard library and torch alone, and works when it is copied alone. It reads
 from the top: these functions; the states of a host; the engine that changes attributes and changes

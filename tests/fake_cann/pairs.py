@@ -14,6 +14,7 @@ each row of its table resolve, for both architectures and every Python, from the
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -166,39 +167,47 @@ def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
     return Pair(torch_npu, (*cells, right), (*notes, *wrong))
 
 
-def resolve(row: doctor.Pair, machine: str, python: str) -> str:
-    """Return what pip says of the commands for a host, where PyTorch's index is not reached."""
-    host = doctor.Host(
-        python=python,
-        machine=machine,
-        versions={"torch": row.torch},
-        missing=tuple(doctor.CANN_PACKAGES),
-        cann=doctor.Cann(version=row.cann),
-    )
+@functools.cache
+def resolves(wanted: tuple[str, ...], machine: str, python: str) -> str:
+    """Return what pip says of packages on another host, from the ordinary index."""
     # A wheel names the oldest C library that it runs on; pip infers only the oldest names.
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(17, 29)]
     platforms = [f"--platform={tag}" for tag in [*tags, f"manylinux2014_{machine}"]]
     with tempfile.TemporaryDirectory() as folder:
-        for command in doctor.prescribe(host).commands:
-            wanted = shlex.split(command.partition(" install ")[2])
-            if "--index-url" in wanted:
-                del wanted[wanted.index("--index-url") :]
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"),
-                    *("--target", folder, "--only-binary=:all:", "--python-version", python),
-                    *platforms,
-                    "--no-deps",  # those of torch's CUDA build are gigabytes, which pip fetches
-                    *wanted,
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-                return errors[-1] if errors else f"exit {done.returncode}"
-    return "resolves"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"),
+                *("--target", folder, "--only-binary=:all:", "--python-version", python),
+                *platforms,
+                *wanted,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return "resolves" if not done.returncode else (errors or [f"exit {done.returncode}"])[-1]
+
+
+def resolve(row: doctor.Pair, machine: str, python: str) -> str:
+    """Return what pip says of the doctor's commands for a host; "-" where it prescribes others."""
+    prescribed = doctor.prescribe(
+        doctor.Host(
+            python=python,
+            machine=machine,
+            versions={"torch": row.torch},
+            missing=tuple(doctor.CANN_PACKAGES),
+            cann=doctor.Cann(version=row.cann),
+        )
+    )
+    if prescribed.pair != row:
+        return "-"
+    torch, torch_npu, others = (
+        shlex.split(command.partition(" install ")[2]) for command in prescribed.commands
+    )
+    # Without torch's dependencies: those of the CUDA build are gigabytes, which pip would fetch.
+    pair = resolves((torch[0], *torch_npu), machine, python)
+    return pair if pair != "resolves" else resolves(tuple(others), machine, python)
 
 
 def resolve_all() -> int:
@@ -208,17 +217,8 @@ def resolve_all() -> int:
     failed = False
     for row in doctor.pairs().rows:
         for machine in ("x86_64", "aarch64"):
-            cells = []
-            for python in pythons:
-                given = doctor.Host(
-                    python=python,
-                    machine=machine,
-                    versions={"torch": row.torch},
-                    cann=doctor.Cann(version=row.cann),
-                )
-                prescribed = doctor.prescribe(given).pair == row
-                cells.append(resolve(row, machine, python) if prescribed else "-")
-                failed |= cells[-1] not in {"resolves", "-"}
+            cells = [resolve(row, machine, python) for python in pythons]
+            failed |= not {"resolves", "-"}.issuperset(cells)
             if set(cells) != {"-"}:
                 shown = " | ".join([row.cann, row.torch_npu, machine, *cells])
                 sys.stdout.write(f"| {shown} |\n")
