@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from kit import distributed
 from kit.options import (
+    BUDGET_FACTOR,
     AccuracyOptions,
     frozen,
     number,
@@ -32,7 +33,6 @@ from kit.output import RunLog
 from kit.progress import Progress
 from kit.run import ROOT, Outcome, now, quick_imports, run_script
 
-BUDGET_FACTOR = 10.0
 BATCH_SIZE = 8
 
 
@@ -86,9 +86,9 @@ def add_folder_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--workers",
-        type=whole_number(0, 256),
+        type=whole_number(1, 256),
         metavar="N",
-        help="processes that decode images, 0 for a thread (default: by the number of images)",
+        help="threads that decode images (default: the cores, 4 at most)",
     )
     references = group.add_mutually_exclusive_group()
     references.add_argument(
@@ -115,8 +115,9 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
     with quick_imports():  # the weights are hashed meanwhile
         import npu_patch  # before everything that imports torch
         from kit import environment
-        from kit.accuracy.report import report
-        from kit.accuracy.session import Session
+        from kit.accuracy.measure import compare
+        from kit.accuracy.report import pictures, report
+        from kit.accuracy.verdict import exit_code
         from kit.device import health
         from kit.host_memory import keep_freed_memory
         from kit.model.setup import (
@@ -131,14 +132,17 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
 
     keep_freed_memory()
     with distributed.joined(distributed.place()) as group:
+        distributed.share_cores(group.place)
         patch = report_patch(npu_patch.status(), log)
         device = open_device(options, patch, log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
         progress = Progress(silent=not group.place.leads)
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
-            done = Session(options, setup, group, log).compare(inputs, progress)
+            measured = compare(options, setup, inputs, group, progress, log)
     report_fallbacks(fallen, log)
+    results = measured.results
+    images = 1 if results.folder is None else results.folder.images
     record = AccuracyRecord(
         status="complete",
         started_at=started_at,
@@ -146,11 +150,12 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         patch=patch,
         device=device_info(setup, fallen.names),
         model=setup.model_info,
-        input=input_info(setup, inputs, done.input_shape, done.images),
-        results=done.results,
+        input=input_info(setup, inputs, measured.input_shape, images),
+        results=results,
         warnings=tuple(log.warnings),
     )
-    return Outcome(record, report(record), {}, done.pictures, done.exit_code)
+    drawn = pictures(measured, device.label)
+    return Outcome(record, report(record), {}, drawn, exit_code(results, strict=options.strict))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

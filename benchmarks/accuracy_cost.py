@@ -41,13 +41,15 @@ def one_image(runs: int) -> None:
     with quick_imports():  # as accuracy.py does, and keep_freed_memory too; both serve both sides
         import torch
 
-        from kit.accuracy.single import make_sides, measure
+        from kit.accuracy.measure import measure
+        from kit.accuracy.references import make_sides
         from kit.device.device import choose
         from kit.device.health import HealthChecks
         from kit.device.meters import host_peak_bytes
         from kit.host_memory import keep_freed_memory
         from kit.model import model as models
         from kit.model import preprocessing
+        from kit.model.images import decode
         from kit.model.setup import Setup
         from kit.output import RunLog
         from kit.records import ModelInfo
@@ -60,9 +62,11 @@ def one_image(runs: int) -> None:
     info = ModelInfo(None, "random", "", "", 0, "fp32", "sdpa")
     steps = preprocessing.Preprocessing()
     setup = Setup(device, torch.float32, model, steps, info, HealthChecks(device), 0.0)
-    sides = make_sides(setup, 10.0, RunLog(silent=True))
-    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    exact = sides.references.truth.model
+    log = RunLog(silent=True)
+    sides = make_sides(setup, 10.0, log)
+    image = decode(ROOT / "data" / "sample.jpg")
+    pixels = preprocessing.preprocess(image.pixels, steps)
+    exact = sides.references.fp64.model
 
     def forwards() -> None:
         with torch.inference_mode():
@@ -71,10 +75,10 @@ def one_image(runs: int) -> None:
             for _ in range(2):
                 exact(pixels.double())
 
-    measure(sides, pixels)
+    measure(sides, image, log)
     grown = (host_peak_bytes() or 0) - before  # as accuracy.py has it, before anything is repeated
     forwards()
-    pairs = [(seconds(forwards), seconds(lambda: measure(sides, pixels))) for _ in range(runs)]
+    pairs = [(seconds(forwards), seconds(lambda: measure(sides, image, log))) for _ in range(runs)]
     print_ratios(pairs)
     print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
     print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")

@@ -29,11 +29,13 @@ class Place:
         rank: number among all processes.
         local_rank: number among those of this host, which is the number of its device.
         world_size: processes in all.
+        local_size: processes on this host.
     """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_size: int = 1
 
     @property
     def leads(self) -> bool:
@@ -52,14 +54,32 @@ def place() -> Place:
         return Place()
     try:
         rank, local_rank, world_size = (int((text or "")[:9]) for text in texts)
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1")[:9])
     except ValueError:
-        rank = local_rank = world_size = -1
+        rank = local_rank = world_size = local_size = -1
     if not (0 <= rank < world_size and 0 <= local_rank < world_size):
         raise KitError(
             f"RANK, LOCAL_RANK and WORLD_SIZE are {texts}, which no torchrun sets: "
             "unset them or start with torchrun"
         )
-    return Place(rank, local_rank, world_size)
+    return Place(rank, local_rank, world_size, max(1, local_size))
+
+
+def cores(where: Place) -> int:
+    """Return how many cores each process of this host has for itself, at least one."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // where.local_size)
+
+
+def share_cores(where: Place) -> None:
+    """Let torch use this process's share of the cores.
+
+    torchrun sets OMP_NUM_THREADS=1 where it is not set; another number is the user's own.
+    """
+    if where.local_size > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        import torch
+
+        torch.set_num_threads(cores(where))
 
 
 def require_meeting_point() -> None:

@@ -25,6 +25,7 @@ LANGUAGES = ("zh", "en")
 DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d{1,4})?")
 LARGEST_SIZE = 8_192  # pixels; an fp32 input of this side takes 0.8 GB
 LARGEST_SEED = 2**64 - 1
+BUDGET_FACTOR = 10.0  # an error counts as explained up to this many times the expected error
 MODE_NAME = re.compile(
     rf"(?P<precision>{'|'.join(PRECISIONS)})(-(?P<attention>{'|'.join(ATTENTIONS)}))?(?P<graph>-graph)?"
 )
@@ -141,7 +142,7 @@ class AccuracyOptions(Options):
         explain: switch known causes one by one.
         budget_factor: an error is explained up to this many times the expected error.
         batch_size: images of a folder that the device computes at once.
-        workers: processes that decode images, 0 for a thread; None by the number of images.
+        workers: threads that decode images; None for as many as there are cores, 4 at most.
         references: where CPU references are kept; None keeps none.
     """
 

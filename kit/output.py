@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kit.errors import KitError
@@ -89,39 +89,6 @@ class RunLog:
     def text(self) -> str:
         """Return all lines, each ended, as the text log's content."""
         return "".join(f"{line}\n" for line in self.lines)
-
-
-class LineFile:
-    """A file that grows line by line; each line is on the disk before the next is begun."""
-
-    def __init__(self, path: Path, first: Sequence[str]) -> None:
-        """Begin the file with these lines, in place of what it held; it changes all at once.
-
-        Raises:
-            KitError: where it cannot be written.
-        """
-        self.path = path
-        publish({path: "".join(f"{line}\n" for line in first).encode()})
-        try:
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise write_error(path, error) from error
-
-    def append(self, lines: Sequence[str]) -> None:
-        """Add lines; a process that is killed leaves at most the last one cut off.
-
-        Raises:
-            KitError: where they cannot be written.
-        """
-        try:
-            self._file.write("".join(f"{line}\n" for line in lines).encode())
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
-    def close(self) -> None:
-        """Close the file; it stays."""
-        self._file.close()
 
 
 @contextlib.contextmanager

@@ -613,6 +613,9 @@ class OperatorError:
     times_limit: float | None = described(
         "How many times its limit it is, above 1 unexplained; null where it is not finite."
     )
+    token: int | None = described(
+        "Position of the worst token among all vectors of the result; null for a wrong shape."
+    )
 
 
 @record_type
@@ -691,7 +694,6 @@ class FolderAccuracy:
     images: int = described("Images that were compared.")
     failed: int = described("Images beyond a limit.")
     broken: tuple[BrokenImage, ...] = described("Files that were skipped; in the verdict's count.")
-    resumed: int = described("Images taken over from an earlier run that was stopped.")
     cached: int = described("CPU references taken from the disk.")
     percentiles: tuple[Percentile, ...] = described("Of the images' last_hidden_state errors.")
     worst: tuple[ImageAccuracy, ...] = described("The worst images, worst first.")

@@ -208,6 +208,11 @@ class TokenErrors:
         return float(self.cosine[self.worst])
 
 
+def finite(value: float) -> float | None:
+    """Return the value, None where it is NaN or infinite, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
 def to_fp64(tensor: torch.Tensor) -> torch.Tensor:
     """Return the values on the CPU in fp64, outside of any autograd graph."""
     return tensor.detach().to("cpu").to(torch.float64)

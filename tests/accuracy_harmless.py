@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit.accuracy.arithmetic import Declared
+from kit.accuracy.references import Declared
 from tests.accuracy_injections import Function, edit, flip_bit, replace
 from tests.accuracy_input_faults import dinov3_function
 from tests.accuracy_model import Case, layers

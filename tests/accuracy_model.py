@@ -14,14 +14,21 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit.accuracy.arithmetic import Declared, in_declared_type
-from kit.accuracy.examine import examine
-from kit.accuracy.recorder import recorded
-from kit.accuracy.sides import ReferenceRuns, References, Run, Side
-from kit.accuracy.single import Measured, assess
-from kit.accuracy.stages import find_stages
+from kit.accuracy.examine import Examination, examine
+from kit.accuracy.recorder import find_stages, recorded
+from kit.accuracy.references import (
+    Declared,
+    ReferenceRuns,
+    References,
+    Run,
+    Side,
+    in_declared_type,
+)
+from kit.accuracy.verdict import assess
 from kit.model.model import Features
 from kit.model.preprocessing import Preprocessing, preprocess
+from kit.options import BUDGET_FACTOR
+from kit.records import AccuracyResults
 
 SIZE = 64
 GRID = (4, 4)
@@ -128,34 +135,37 @@ def reference_runs(declared: Declared) -> ReferenceRuns:
     return references(declared).run(good_pixels())
 
 
-def run_case(case: Case) -> Measured:
-    """Run the device with the change and hold it against the references."""
+def examined(case: Case) -> Examination:
+    """Run the device with the change and hold it against the references, stage by stage."""
     sides = references(case.declared)
     model = copy.deepcopy(in_declared_type(trained_like_model(), case.declared))
     case.model(model)
     dtype = next(model.parameters()).dtype
-    device = Side(model, dtype, case.declared if case.declared.dtype == "fp32" else None)
+    device = Side(model, case.declared if case.declared.dtype == "fp32" else None)
     pixels = case.pixels(good_pixels()).to(dtype)
     with case.during(), device.computing():
-        output, recorder = recorded(
-            lambda: model(pixels.clone()),
-            model,
-            sides.stages.all,
-            detail=True,
-            repeat_inputs=True,
+        output, stages = recorded(
+            lambda: model(pixels.clone()), model, sides.stages.all, detail=True
         )
     features = case.features(Features(output.pooler_output[:1], output.last_hidden_state[:1]))
-    for record in recorder.stages.values():  # a batch's first image is the one that is judged
+    for record in stages.values():  # a batch's first image is the one that is judged
         for name, tensor in record.points.items():
             if pixels.shape[0] > 1 and tensor.shape[0] == pixels.shape[0]:
                 record.points[name] = tensor[:1]
-    examination = examine(Run(features, recorder), sides, reference_runs(case.declared))
-    names = dict.fromkeys(("pooler_output", "last_hidden_state"), "cpu")
-    return assess(examination, sides, GRID, device_names=names, self_check=False)
+    runs = reference_runs(case.declared)
+    return examine(Run(features, stages), sides, runs, BUDGET_FACTOR)
 
 
-def named_rightly(case: Case, measured: Measured) -> bool:
+def run_case(case: Case) -> AccuracyResults:
+    """Return what the record has of a run with the change."""
+    return assess(
+        examined(case), references(case.declared), GRID, image="", source="local",
+        torch_device="npu:0", factor=BUDGET_FACTOR, self_check=False,
+    )  # fmt: skip
+
+
+def named_rightly(case: Case, results: AccuracyResults) -> bool:
     """Return whether the verdict names the block, and the class of operator where one is given."""
-    verdict = measured.verdict
-    operator = None if verdict.operator is None else verdict.operator.operator
-    return verdict.block == case.block and case.operator in (None, operator)
+    named = results.first_unexplained_operator
+    operator = None if named is None else named.operator
+    return results.first_unexplained_block == case.block and case.operator in (None, operator)

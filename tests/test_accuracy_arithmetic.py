@@ -1,13 +1,20 @@
 """The declared arithmetic on the CPU rounds as its definition says."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
-from kit.accuracy.arithmetic import Declared, in_declared_type, round_mantissa, rounding
-from kit.accuracy.sides import References, Side
+from kit.accuracy.references import (
+    Declared,
+    Imitation,
+    References,
+    Side,
+    in_declared_type,
+    round_mantissa,
+)
 from tests.accuracy_model import good_pixels, trained_like_model
 
 
@@ -43,7 +50,7 @@ def test_hf32_rounds_the_inputs_of_convolutions_and_not_of_products() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(1, 3, 8, 8, generator=generator)
     convolution, linear = nn.Conv2d(3, 4, 4), nn.Linear(8, 8)
-    with torch.no_grad(), rounding(Declared("fp32", "fp32", "hf32")):
+    with torch.no_grad(), Imitation(Declared("fp32", "fp32", "hf32")):
         found, product = convolution(image), linear(image)
     with torch.no_grad():
         assert torch.equal(product, linear(image))
@@ -57,7 +64,7 @@ def test_reduced_products_round_linear_layers_matmuls_and_attention() -> None:
     query, key, value = torch.randn(3, 1, 2, 5, 8, generator=generator)
     linear = nn.Linear(8, 8)
     attend = nn.functional.scaled_dot_product_attention
-    with torch.no_grad(), rounding(Declared("fp32", "tf32", "fp32")):
+    with torch.no_grad(), Imitation(Declared("fp32", "tf32", "fp32")):
         found = linear(query), query @ key.mT, attend(query, key, value)
     narrow = [round_mantissa(tensor, 10) for tensor in (query, key, value)]
     with torch.no_grad():
@@ -68,12 +75,14 @@ def test_reduced_products_round_linear_layers_matmuls_and_attention() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_products_agree_with_the_framework_within_their_own_rounding(dtype: str) -> None:
+def test_half_products_agree_with_the_framework_within_their_own_rounding(
+    dtype: Literal["bf16", "fp16"],
+) -> None:
     model = in_declared_type(trained_like_model(), Declared(dtype))
     assert model is not trained_like_model()
     half = next(model.parameters()).dtype
-    ours = Side(model, half, Declared(dtype)).features(good_pixels())
-    theirs = Side(model, half, None).features(good_pixels())
+    ours = Side(model, Declared(dtype)).features(good_pixels())
+    theirs = Side(model, None).features(good_pixels())
     assert ours.last_hidden_state.dtype == half
     apart = (ours.last_hidden_state.float() - theirs.last_hidden_state.float()).norm()
     assert float(apart / theirs.last_hidden_state.float().norm()) < 0.02
@@ -81,18 +90,18 @@ def test_half_products_agree_with_the_framework_within_their_own_rounding(dtype:
 
 def test_plain_fp32_is_computed_as_it_is_and_shares_the_model() -> None:
     references = References(trained_like_model(), Declared())
-    assert references.budget is references.cpu
-    assert references.cpu.model is trained_like_model()
-    assert next(references.truth.model.parameters()).dtype == torch.float64
+    assert references.imitation is references.fp32
+    assert references.fp32.model is trained_like_model()
+    assert next(references.fp64.model.parameters()).dtype == torch.float64
     assert next(trained_like_model().parameters()).dtype == torch.float32
 
 
-def test_the_truth_is_exact_beyond_fp32_whatever_the_models_attention() -> None:
-    sdpa = References(trained_like_model(), Declared()).truth.features(good_pixels())
+def test_fp64_is_exact_beyond_fp32_whatever_the_models_attention() -> None:
+    sdpa = References(trained_like_model(), Declared()).fp64.features(good_pixels())
     eager = References(trained_like_model(), Declared())
-    eager.truth.model.set_attn_implementation("sdpa")
-    assert eager.truth.model.config._attn_implementation == "sdpa"
-    plain = References(trained_like_model(), Declared()).cpu.features(good_pixels())
+    eager.fp64.model.set_attn_implementation("sdpa")
+    assert eager.fp64.model.config._attn_implementation == "sdpa"
+    plain = References(trained_like_model(), Declared()).fp32.features(good_pixels())
     apart = (plain.last_hidden_state.double() - sdpa.last_hidden_state).norm()
     assert 1e-9 < float(apart / sdpa.last_hidden_state.norm()) < 1e-5
 

@@ -1,4 +1,4 @@
-"""The examination: the truth in a batch of two, compared while it runs."""
+"""The examination: fp64 in a batch of two, compared while it runs."""
 
 import copy
 
@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from kit.accuracy.arithmetic import Declared
-from kit.accuracy.examine import of_one_image
-from kit.accuracy.recorder import recorded
-from kit.accuracy.stages import find_stages
-from kit.accuracy.watch import StageWatch
+from kit.accuracy.examine import of_one_image, times_limit
+from kit.accuracy.recorder import StageWatch, find_stages, recorded
+from kit.accuracy.references import Declared
 from kit.errors import KitError
-from tests.accuracy_model import BLOCKS, Case, good_pixels, references, run_case, trained_like_model
+from tests.accuracy_model import BLOCKS, Case, examined, good_pixels, references, trained_like_model
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -39,17 +37,47 @@ def test_a_tensor_that_is_not_of_two_images_is_an_error(shape: tuple[int, ...]) 
         of_one_image(torch.ones(shape), 0, torch.Size([1, 5]))
 
 
-def test_the_truths_own_image_is_not_touched_by_the_devices_inputs() -> None:
+def test_fp64s_own_image_is_not_touched_by_the_devices_inputs() -> None:
     def double(model: nn.Module) -> None:
         with torch.no_grad():
             model.get_parameter("embeddings.cls_token").mul_(2)
 
-    examination = run_case(Case("CLS token doubled", model=double)).examination
-    expected = references(Declared()).truth.features(good_pixels())
-    difference = examination.truth.last_hidden_state - expected.last_hidden_state
+    examination = examined(Case("CLS token doubled", model=double))
+    expected = references(Declared()).fp64.features(good_pixels())
+    difference = examination.fp64.last_hidden_state - expected.last_hidden_state
     assert float(difference.abs().max()) < 1e-12
-    assert examination.stages[0].accumulated.error > 1e-3
-    assert all(stage.first_unexplained(10.0) is None for stage in examination.stages[1:])
+    assert all((stage.accumulated.relative_error or 0) > 1e-3 for stage in examination.stages)
+    assert all(stage.first_unexplained is None for stage in examination.stages[1:])
+
+
+def test_the_cpus_own_error_stands_beside_the_declared_arithmetics() -> None:
+    declared = Declared(convolution="hf32")
+    stages = examined(Case("HF32 convolution, declared", declared=declared)).stages
+    assert all(0 < 10 * stage.cpu_error < stage.accumulated.expected_error for stage in stages)
+
+
+def test_the_rotary_tables_are_points_and_what_hands_its_input_on_is_none() -> None:
+    stages = examined(Case("nothing changed")).stages
+    names = [operator.name for stage in stages for operator in stage.operators]
+    assert [name for name in names if ".output." in name] == [
+        "rope_embeddings.output.0",
+        "rope_embeddings.output.1",
+    ]
+    assert any("drop_path" in path for path, _ in trained_like_model().named_modules())
+    assert not any("drop_path" in name for name in names)
+
+
+def test_the_position_of_an_operators_worst_token_is_kept() -> None:
+    def spoil(model: nn.Module) -> None:
+        def change(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+            return output * torch.ones(21, 1).index_fill(0, torch.tensor([17]), 1.5)
+
+        model.get_submodule("layer.2.mlp.act_fn").register_forward_hook(change, prepend=True)
+
+    found = examined(Case("one token of an activation", model=spoil)).stages[3].first_unexplained
+    assert found is not None
+    assert (found.name, found.token) == ("mlp.act_fn.output", 17)
+    assert found.times_limit == times_limit(found) > 1e4
 
 
 def test_a_stage_that_raises_leaves_nothing_behind() -> None:
@@ -80,8 +108,8 @@ def test_a_stage_can_be_recorded_while_another_model_is_watched() -> None:
 
     class Nested(StageWatch):
         def entered(self, stage: object, args: object, kwargs: object) -> None:
-            _, recorder = recorded(lambda: inner(good_pixels()), inner, stages, detail=True)
-            counts.append(len(recorder.stages[BLOCKS - 1].points))
+            _, record = recorded(lambda: inner(good_pixels()), inner, stages, detail=True)
+            counts.append(len(record[BLOCKS - 1].points))
 
         def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
             names.append((number, name))

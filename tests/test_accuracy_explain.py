@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import accuracy
-from kit.accuracy import single
-from kit.accuracy.arithmetic import Declared, rounding
+from kit.accuracy import references
 from kit.accuracy.explain import ErfGelu, gelu_replaced
+from kit.accuracy.references import Declared, Imitation, make_sides
 from tests.accuracy_model import trained_like_model
 from tests.accuracy_runs import results_of
 
@@ -50,18 +50,27 @@ def test_bf16_is_what_fp32_removes(weights: Path, tmp_path: Path, photo: Path) -
     assert cause["removes"] > 0.99
 
 
+def test_what_the_run_declares_is_not_imitated_again(
+    weights: Path, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "float_modes", lambda _: ("fp32", "hf32"))  # an NPU's
+    causes = explained(weights, tmp_path, photo, "--dtype", "bf16")
+    assert causes["bf16 throughout"]["note"] == "declared already"
+    assert causes["fp16 throughout"]["note"] == ""
+
+
 def test_a_device_that_computes_tanh_gelu_in_silence_is_found_out(
     weights: Path, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, kept = single.make_sides, contextlib.ExitStack()
+    kept = contextlib.ExitStack()
 
     def tanh_device(*args: Any) -> Any:  # noqa: ANN401 - make_sides' own arguments
-        sides = plain(*args)
+        sides = make_sides(*args)
         model = copy.deepcopy(sides.model)
         kept.enter_context(gelu_replaced(model, lambda: nn.GELU("tanh")))  # for the whole run
         return dataclasses.replace(sides, model=model)
 
-    monkeypatch.setattr("kit.accuracy.session.make_sides", tanh_device)
+    monkeypatch.setattr("kit.accuracy.measure.make_sides", tanh_device)
     causes = explained(weights, tmp_path, photo)
     imitated, removed = causes["tanh form of GELU"], causes["GELU written out with erf"]
     assert imitated["before"] > 1e-5
@@ -79,7 +88,7 @@ def test_a_device_that_rounds_products_in_silence_is_found_out(
     plain = explaining.on_device
 
     def hf32_device(*args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401 - on_device's own
-        with torch.no_grad(), rounding(Declared("fp32", "hf32", "hf32")):
+        with torch.no_grad(), Imitation(Declared("fp32", "hf32", "hf32")):
             return plain(*args, **kwargs)
 
     def without_inference_mode(model: Any, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - as forward

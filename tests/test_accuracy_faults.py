@@ -4,7 +4,8 @@ from functools import cache
 
 import pytest
 
-from kit.accuracy.single import Measured
+from kit.accuracy.verdict import exit_code
+from kit.records import AccuracyResults
 from tests.accuracy_block_faults import (
     ATTENTION_FAULTS,
     BLOCK_FAULTS,
@@ -29,36 +30,36 @@ CASES = {case.name: case for case in (*FAULTS, *HARMLESS, *UNSEEN)}
 
 
 @cache
-def measured(name: str) -> Measured:
+def measured(name: str) -> AccuracyResults:
     return run_case(CASES[name])
 
 
-def passes_the_published_thresholds(found: Measured) -> bool:
+def passes_the_published_thresholds(found: AccuracyResults) -> bool:
     return all(
-        judged.relative_error_passed and judged.cosine_passed
-        for judged in found.judgements.values()
+        tensor.relative_error_passed and tensor.cosine_passed
+        for tensor in (found.pooler_output, found.last_hidden_state)
     )
 
 
 @pytest.mark.parametrize("case", FAULTS, ids=lambda case: case.name)
 def test_a_fault_is_caught_and_its_block_named(case: Case) -> None:
     found = measured(case.name)
-    assert found.verdict.outcome in ("fail", "unexplained"), found.verdict
-    assert found.verdict.exit_code(strict=True) == 1
-    assert named_rightly(case, found), found.verdict
+    assert found.outcome in ("fail", "unexplained"), found.verdict
+    assert exit_code(found, strict=True) == 1
+    assert named_rightly(case, found), found.reasons
 
 
 @pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.name)
 def test_a_harmless_variation_passes(case: Case) -> None:
     found = measured(case.name)
-    assert found.verdict.outcome == "pass", found.verdict
-    assert found.verdict.exit_code(strict=True) == 0
+    assert found.outcome == "pass", found.reasons
+    assert exit_code(found, strict=True) == 0
 
 
 @pytest.mark.parametrize("case", UNSEEN, ids=lambda case: case.name)
 def test_what_cannot_be_seen_passes_and_has_its_reason(case: Case) -> None:
     assert case.unseen
-    assert measured(case.name).verdict.outcome == "pass"
+    assert measured(case.name).outcome == "pass"
 
 
 def test_enough_is_tried_and_no_two_cases_share_a_name() -> None:
@@ -70,14 +71,14 @@ def test_enough_is_tried_and_no_two_cases_share_a_name() -> None:
 def row(case: Case) -> str:
     """Return a case's line of the table."""
     found = measured(case.name)
-    verdict, operator = found.verdict, found.verdict.operator
+    block, operator = found.first_unexplained_block, found.first_unexplained_operator
     published = "PASS" if passes_the_published_thresholds(found) else "FAIL"
-    place = "-" if verdict.block is None else f"block {verdict.block}"
+    place = "-" if block is None else f"block {block}"
     place += "" if operator is None else f", {operator.operator}"
     remark = case.unseen or "harmless"
     if case in FAULTS:
         remark = "named rightly" if named_rightly(case, found) else "NAMED WRONGLY"
-    return f"{case.name:46}{published:10}{verdict.outcome:13}{place:24}{remark}"
+    return f"{case.name:46}{published:10}{found.outcome:13}{place:24}{remark}"
 
 
 def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:

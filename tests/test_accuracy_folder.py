@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import accuracy
+from kit import distributed
 from kit.accuracy import folder as folders
-from kit.accuracy import neighbours
-from kit.accuracy.folder_record import worst_first
-from kit.accuracy.loader import Loader, default_workers
+from kit.distributed import Place
 from kit.model.model import Features
 from kit.model.preprocessing import Preprocessing
+from kit.run import ROOT
 from tests.accuracy_runs import (
     FOLDER_COUNT,
-    SCRIPT,
     make_images,
     options_of,
     record_of,
     results_of,
-    run_process,
     without_history,
 )
 
@@ -46,29 +45,64 @@ def test_a_folder_is_compared_and_broken_files_are_counted_in_the_verdict(
     assert folder["neighbours"]["top5"] == 1.0
 
 
-def test_worker_processes_and_a_thread_give_the_same(
+def test_several_decoding_threads_give_the_same_as_one(
     tmp_path: Path, image_folder: Path, tiny_weights: Path, whole: dict[str, Any]
 ) -> None:
-    options = options_of(tmp_path, image_folder, tiny_weights, "--workers", "2", "--no-references")
-    done = run_process(*options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    options = options_of(tmp_path, image_folder, tiny_weights, "--workers", "3", "--no-references")
+    assert accuracy.main(options) == 0
     assert without_history(results_of(tmp_path / "out")) == without_history(whole)
 
 
-def test_two_ranks_give_the_same_as_one(
+# As hosts see a shared folder at different moments: rank 1 misses the first four images.
+OTHER_LIST = """
+import os, sys
+sys.path.insert(0, sys.argv.pop(1))
+from kit.model import images
+plain = images.find
+images.find = lambda *given: plain(*given)[4 * int(os.environ["RANK"]):]
+import accuracy
+sys.exit(accuracy.main())
+"""
+
+
+def test_two_ranks_that_list_different_images_give_the_same_as_one_and_share_the_cores(
     tmp_path: Path, image_folder: Path, tiny_weights: Path, whole: dict[str, Any]
 ) -> None:
+    script = tmp_path / "two_hosts.py"
+    script.write_text(OTHER_LIST)
+    cores = sorted(os.sched_getaffinity(0))[:2]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(SCRIPT), *options_of(tmp_path, image_folder, tiny_weights, "--no-references")],
+         str(script), str(ROOT), *options_of(tmp_path, image_folder, tiny_weights)],
         capture_output=True, text=True, check=False, timeout=180, cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results = results_of(tmp_path / "out")
-    assert results["folder"]["ranks"] == 2
+    record = record_of(tmp_path / "out")
+    assert record["results"]["folder"]["ranks"] == 2
     assert done.stdout.count("Accuracy Validation Results") == 1
-    assert without_history(results) == without_history(whole)
+    assert "The ranks find different images: those that the first finds count" in record["warnings"]
+    assert record["environment"]["cpu_threads"] == max(1, len(cores) // 2)
+    assert without_history(record["results"]) == without_history(whole)
+
+
+def test_each_rank_of_a_host_computes_its_references_with_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)))
+    for local_size, threads, expected in (
+        (1, "1", []),
+        (8, "1", [3]),
+        (32, "1", [1]),
+        (8, "5", []),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)  # torchrun sets 1 where nothing is set
+        distributed.share_cores(Place(0, 0, local_size, local_size))
+        assert chosen == expected
+        chosen.clear()
 
 
 def test_one_image_beyond_a_limit_fails_the_folder_and_is_named(
@@ -115,11 +149,11 @@ def test_a_folder_that_changes_while_it_runs_is_what_it_was_when_it_was_listed(
     (folder / "000.png").write_bytes(b"no image")  # before the first sound one
     plain = folders.FolderRun.run
 
-    def changing(self: folders.FolderRun, paths: Any) -> Any:  # noqa: ANN401 - as run
+    def changing(self: folders.FolderRun, *given: Any) -> Any:  # noqa: ANN401 - as run
         (folder / "004.png").unlink()
         for name in ("0000.png", "003a.png", "zzz.png"):
             shutil.copy(folder / "005.png", folder / name)
-        return plain(self, paths)
+        return plain(self, *given)
 
     monkeypatch.setattr(folders.FolderRun, "run", changing)
     assert accuracy.main(options_of(tmp_path, folder, tiny_weights)) == 0
@@ -140,10 +174,10 @@ def test_a_worst_image_that_went_or_changed_gives_its_place_to_the_next(
     plain = folders.FolderRun.run
     worst: list[Path] = []
 
-    def changing(self: folders.FolderRun, paths: Any) -> Any:  # noqa: ANN401 - as run
-        done = plain(self, paths)
-        order = worst_first(done, "fp32")
-        worst.extend(Path(image.image) for image in order)
+    def changing(self: folders.FolderRun, *given: Any) -> Any:  # noqa: ANN401 - as run
+        done = plain(self, *given)
+        assert done is not None
+        worst.extend(Path(image.image) for image in done.worst)
         worst[0].unlink()
         shutil.copy(worst[3], worst[1])
         return done
@@ -156,46 +190,49 @@ def test_a_worst_image_that_went_or_changed_gives_its_place_to_the_next(
     assert sum("Not measured in full" in warning for warning in record["warnings"]) == 2
 
 
-def test_images_come_in_order_and_no_more_than_asked_ahead(image_folder: Path) -> None:
-    paths = sorted(image_folder.iterdir())
-    taken: list[Path] = []
+def test_images_come_in_order_and_no_more_than_asked_ahead(
+    tmp_path: Path, image_folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+    ahead: list[int] = []
+    plain, device_features = folders.prepare, folders.FolderRun.device_features
 
-    def counted() -> Any:  # noqa: ANN401 - a generator of paths
-        for path in paths:
-            taken.append(path)
-            yield path
+    def counted(path: Path, steps: Preprocessing) -> Any:  # noqa: ANN401 - as prepare
+        begun.append(path)
+        return plain(path, steps)
 
-    with Loader(0, Preprocessing(height=32, width=32)) as loader:
-        stream = loader.stream(counted(), ahead=2)
-        assert next(stream).path == paths[0]
-        assert len(taken) == 3
-        assert [image.path for image in stream] == paths[1:]
+    def looked(self: folders.FolderRun, batch: Any) -> Features:  # noqa: ANN401 - as device_features
+        ahead.append(len(begun) - int(batch[0].path.stem) - 2)  # two broken ones come before
+        return device_features(self, batch)
 
-
-def test_few_images_need_no_worker_process() -> None:
-    assert default_workers(10) == 0
-    assert default_workers(5000) >= 1
+    monkeypatch.setattr(folders, "prepare", counted)
+    monkeypatch.setattr(folders.FolderRun, "device_features", looked)
+    options = options_of(tmp_path, image_folder, tiny_weights, "--batch-size", "1")
+    assert accuracy.main(options) == 0
+    assert sorted(begun) == begun
+    assert max(ahead) <= 5
+    assert len(ahead) == FOLDER_COUNT
 
 
 @pytest.mark.parametrize("at_once", [1 << 18, 50])
 def test_copies_of_an_image_tie_and_are_no_disagreement(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(neighbours, "SIMILARITIES_AT_ONCE", at_once)
+    monkeypatch.setattr(folders, "SIMILARITIES_AT_ONCE", at_once)
     generator = np.random.default_rng(5)
     for count in range(4, 16):
         reference = np.repeat(generator.normal(size=(count, 32)).astype(np.float32), 3, axis=0)
         noise = np.repeat(generator.normal(scale=1e-6, size=(count, 32)), 3, axis=0)
-        found = neighbours.agreement((reference + noise).astype(np.float32), reference)
+        found = folders.agreement((reference + noise).astype(np.float32), reference)
         assert found.top1 == 1.0
 
 
 def test_neighbours_agree_with_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "SIMILARITIES_AT_ONCE", 7 * 300)  # in parts
+    monkeypatch.setattr(folders, "SIMILARITIES_AT_ONCE", 7 * 300)  # in parts
     generator = np.random.default_rng(0)
     reference = generator.normal(size=(300, 16)).astype(np.float32)
     device = (reference + generator.normal(scale=0.2, size=reference.shape)).astype(np.float32)
-    found = neighbours.agreement(device, reference)
+    found = folders.agreement(device, reference)
 
     def plain(features: Any) -> Any:  # noqa: ANN401 - an array
         unit = features.astype(np.float64)
@@ -209,4 +246,4 @@ def test_neighbours_agree_with_a_plain_search(monkeypatch: pytest.MonkeyPatch) -
     assert found.top1 == pytest.approx((ours[:, 0] == theirs[:, 0]).mean())
     assert found.top5 == pytest.approx(np.mean(common))
     assert 0.2 < (found.top1 or 0) < 1
-    assert neighbours.agreement(reference[:2], reference[:2]).top1 is None
+    assert folders.agreement(reference[:2], reference[:2]).top1 is None

@@ -159,7 +159,7 @@ def test_a_fault_in_the_middle_of_a_folder_fails_one_image_or_its_batch(
 ) -> None:  # fmt: skip
     images = make_images(tmp_path / "images", 5)
     fault = {f"FAKECANN_{kind}": "aclnnGelu:6:3"}
-    options = ["--image", images, "--batch-size", "1", "--no-references", "--workers", "0"]
+    options = ["--image", images, "--batch-size", "1", "--no-references", "--workers", "1"]
     done, folder = run_npu(*options, environment=fault)
     assert done.returncode == 1, done.stderr
     results = results_of(folder)

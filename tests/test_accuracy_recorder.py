@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-from kit.accuracy.recorder import recorded, require_on
-from kit.accuracy.stages import find_stages
+from kit.accuracy.recorder import find_stages, recorded, require_on
 from kit.errors import KitError
 from tests.accuracy_model import BLOCKS, good_pixels, trained_like_model
 
@@ -17,10 +16,10 @@ def points_of_the_last_block() -> dict[str, torch.Tensor]:
     """Record one forward of the tiny model in detail."""
     model = trained_like_model()
     with torch.no_grad():
-        _, recorder = recorded(
+        _, stages = recorded(
             lambda: model(good_pixels()), model, find_stages(model).all, detail=True
         )
-    return recorder.stages[BLOCKS - 1].points
+    return stages[BLOCKS - 1].points
 
 
 def test_a_tensor_on_the_wrong_device_is_an_error_and_not_a_verdict() -> None:
@@ -32,28 +31,28 @@ def test_a_tensor_that_nothing_writes_into_is_kept_without_a_copy() -> None:
     model, seen = trained_like_model(), []
     hook = model.norm.register_forward_hook(lambda *call: seen.append(call[2]))
     with torch.no_grad():
-        _, recorder = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
+        _, stages = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
     hook.remove()
-    assert recorder.stages[BLOCKS].points["output"] is seen[-1]
+    assert stages[BLOCKS].points["output"] is seen[-1]
 
 
 def test_a_record_that_is_given_up_gives_its_memory_back() -> None:
     model = trained_like_model()
     with torch.no_grad():
-        _, recorder = recorded(
+        _, stages = recorded(
             lambda: model(good_pixels()), model, find_stages(model).all, detail=True
         )
-    kept = weakref.ref(recorder.stages[1].points["mlp.up_proj.output"])
+    kept = weakref.ref(stages[1].points["mlp.up_proj.output"])
     assert kept() is not None
-    recorder.stages.pop(1)
+    stages.pop(1)
     assert kept() is None
 
 
 def test_a_tensor_of_inference_mode_is_recorded_as_a_copy() -> None:
     model = trained_like_model()
     with torch.inference_mode():
-        output, recorder = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
-    last = recorder.stages[BLOCKS].points["output"]
+        output, stages = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
+    last = stages[BLOCKS].points["output"]
     assert torch.equal(last, output.last_hidden_state)
     assert last is not output.last_hidden_state
 

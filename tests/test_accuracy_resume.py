@@ -1,6 +1,7 @@
-"""accuracy.py over a folder again: references from the disk, stopped runs taken over."""
+"""accuracy.py over a folder again: a run that was stopped leaves its references to the next."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import accuracy
 from kit.accuracy import folder as folders
-from kit.accuracy.journal import entry_of
-from kit.accuracy.sides import Side
+from kit.accuracy.references import Side
+from kit.model import images as decoding
 from kit.model.model import Features
 from tests.accuracy_runs import (
     FOLDER_COUNT,
@@ -83,10 +85,10 @@ def test_a_full_disk_ends_the_cache_and_not_the_run(
     assert capsys.readouterr().out.count("no longer kept on the disk") == 1
 
 
-def test_a_killed_run_is_taken_over_without_loss_or_double_count(
-    tmp_path: Path, image_folder: Path, tiny_weights: Path, whole: dict[str, Any]
+def test_a_killed_run_continues_with_the_same_record_to_the_byte(
+    tmp_path: Path, image_folder: Path, tiny_weights: Path, whole_run: Path
 ) -> None:
-    options = options_of(tmp_path, image_folder, tiny_weights, "--no-references")
+    options = options_of(tmp_path, image_folder, tiny_weights)
     slow = (
         "import sys, time; sys.argv = sys.argv[1:]; sys.path.insert(0, '.');"
         "import npu_patch, accuracy; from kit.accuracy.folder import FolderRun as F;"
@@ -97,71 +99,74 @@ def test_a_killed_run_is_taken_over_without_loss_or_double_count(
     process = subprocess.Popen(
         [sys.executable, "-c", slow, *options], cwd=SCRIPT.parent, stdout=subprocess.DEVNULL
     )
-    journal = tmp_path / "out" / "accuracy.resume.0.jsonl"
+    references = tmp_path / "out" / "references"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (
-        not journal.exists() or journal.read_text("utf-8").count("\n") < 4
-    ):
+    while time.monotonic() < deadline and len(list(references.rglob("*.safetensors"))) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "accuracy.json").exists()
-    kept = journal.read_text("utf-8").count("\n") - 1
+    kept = len(list(references.rglob("*.safetensors")))
     assert 3 <= kept < FOLDER_COUNT
-    with journal.open("a", encoding="utf-8") as file:
-        file.write('{"accuracy": {"image": "cut off')  # as a kill in the middle of a line leaves it
     assert accuracy.main(options) == 0
-    results = results_of(tmp_path / "out")
-    assert results["folder"]["resumed"] == kept
-    assert without_history(results) == without_history(whole)
-    assert not journal.exists()
+    log = (tmp_path / "out" / "accuracy.log").read_text("utf-8")
+    assert f"{kept} of {FOLDER_COUNT} CPU references were taken from the disk" in log
+    expected = (whole_run / "accuracy.json").read_text("utf-8").splitlines()
+    found = (tmp_path / "out" / "accuracy.json").read_text("utf-8").splitlines()
+    differing = [line.partition(":")[0].strip() for line in set(expected) ^ set(found)]
+    assert sorted(set(differing)) in (['"cached"'], ['"cached"', '"started_at"'])
+    assert f'"cached": {kept},' in "".join(found)
 
 
-def interrupted_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Ctrl-C come when so many batches are finished."""
+def test_a_run_that_was_interrupted_leaves_its_references_to_the_next(
+    tmp_path: Path, image_folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_of(tmp_path, image_folder, tiny_weights)
     plain = folders.FolderRun.finish
     finished: list[int] = []
 
     def finish(self: folders.FolderRun, pending: folders.Pending) -> Any:  # noqa: ANN401 - as finish
-        if len(finished) == batches:
+        if len(finished) == 2:
             raise KeyboardInterrupt
         finished.append(1)
         return plain(self, pending)
 
-    monkeypatch.setattr(folders.FolderRun, "finish", finish)
-
-
-def test_ctrl_c_keeps_what_is_finished_and_restart_forgets_it(
-    tmp_path: Path, image_folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = options_of(tmp_path, image_folder, tiny_weights)
     with monkeypatch.context() as patched:
-        interrupted_after(2, patched)
+        patched.setattr(folders.FolderRun, "finish", finish)
         assert accuracy.main(options) == 130
-    journal = tmp_path / "out" / "accuracy.resume.0.jsonl"
-    assert len(journal.read_text("utf-8").splitlines()) == 1 + 2 * 3
-    assert accuracy.main([*options, "--restart"]) == 0
-    assert results_of(tmp_path / "out")["folder"]["resumed"] == 0
-
-
-def test_an_image_that_changed_and_a_run_of_another_kind_are_not_taken_over(
-    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = make_images(tmp_path / "images", 7)
-    options = options_of(tmp_path, images, tiny_weights)
-    with monkeypatch.context() as patched:
-        interrupted_after(2, patched)
-        assert accuracy.main(options) == 130
-    (images / "001.png").write_bytes((images / "006.png").read_bytes())
     assert accuracy.main(options) == 0
-    assert results_of(tmp_path / "out")["folder"]["resumed"] == 5
-    with monkeypatch.context() as patched:
-        interrupted_after(2, patched)
-        assert accuracy.main(options) == 130
-    assert accuracy.main([*options, "--dtype", "bf16"]) == 0
-    assert results_of(tmp_path / "out")["folder"]["resumed"] == 0
+    assert 6 <= results_of(tmp_path / "out")["folder"]["cached"] <= 9
 
 
-def test_a_damaged_line_of_the_journal_is_no_entry() -> None:
-    for line in ("", "{", "[]", json.dumps({"accuracy": {}}), '{"accuracy": {"image": 1}}'):
-        assert entry_of(line) is None
+def test_an_image_that_changed_has_a_reference_of_its_own(
+    tmp_path: Path, tiny_weights: Path
+) -> None:
+    images = make_images(tmp_path / "images", 3)
+    options = options_of(tmp_path, images, tiny_weights)
+    assert accuracy.main(options) == 0
+    with Image.open(images / "002.png") as changed:
+        changed.rotate(90).save(images / "001.png")
+    assert accuracy.main(options) == 0
+    assert results_of(tmp_path / "out")["folder"]["cached"] == 2
+
+
+@pytest.mark.parametrize("change", ["config", "transformers", "threads", "decoder"])
+def test_a_reference_that_could_have_other_bits_is_not_taken(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    images = make_images(tmp_path / "images", 3)
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    options = options_of(tmp_path, images, weights)
+    assert accuracy.main(options) == 0
+    if change == "config":  # the weights' own hash stays the same
+        config = json.loads((weights / "config.json").read_text())
+        (weights / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    elif change == "transformers":
+        monkeypatch.setattr("kit.accuracy.folder.transformers.__version__", "4.0.0")
+    elif change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    else:  # as another Pillow may decode the same file
+        plain = decoding.rgb_pixels
+        monkeypatch.setattr(decoding, "rgb_pixels", lambda image: plain(image) ^ 1)
+    assert accuracy.main(options) == 0
+    assert results_of(tmp_path / "out")["folder"]["cached"] == 0

@@ -1,6 +1,8 @@
 """accuracy.py on a device that computes something else: what fails, and what it names."""
 
 import dataclasses
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-from kit.accuracy import single
+from kit.accuracy import explain, measure, references
 from kit.model.model import Features
 from tests.accuracy_runs import Run, record_of, results_of
 
@@ -20,13 +23,13 @@ def change_the_device(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Features], Features]
 ) -> None:
     """Let the device return something else than it computed."""
-    plain = single.run_device
+    plain = measure.run_device
 
     def changed(*args: Any) -> Any:  # noqa: ANN401 - run_device's own arguments
-        run, names = plain(*args)
-        return dataclasses.replace(run, features=change(run.features)), names
+        run = plain(*args)
+        return dataclasses.replace(run, features=change(run.features))
 
-    monkeypatch.setattr(single, "run_device", changed)
+    monkeypatch.setattr(measure, "run_device", changed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -77,15 +80,19 @@ def test_an_output_of_another_shape_fails(
     assert any("shape (1, 200, 32)" in reason for reason in results["reasons"])
 
 
+def test_an_output_of_another_shape_is_not_explained_and_still_recorded(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "on_device", lambda *_: torch.ones(1, 7, 32))
+    code, folder = run_accuracy("--explain")
+    assert code == 0
+    assert results_of(folder)["explain"] == []
+
+
 def test_fp16_overflow_fails_and_names_the_block(
     run_accuracy: Run, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    weights = tmp_path / "large"
-    shutil.copytree(tiny_weights, weights)
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "large"))
     tensors = load_file(weights / "model.safetensors")
     name = next(name for name in tensors if name.endswith("layer.1.mlp.down_proj.weight"))
     tensors[name] *= 1e7
@@ -98,10 +105,28 @@ def test_fp16_overflow_fails_and_names_the_block(
     assert results["first_unexplained_operator"]["operator"] == "MLP"
 
 
+def test_one_nan_in_the_weights_fails_with_a_record_and_costs_a_picture_at_most(
+    run_accuracy: Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "nan"))
+    tensors = load_file(weights / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.1.mlp.down_proj.weight"))
+    tensors[name][3, 5] = torch.nan
+    save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    code, folder = run_accuracy(weights=weights)
+    record = record_of(folder)
+    assert code == 1
+    assert record["results"]["verdict"] == "FAIL"
+    assert record["results"]["first_unexplained_block"] == 1
+    assert "NaN or infinite" in record["results"]["reasons"][0]
+    assert "FAIL" in (folder / "accuracy.log").read_text("utf-8")
+    assert (folder / "accuracy_layers.png").is_file()
+
+
 def test_identical_bits_of_two_processors_are_a_warning(
     run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(single.Sides, "self_check", False)  # as if the CPU were an accelerator
+    monkeypatch.setattr(references.Sides, "self_check", False)  # as if the CPU were an accelerator
     code, folder = run_accuracy()
     assert code == 0
     assert results_of(folder)["reference"] == "CPU fp32"
@@ -109,18 +134,16 @@ def test_identical_bits_of_two_processors_are_a_warning(
     assert any("last_hidden_state" in warning for warning in record_of(folder)["warnings"])
 
 
-def test_the_truth_is_copied_before_the_model_is_watched(
+def test_the_fp64_model_is_copied_before_the_model_is_watched(
     run_accuracy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kit.accuracy import sides
+    plain = references.fp64_side
 
-    plain = sides.exact_side
-
-    def slow(model: Any) -> sides.Side:  # noqa: ANN401 - as exact_side
+    def slow(model: Any) -> references.Side:  # noqa: ANN401 - as fp64_side
         time.sleep(0.5)
         return plain(model)
 
-    monkeypatch.setattr(sides, "exact_side", slow)
+    monkeypatch.setattr(references, "fp64_side", slow)
     code, folder = run_accuracy()
     assert code == 0
     assert results_of(folder)["verdict"] == "SELF-CHECK"
@@ -143,6 +166,35 @@ def test_a_model_without_pooled_features_is_one_line_and_exit_code_2(
     assert "DINOv3ViTModel does not give last_hidden_state and pooler_output" in captured.err
     assert captured.err.count("\n") == 1
     assert not (folder / "accuracy.json").exists()
+
+
+def test_a_model_of_another_token_layout_is_one_line_and_exit_code_2(
+    run_accuracy: Run, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    config = transformers.DeiTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    transformers.DeiTModel(config).save_pretrained(tmp_path / "deit")  # a distillation token too
+    for images in ((), ("--image", str(image_folder))):
+        code, folder = run_accuracy(*images, weights=tmp_path / "deit")
+        captured = capsys.readouterr()
+        assert code == 2
+        assert "last_hidden_state of (198, 32), not CLS, 0 registers and 14 x 14" in captured.err
+        assert captured.err.count("\n") == 1
+        assert not (folder / "accuracy.json").exists()
+
+
+def test_without_matplotlib_only_the_pictures_are_missing(
+    run_accuracy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, folder = run_accuracy("--no-report")
+    assert code == 0
+    assert capsys.readouterr().out.count(".png: the package matplotlib") == 3
+    assert {path.name for path in folder.iterdir()} == {"accuracy.json", "accuracy.log"}
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

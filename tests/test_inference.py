@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModel
@@ -317,6 +318,19 @@ def test_the_smallest_and_the_thinnest_image_run(
     record = record_of(folder)
     assert code == 0
     assert (record["input"]["width"], record["input"]["height"]) == size  # type: ignore[index]
+
+
+def test_a_model_of_another_token_layout_is_one_line_and_exit_code_2(
+    run_inference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[2, 2])
+    transformers.SwinModel(config).save_pretrained(tmp_path / "swin")
+    code, folder = run_inference("--weights", str(tmp_path / "swin"), "--attention", "eager")
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "SwinModel gives a last_hidden_state of (784, 16), not CLS" in error
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
 
 
 def test_strict_fp32_is_recorded_as_the_modes_that_were_on(run_inference: Run) -> None:

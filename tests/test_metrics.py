@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from kit.accuracy.distance import Room, token_norms
-from kit.accuracy.judge import judge
-from kit.accuracy.limits import LIMITS, arithmetic_of
+from kit.accuracy.examine import Distance, NormPool, SideName, token_norms
+from kit.accuracy.limits import LIMITS
+from kit.accuracy.references import Declared
+from kit.accuracy.verdict import judge
 from kit.statistics import compare, compare_tokens, percentiles_of
 
 STORED = Path(__file__).resolve().parent / "data" / "metrics.safetensors"
@@ -121,9 +122,18 @@ def test_one_wrong_token_of_201_hides_in_the_whole_and_not_among_the_tokens() ->
     judged = judge(reference, measured, "fp32")
     assert judged.relative_error_passed
     assert judged.cosine_passed
-    assert not judged.tokens_passed
+    assert "token 150 is off by 1, not below 0.045" in judged.reasons
     assert not judged.passed
     assert judged.tokens.worst == 150
+
+
+def distances(
+    reference: torch.Tensor, *measured: torch.Tensor, token_axis: int = -1
+) -> list[Distance]:
+    """Return how far each of up to three tensors is from the reference."""
+    names: tuple[SideName, ...] = ("imitation", "fp32", "device")
+    sides = dict(zip(names, measured, strict=False))
+    return list(token_norms(NormPool(), reference, sides, token_axis).distances().values())
 
 
 @pytest.mark.parametrize("power", [-30, 0, 30])
@@ -135,9 +145,7 @@ def test_several_distances_at_once_are_the_single_comparisons(power: int) -> Non
         (reference * (1 + eps * torch.randn(2, 7, 16, generator=generator))).to(dtype)
         for eps, dtype in ((1e-3, torch.float64), (1e-6, torch.float32), (0.0, torch.float64))
     ]
-    for found, tensor in zip(
-        token_norms(Room(), reference, *measured).distances(), measured, strict=True
-    ):
+    for found, tensor in zip(distances(reference, *measured), measured, strict=True):
         whole, tokens = compare(reference, tensor), compare_tokens(reference, tensor)
         assert found.error == pytest.approx(whole.relative_error, rel=1e-12)
         assert found.token_error == pytest.approx(tokens.worst_relative, rel=1e-12)
@@ -148,7 +156,7 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
     reference = torch.ones(3, 4, dtype=torch.float64)
     broken = reference.clone()
     broken[1, 2] = torch.nan
-    first, second = token_norms(Room(), reference, broken, reference * 2).distances()
+    first, second = distances(reference, broken, reference * 2)
     assert (first.error, first.token_error, first.token) == (math.inf, math.inf, 1)
     assert (second.error, second.token_error) == (1.0, 1.0)
 
@@ -157,25 +165,23 @@ def test_a_distance_to_what_is_not_finite_is_infinite_and_the_others_are_not_tou
 def test_a_distance_beyond_fp64_is_infinite_without_a_warning() -> None:
     reference = torch.full((2, 4), 1e200, dtype=torch.float64)
     for measured in (reference * 2, reference * 0, reference * torch.inf):
-        (found,) = token_norms(Room(), reference, measured).distances()
+        (found,) = distances(reference, measured)
         assert found.error == math.inf
 
 
 def test_distances_of_vectors_numbers_and_nothing() -> None:
     for shape in ((4,), ()):
         reference = torch.full(shape, 2.0, dtype=torch.float64)
-        (found,) = token_norms(Room(), reference, reference * 1.5).distances()
+        (found,) = distances(reference, reference * 1.5)
         assert (found.error, found.token_error, found.token) == (0.5, 0.5, 0)
-    (found,) = token_norms(
-        Room(), torch.ones(0, 4, dtype=torch.float64), torch.ones(0, 4)
-    ).distances()
+    (found,) = distances(torch.ones(0, 4, dtype=torch.float64), torch.ones(0, 4))
     assert (found.error, found.token_error) == (0.0, 0.0)
 
 
 def test_a_token_that_should_be_zero_and_is_not_is_infinitely_off() -> None:
     reference = torch.ones(3, 4, dtype=torch.float64)
     reference[2] = 0
-    (found,) = token_norms(Room(), reference, reference + 1e-9).distances()
+    (found,) = distances(reference, reference + 1e-9)
     assert (found.token, found.token_error) == (2, math.inf)
     assert found.error < 1e-8
 
@@ -235,36 +241,39 @@ def test_properties_of_the_figures(
 
 
 def test_the_limits_follow_from_what_the_run_declares() -> None:
-    assert arithmetic_of("fp32", "fp32", "fp32") == "fp32"
-    assert arithmetic_of("fp32", "fp32", "hf32") == "hf32"
-    assert arithmetic_of("fp32", "tf32", "fp32") == "tf32"
-    assert arithmetic_of("bf16", "fp32", "hf32") == "bf16"
+    assert Declared("fp32", "fp32", "fp32").arithmetic == "fp32"
+    assert Declared("fp32", "fp32", "hf32").arithmetic == "hf32"
+    assert Declared("fp32", "tf32", "fp32").arithmetic == "tf32"
+    assert Declared("bf16", "fp32", "hf32").arithmetic == "bf16"
     for name, limits in LIMITS.items():
+        assert limits.arithmetic == name
         assert limits.reason, name
     assert (LIMITS["fp32"].relative_error, LIMITS["fp32"].cosine) == (0.01, 0.999)
 
 
 def test_norms_that_are_kept_share_one_piece_of_memory() -> None:
-    room, reference = Room(), torch.ones(2, 5, 8, dtype=torch.float64)
-    kept = [token_norms(room, reference, reference * 1.5) for _ in range(3)]
-    places = {t.untyped_storage().data_ptr() for n in kept for t in (n.reference, *n.differences)}
-    assert len(places) == 1
-    assert [norms.distances()[0].error for norms in kept] == [0.5, 0.5, 0.5]
+    pool, reference = NormPool(), torch.ones(2, 5, 8, dtype=torch.float64)
+    kept = [token_norms(pool, reference, {"device": reference * 1.5}) for _ in range(3)]
+    tensors = [
+        tensor for norms in kept for tensor in (norms.reference, norms.differences["device"])
+    ]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    assert [norms.distances()["device"].error for norms in kept] == [0.5, 0.5, 0.5]
 
 
-def test_a_tensor_with_more_tokens_than_the_room_holds_gets_a_room_of_its_own(
+def test_a_tensor_with_more_tokens_than_a_piece_holds_gets_a_piece_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Room, "NUMBERS", 8)
-    room, reference = Room(), torch.ones(11, 4, dtype=torch.float64)
-    norms = token_norms(room, reference, reference * 3)
-    assert norms.reference.shape == norms.differences[0].shape == (11,)
-    assert norms.distances()[0].error == 2.0
+    monkeypatch.setattr(NormPool, "NUMBERS", 8)
+    pool, reference = NormPool(), torch.ones(11, 4, dtype=torch.float64)
+    norms = token_norms(pool, reference, {"device": reference * 3})
+    assert norms.reference.shape == norms.differences["device"].shape == (11,)
+    assert norms.distances()["device"].error == 2.0
 
 
 def test_tokens_on_the_second_axis_are_counted_row_by_row() -> None:
     reference = torch.ones(1, 3, 2, 4, dtype=torch.float64)
     measured = reference.clone()
     measured[0, :, 1, 2] = 5
-    (found,) = token_norms(Room(), reference, measured, token_axis=1).distances()
+    (found,) = distances(reference, measured, token_axis=1)
     assert (found.token, found.token_error) == (6, 4.0)

@@ -1,113 +1,293 @@
-"""Hold one device run against the truth, stage by stage and operator by operator.
+"""Hold one device run against fp64, stage by stage and operator by operator.
 
 Errors add up from block to block, so a block is judged by itself: its call is repeated on the
 CPU in fp64 on the very input that the device's block had, and every operator's result inside
 is compared. What the declared arithmetic explains is found by repeating the same call in that
-arithmetic: this is the budget of this operator, for this model and this image.
+arithmetic: this is the expected error of this operator, for this model and this image.
 
-The truth computes both at once, in a batch of two: the image itself, and beside it every stage
-on the device's input. Results are compared while it runs and none is kept, which costs less
-time and memory than a second run.
+fp64 computes both at once, in a batch of two: the image itself, and beside it every stage on the
+device's input. Results are compared while it runs and none is kept, which costs less time and
+memory than a second run.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from kit.accuracy.distance import Distance, Room, TokenNorms, token_norms
-from kit.accuracy.examination import Examination, Gap, Point, StageExamination
-from kit.accuracy.limits import BUDGET_FACTOR
-from kit.accuracy.recorder import Points
-from kit.accuracy.replay import replay
-from kit.accuracy.sides import ReferenceRuns, References, Run
-from kit.accuracy.stages import Stage, Stages, channels_first, class_of
-from kit.accuracy.watch import Call, StageWatch, main_input, with_main_input
+from kit.accuracy.recorder import (
+    Call,
+    OperatorClass,
+    Points,
+    Stage,
+    Stages,
+    StageWatch,
+    channels_first,
+    class_of,
+    main_input,
+    with_main_input,
+)
+from kit.accuracy.references import ReferenceRuns, References, Run
 from kit.errors import KitError
 from kit.model.model import Features
+from kit.records import OperatorError
+from kit.statistics import finite, ratio
 
-IMAGE, DEVICE_INPUT = 0, 1  # places in the truth's batch
-SideName = Literal["budget", "cpu", "device"]
+# Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
+# last place where the CPU's own happens to be exact, so what is below this is always explained.
+SMALLEST_LIMIT = 2.0**-20
+IMAGE, DEVICE_INPUT = 0, 1  # places in the batch that fp64 computes
+SideName = Literal["imitation", "fp32", "device"]
+
+
+# ---- Distances -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Held:
-    """A tensor of the truth, held against the same tensor of other sides.
+class Distance:
+    """How far one tensor is from a reference; infinite where a value is not finite on either side.
 
     Attributes:
-        sides: that have one of the truth's shape; always the budget.
-        norms: of the truth, and of its difference from each side.
+        error: relative error of the whole tensor.
+        token_error: of the worst token.
+        token: position of the worst token among all.
     """
 
-    sides: tuple[SideName, ...]
-    norms: TokenNorms
-
-    def distances(self) -> dict[SideName, Distance]:
-        """Return how far each side is from the truth."""
-        return dict(zip(self.sides, self.norms.distances(), strict=True))
+    error: float
+    token_error: float
+    token: int
 
 
 @dataclass(frozen=True)
-class HeldStage:
-    """A stage of the truth, held against other sides.
+class TokenNorms:
+    """Euclidean norms of every token; all that is kept of tensors that were compared.
+
+    Attributes:
+        reference: of the reference's tokens, fp64, one per token.
+        differences: of each side's difference from the reference, the same.
+    """
+
+    reference: torch.Tensor
+    differences: Mapping[SideName, torch.Tensor]
+
+    def distances(self) -> dict[SideName, Distance]:
+        """Return how far each side is; nothing differs in a tensor without elements."""
+        norms = self.reference.numpy()  # whose operators cost less than torch's on so few numbers
+        norm = math.sqrt(norms @ norms)
+        return {
+            side: distance(errors.numpy(), norms, norm) for side, errors in self.differences.items()
+        }
+
+
+def distance(errors: NDArray[np.float64], norms: NDArray[np.float64], norm: float) -> Distance:
+    """Return what the tokens' norms come to.
+
+    Args:
+        errors: of each token's difference.
+        norms: of each token of the reference.
+        norm: of the whole reference.
+    """
+    if errors.size == 0:
+        return Distance(0.0, 0.0, 0)
+    relative = np.zeros_like(errors)
+    with np.errstate(all="ignore"):  # what is not finite is told apart below
+        np.divide(errors, norms, out=relative, where=errors != 0)
+    relative[~np.isfinite(relative)] = math.inf
+    token = int(relative.argmax())
+    whole = math.sqrt(errors @ errors)
+    if math.isfinite(whole) and math.isfinite(norm):
+        return Distance(ratio(whole, norm), float(relative[token]), token)
+    return Distance(math.inf, math.inf, token)
+
+
+class NormPool:
+    """Many tensors' norms in few pieces of memory.
+
+    They are kept while tensors of megabytes come and go. Each in a place of its own, they would
+    leave the allocator no large piece to use again.
+    """
+
+    NUMBERS = 1 << 20
+
+    def __init__(self) -> None:
+        """Make the first piece; the system gives a page of it when it is written."""
+        self._free = torch.empty(self.NUMBERS, dtype=torch.float64)
+
+    def take(self, shape: torch.Size) -> torch.Tensor:
+        """Return an fp64 tensor of this shape, not initialized."""
+        count = shape.numel()
+        if count > len(self._free):
+            self._free = torch.empty(max(count, self.NUMBERS), dtype=torch.float64)
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken.view(shape)
+
+
+def token_norms(
+    pool: NormPool,
+    reference: torch.Tensor,
+    sides: Mapping[SideName, torch.Tensor],
+    token_axis: int = -1,
+) -> TokenNorms:
+    """Hold several tensors against one reference, in a fraction of statistics.compare's time.
+
+    Little is done here, because the tensors are in the processor's cache only now: the figures
+    are worked out from the norms later. Without the scaling that statistics.compare does: in fp64
+    a value from 1e-150 to 1e150 neither overflows nor vanishes.
+
+    Args:
+        pool: where the norms are kept.
+        reference: in fp64 on the CPU.
+        sides: of the reference's shape, any dtype, on the CPU.
+        token_axis: the axis that is a token's vector.
+    """
+    sizes = list(reference.shape)
+    if sizes:
+        del sizes[token_axis]
+    tokens = torch.Size(sizes)
+    difference = torch.empty_like(reference)
+
+    def norms_of(tensor: torch.Tensor) -> torch.Tensor:
+        norms = pool.take(tokens)
+        torch.linalg.vector_norm(tensor, dim=token_axis, out=norms)
+        return norms.flatten()
+
+    return TokenNorms(
+        norms_of(reference),
+        {side: norms_of(difference.copy_(found).sub_(reference)) for side, found in sides.items()},
+    )
+
+
+# ---- Examination ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageErrors:
+    """One stage of the device, examined.
 
     Attributes:
         stage: which.
-        output: for the image itself.
-        points: by name, on the device's own input.
+        accumulated: of the stage's output, everything before it included.
+        cpu_error: accumulated relative error of the CPU's own fp32.
+        operators: every one inside, in the order of execution, on the device's own input.
     """
 
     stage: Stage
-    output: Held
-    points: Mapping[str, Held]
+    accumulated: OperatorError
+    cpu_error: float
+    operators: tuple[OperatorError, ...]
+
+    @property
+    def first_unexplained(self) -> OperatorError | None:
+        """The first operator whose own error is beyond its limit."""
+        return next((operator for operator in self.operators if times_limit(operator) > 1), None)
+
+    @property
+    def worst(self) -> OperatorError | None:
+        """The operator that comes closest to its limit or goes furthest beyond it."""
+        return max(self.operators, key=times_limit, default=None)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A device's run beside the CPU's sides.
+
+    Attributes:
+        stages: every stage, in the order of execution.
+        device, fp32, imitation, fp64: each side's outputs, on the CPU.
+    """
+
+    stages: tuple[StageErrors, ...]
+    device: Features
+    fp32: Features
+    imitation: Features
+    fp64: Features
+
+
+def times_limit(operator: OperatorError) -> float:
+    """Return how many times its limit an error is; infinite where the record has null."""
+    return math.inf if operator.times_limit is None else operator.times_limit
+
+
+def operator_error(
+    name: str, operator: OperatorClass, distances: Mapping[SideName, Distance], factor: float
+) -> OperatorError:
+    """Return the device's distance from fp64 beside the imitation's.
+
+    Args:
+        name: the module inside the stage, with .input or .output.
+        operator: its class.
+        distances: of the imitation, and of the device where it has the right shape.
+        factor: how many times the expected error still counts as explained.
+    """
+    imitation, device = distances["imitation"], distances.get("device")
+    # Where the reference overflows nothing is explained.
+    expected, expected_token = finite(imitation.error) or 0.0, finite(imitation.token_error) or 0.0
+    times = math.inf
+    if device is not None:
+        times = max(
+            device.error / max(factor * expected, SMALLEST_LIMIT),
+            device.token_error / max(factor * expected_token, SMALLEST_LIMIT),
+        )
+    return OperatorError(
+        name=name,
+        operator=operator,
+        relative_error=None if device is None else finite(device.error),
+        expected_error=expected,
+        token_error=None if device is None else finite(device.token_error),
+        expected_token_error=expected_token,
+        times_limit=finite(times),
+        token=None if device is None else device.token,
+    )
 
 
 class Examiner(StageWatch):
-    """Holds a device run against the truth while the truth computes its batch of two.
+    """Holds a device run against fp64 while fp64 computes its batch of two.
 
     Attributes:
-        held: the stages so far.
+        held: the stages so far: their outputs for the image itself, and by name what is inside
+            on the device's own input.
     """
 
     def __init__(self, device: Run, references: References, runs: ReferenceRuns) -> None:
         """Take a run recorded in detail, whose record is used up, and the CPU's runs."""
         super().__init__(detail=True)
-        self.held: list[HeldStage] = []
-        self._device = device.recorder.stages
+        self.held: list[tuple[Stage, TokenNorms, Mapping[str, TokenNorms]]] = []
+        self._device = device.stages
         self._references = references
-        self._cpu = runs.cpu.recorder.stages
-        self._own_budget = runs.budget.recorder.stages
-        self._budget: Points = {}  # of the stage that runs, on the device's input
+        self._fp32 = runs.fp32.stages
+        self._imitation = runs.imitation.stages
+        self._replayed: Points = {}  # of the stage that runs, imitated on the device's input
         self._place = IMAGE
-        self._room = Room()
-        self._points: dict[int, dict[str, Held]] = defaultdict(dict)
+        self._pool = NormPool()
+        self._inside: dict[int, dict[str, TokenNorms]] = defaultdict(dict)
 
     def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Compute the stage's budget, and put the device's input into the batch.
+        """Imitate the stage, and put the device's input into the batch.
 
         The first stage keeps the image's own, so that a wrong input shows.
         """
         first = stage is self._references.stages.all[0]
         given = self._device[stage.number].points.get("input")
-        own, both = self._own_budget[stage.number], main_input(args, kwargs)
+        own, both = self._imitation[stage.number], main_input(args, kwargs)
         image = own.points.get("input")
         comparable = image is not None and given is not None and given.shape == image.shape
         self._place = DEVICE_INPUT if comparable and not first else IMAGE
         if not first and not comparable:  # only outputs are left to compare
-            self._budget = {name: own.points[name] for name in own.points if name == "output"}
+            self._replayed = {name: own.points[name] for name in own.points if name == "output"}
             return None
-        side = self._references.budget
-        with side.computing():
-            self._budget = distinct(replay(side.model, stage, own, image if first else given))
+        imitation = self._references.imitation
+        self._replayed = distinct(imitation.replay(stage, own, image if first else given))
         if both is None or given is None:
             return None
         if first:
             self.seen(stage.number, "input", both)
             return None
-        both = both.clone()
+        both = both.clone()  # the model may hold it elsewhere, or spread one image over both
         of_one_image(both, DEVICE_INPUT, given.shape).copy_(given)
         return with_main_input(args, kwargs, both)
 
@@ -118,31 +298,27 @@ class Examiner(StageWatch):
         compared as they were.
         """
         inside = number == self.current
-        budget = self._budget if inside else self._own_budget[number].points
+        imitation = self._replayed if inside else self._imitation[number].points
         device = self._device[number].points
-        if name in budget and name in device and (inside or ".output." in name):
-            self._points[number][name] = self._hold(
-                tensor, self._place, number, name, {"budget": budget[name], "device": device[name]}
-            )
+        if name in imitation and name in device and (inside or ".output." in name):
+            self._inside[number][name] = self._hold(
+                tensor, self._place, number, name,
+                {"imitation": imitation[name], "device": device[name]},
+            )  # fmt: skip
 
     def left(self, stage: Stage, output: torch.Tensor) -> None:
         """Compare a stage's outputs, and give up the device's record of it."""
         number = stage.number
-        own, cpu = self._own_budget[number].points["output"], self._cpu[number].points["output"]
+        own, fp32 = (run[number].points["output"] for run in (self._imitation, self._fp32))
         found = self._device.pop(number).points.get("output")
-        sides: dict[SideName, torch.Tensor | None] = {"budget": own, "cpu": cpu, "device": found}
-        if own is cpu:
-            del sides["cpu"]
+        sides: dict[SideName, torch.Tensor | None] = {"imitation": own, "device": found}
+        if own is not fp32:
+            sides["fp32"] = fp32
         accumulated = self._hold(output, IMAGE, number, "output", sides)
-        self._points[number]["output"] = self._hold(
-            output,
-            self._place,
-            number,
-            "output",
-            {"budget": self._budget["output"], "device": found},
-        )
-        self._budget = {}
-        self.held.append(HeldStage(stage, accumulated, self._points.pop(number)))
+        sides = {"imitation": self._replayed["output"], "device": found}
+        self._inside[number]["output"] = self._hold(output, self._place, number, "output", sides)
+        self._replayed = {}
+        self.held.append((stage, accumulated, self._inside.pop(number)))
 
     def _hold(
         self,
@@ -151,18 +327,17 @@ class Examiner(StageWatch):
         number: int,
         name: str,
         sides: Mapping[SideName, torch.Tensor | None],
-    ) -> Held:
-        budget = sides["budget"]
-        assert budget is not None  # every caller has one
-        truth = of_one_image(both, place, budget.shape)
+    ) -> TokenNorms:
+        imitation = sides["imitation"]
+        assert imitation is not None  # every caller has one
+        reference = of_one_image(both, place, imitation.shape)
         alike = {
             side: tensor
             for side, tensor in sides.items()
-            if tensor is not None and tensor.shape == truth.shape
+            if tensor is not None and tensor.shape == reference.shape
         }
-        first_axis = channels_first(number, name, self._references.stages, truth.ndim)
-        norms = token_norms(self._room, truth, *alike.values(), token_axis=1 if first_axis else -1)
-        return Held(tuple(alike), norms)
+        axis = 1 if channels_first(number, name, self._references.stages, reference.ndim) else -1
+        return token_norms(self._pool, reference, alike, token_axis=axis)
 
 
 def of_one_image(both: torch.Tensor, place: int, shape: torch.Size) -> torch.Tensor:
@@ -192,7 +367,8 @@ def of_one_image(both: torch.Tensor, place: int, shape: torch.Size) -> torch.Ten
 def distinct(points: Points) -> Points:
     """Return the points without those that are an earlier one's very tensor.
 
-    What hands its input on unchanged (a drop path in evaluation mode) has nothing to compare.
+    What is the output of the module before it, and what hands its input on unchanged (a drop path
+    in evaluation mode), has nothing to compare.
     """
     seen: set[int] = set()
     kept: Points = {}
@@ -203,54 +379,45 @@ def distinct(points: Points) -> Points:
     return kept
 
 
-def examine(
-    device: Run, references: References, runs: ReferenceRuns, factor: float = BUDGET_FACTOR
-) -> Examination:
-    """Examine a device run whose recorder has recorded in detail.
+def examine(device: Run, references: References, runs: ReferenceRuns, factor: float) -> Examination:
+    """Examine a device run whose stages were recorded in detail.
 
     Args:
         device: the run; its record is used up.
         references: of the same weights, with the device's declared arithmetic.
         runs: the same image on the CPU's fp32 sides.
-        factor: how many times the budget still counts as explained.
+        factor: how many times the expected error still counts as explained.
 
     Raises:
         KitError: where the model is not one whose images of a batch are independent.
     """
-    truth = references.truth
+    fp64, stages = references.fp64, references.stages
     examiner = Examiner(device, references, runs)
-    with truth.computing(), examiner.watching(truth.model, references.stages.all):
-        both = truth.forward(runs.pixels.repeat(2, 1, 1, 1))
-    features = Features(
-        both.pooler_output[IMAGE : IMAGE + 1], both.last_hidden_state[IMAGE : IMAGE + 1]
-    )
+    with fp64.computing(), examiner.watching(fp64.model, stages.all):
+        both = fp64.forward(runs.pixels.repeat(2, 1, 1, 1))
     # Only now: between matrix products the processor's caches would have none of this at hand.
-    stages = tuple(examined(held, references.stages) for held in examiner.held)
     return Examination(
-        stages, device.features, runs.cpu.features, features, runs.budget.features, factor
+        tuple(stage_errors(*held, stages, factor) for held in examiner.held),
+        device.features,
+        runs.fp32.features,
+        runs.imitation.features,
+        Features(both.pooler_output[:1], both.last_hidden_state[:1]),
     )
 
 
-def examined(held: HeldStage, stages: Stages) -> StageExamination:
+def stage_errors(
+    stage: Stage,
+    output: TokenNorms,
+    inside: Mapping[str, TokenNorms],
+    stages: Stages,
+    factor: float,
+) -> StageErrors:
     """Return what a stage's norms come to."""
-    output = held.output.distances()
-    points = tuple(
-        Point(name, class_of(name, held.stage, stages), gap_of(point.distances()))
-        for name, point in held.points.items()
+    distances = output.distances()
+    operators = tuple(
+        operator_error(name, class_of(name, stage, stages), norms.distances(), factor)
+        for name, norms in inside.items()
     )
-    cpu = output.get("cpu", output["budget"])
-    return StageExamination(held.stage, gap_of(output), cpu.error, points)
-
-
-def gap_of(distances: Mapping[SideName, Distance]) -> Gap:
-    """Return the device's distance from the truth beside the declared arithmetic's."""
-    explained = distances["budget"]
-    if not math.isfinite(explained.error):  # the reference overflows here: nothing is explained
-        explained = replace(explained, error=0.0, token_error=0.0)
-    own = distances.get("device")
-    if own is None:
-        return Gap(math.inf, explained.error, math.inf, explained.token_error, None, True)
-    broken = not math.isfinite(own.error)
-    return Gap(
-        own.error, explained.error, own.token_error, explained.token_error, own.token, broken
-    )
+    accumulated = operator_error("output", class_of("output", stage, stages), distances, factor)
+    fp32 = distances.get("fp32", distances["imitation"])
+    return StageErrors(stage, accumulated, fp32.error, operators)

@@ -8,24 +8,22 @@ without saying so; where the device then agrees, that is what it does.
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kit.accuracy.arithmetic import Declared, in_declared_type
-from kit.accuracy.results import finite
-from kit.accuracy.sides import Side
-from kit.accuracy.single import Sides
+from kit.accuracy.references import Declared, Side, Sides, in_declared_type
 from kit.device.device import device_errors, reduced_fp32
 from kit.model import model as models
 from kit.model.model import forward
 from kit.records import Cause, FloatMode
-from kit.statistics import compare
+from kit.statistics import compare, finite
 
 
 class ErfGelu(nn.Module):
@@ -45,13 +43,11 @@ class Switch:
 
     Attributes:
         cause: what is switched.
-        where: on the device, or imitated by the reference.
         run: returns last_hidden_state with the switch, on the CPU.
         note: why it cannot be tried; empty where it can.
     """
 
     cause: str
-    where: Literal["device", "reference"]
     run: Callable[[], torch.Tensor]
     note: str = ""
 
@@ -91,34 +87,44 @@ def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
         sides: device and references.
         pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
 
+    Returns:
+        One entry per switch; none where the device's output has another shape than the CPU's.
+
     Raises:
         DeviceError: where the device fails or no longer computes.
     """
-    truth = sides.references.truth.features(pixels).last_hidden_state
+    fp64 = sides.references.fp64.features(pixels).last_hidden_state
     plain = on_device(sides, sides.model, pixels)
-    declared = sides.references.budget.features(pixels).last_hidden_state
-    errors = {
-        "device": compare(truth, plain).relative_error,
-        "reference": compare(declared, plain).relative_error,
-    }
-    found = []
-    for switch in (*device_switches(sides, pixels), *reference_switches(sides, pixels)):
-        before = errors[switch.where]
-        if switch.note:
-            found.append(Cause(switch.cause, switch.where, None, finite(before), None, switch.note))
-            continue
-        tensor = switch.run()
-        pair = (truth, tensor) if switch.where == "device" else (tensor, plain)
-        found.append(cause_of(switch, before, compare(*pair).relative_error))
+    imitation = sides.references.imitation.features(pixels).last_hidden_state
+    if plain.shape != fp64.shape:
+        return ()
+    before = compare(fp64, plain).relative_error
+    causes = [
+        cause_of(switch, "device", before, lambda tensor: (fp64, tensor))
+        for switch in device_switches(sides, pixels)
+    ]
+    before = compare(imitation, plain).relative_error
+    causes += [
+        cause_of(switch, "reference", before, lambda tensor: (tensor, plain))
+        for switch in reference_switches(sides, pixels)
+    ]
     sides.setup.health.after("the explanation")
-    return tuple(found)
+    return tuple(causes)
 
 
-def cause_of(switch: Switch, before: float, after: float) -> Cause:
-    """Return what a switch did."""
+def cause_of(
+    switch: Switch,
+    where: Literal["device", "reference"],
+    before: float,
+    pair: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> Cause:
+    """Try a switch and return what it did; `pair` makes the two tensors to be compared."""
+    if switch.note:
+        return Cause(switch.cause, where, None, finite(before), None, switch.note)
+    after = compare(*pair(switch.run())).relative_error
     known = math.isfinite(before) and math.isfinite(after) and before > 0
     removes = max(0.0, 1 - after / before) if known else None
-    return Cause(switch.cause, switch.where, finite(after), finite(before), removes, "")
+    return Cause(switch.cause, where, finite(after), finite(before), removes, "")
 
 
 def on_device(
@@ -135,107 +141,81 @@ def on_device(
         return features.last_hidden_state.cpu()
 
 
-def device_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
-    """Return the switches on the device."""
+def device_switches(sides: Sides, pixels: torch.Tensor) -> Iterator[Switch]:
+    """Yield the switches on the device."""
     model, declared = sides.model, sides.references.declared
     label = "TF32" if sides.setup.device.type == "cuda" else "HF32"
     fp32 = declared.dtype == "fp32"
 
-    def mode(name: str, now: FloatMode, *, matmul: bool, convolution: bool) -> Switch:
-        note = ""
+    def on(context: AbstractContextManager[object]) -> Callable[[], torch.Tensor]:
+        return lambda: on_device(sides, model, pixels, context)
+
+    for name, now in (("convolution", declared.convolution), ("matrix products", declared.matmul)):
+        note = "off already" if now == "fp32" else ""
         if sides.self_check:
             note = f"the CPU has no {label}"
         elif not fp32:
             note = f"{declared.dtype} does not use it"
-        elif now == "fp32":
-            note = "off already"
-        switched = reduced_fp32(matmul=matmul, convolution=convolution)
-        return Switch(
-            f"{label} {name} off", "device", lambda: on_device(sides, model, pixels, switched), note
+        others = reduced_fp32(
+            matmul=name == "convolution" and declared.matmul != "fp32",
+            convolution=name != "convolution" and declared.convolution != "fp32",
         )
-
-    switches = [
-        mode("convolution", declared.convolution, matmul=declared.matmul != "fp32",
-             convolution=False),
-        mode("matrix products", declared.matmul, matmul=False,
-             convolution=declared.convolution != "fp32"),
-    ]  # fmt: skip
+        yield Switch(f"{label} {name} off", on(others), note)
     if models.has_attention(model.config):
         other = "eager" if model.config._attn_implementation == "sdpa" else "sdpa"
-        switches.append(
-            Switch(
-                f"{other} attention",
-                "device",
-                lambda: on_device(sides, model, pixels, attention_replaced(model, other)),
-            )
-        )
-    switches.append(
-        Switch(
-            "GELU written out with erf",
-            "device",
-            lambda: on_device(sides, model, pixels, gelu_replaced(model, ErfGelu)),
-        )
-    )
-    note = "fp32 already" if fp32 else ""
-    switches.append(Switch("fp32 throughout", "device", lambda: in_fp32(sides, pixels), note))
-    return switches
+        yield Switch(f"{other} attention", on(attention_replaced(model, other)))
+    yield Switch("GELU written out with erf", on(gelu_replaced(model, ErfGelu)))
+    yield Switch("fp32 throughout", lambda: in_fp32(sides, pixels), "fp32 already" if fp32 else "")
 
 
 def in_fp32(sides: Sides, pixels: torch.Tensor) -> torch.Tensor:
     """Compute on the device in fp32, from the reference's own weights."""
     with device_errors("moving the fp32 model to the device"):
-        model = copy.deepcopy(sides.references.cpu.model).to(sides.setup.device.torch_device)
+        model = copy.deepcopy(sides.references.fp32.model).to(sides.setup.device.torch_device)
     return on_device(sides, model, pixels, dtype=torch.float32)
 
 
-def reference_switches(sides: Sides, pixels: torch.Tensor) -> Sequence[Switch]:
-    """Return the causes that the CPU imitates."""
-    declared, model = sides.references.declared, sides.references.cpu.model
-    base = sides.references.budget
-
-    def arithmetic(name: str, imitated: Declared) -> Switch:
-        def run() -> torch.Tensor:
-            copied = in_declared_type(model, imitated)
-            dtype = next(copied.parameters()).dtype
-            return Side(copied, dtype, imitated).features(pixels).last_hidden_state
-
-        note = "declared already" if imitated == declared else ""
-        return Switch(name, "reference", run, note)
+def reference_switches(sides: Sides, pixels: torch.Tensor) -> Iterator[Switch]:
+    """Yield the causes that the CPU imitates."""
+    declared, model = sides.references.declared, sides.references.fp32.model
+    base = sides.references.imitation
+    reduced: FloatMode = "tf32" if sides.setup.device.type == "cuda" else "hf32"
+    for name, imitated in (
+        (f"{reduced.upper()} convolution", Declared("fp32", "fp32", reduced)),
+        (f"{reduced.upper()} matrix products too", Declared("fp32", reduced, reduced)),
+        ("bf16 throughout", Declared("bf16")),
+        ("fp16 throughout", Declared("fp16")),
+    ):
+        yield Switch(
+            name,
+            partial(imitate, model, imitated, pixels),
+            "declared already" if imitated == declared else "",
+        )
 
     def tanh() -> torch.Tensor:
         with gelu_replaced(base.model, lambda: nn.GELU("tanh")):
             return base.features(pixels).last_hidden_state
 
-    reduced: FloatMode = "tf32" if sides.setup.device.type == "cuda" else "hf32"
-    label = reduced.upper()
-    switches = [
-        arithmetic(f"{label} convolution", Declared("fp32", "fp32", reduced)),
-        arithmetic(f"{label} matrix products too", Declared("fp32", reduced, reduced)),
-        arithmetic("bf16 throughout", Declared("bf16")),
-        arithmetic("fp16 throughout", Declared("fp16")),
-        Switch("tanh form of GELU", "reference", tanh),
-    ]
-    rope = [module for module in base.model.modules() if hasattr(module, "inv_freq")]
-    if rope:
-        run = with_bf16_periods(base, rope[0], pixels)
-        switches.append(Switch("RoPE periods in bf16", "reference", run))
-    return switches
+    yield Switch("tanh form of GELU", tanh)
+    rope = next((module for module in base.model.modules() if hasattr(module, "inv_freq")), None)
+    if rope is not None:
+        yield Switch("RoPE periods in bf16", partial(with_bf16_periods, base, rope, pixels))
 
 
-def with_bf16_periods(
-    side: Side, rope: nn.Module, pixels: torch.Tensor
-) -> Callable[[], torch.Tensor]:
-    """Return what computes with the rotary embedding's periods rounded to bf16.
+def imitate(model: PreTrainedModel, declared: Declared, pixels: torch.Tensor) -> torch.Tensor:
+    """Compute on the CPU in an arithmetic, from the fp32 model's weights."""
+    side = Side(in_declared_type(model, declared), declared)
+    return side.features(pixels).last_hidden_state
+
+
+def with_bf16_periods(side: Side, rope: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Compute with the rotary embedding's periods rounded to bf16.
 
     DINOv3's original code keeps the periods, the inverses of inv_freq, in bf16.
     """
-
-    def run() -> torch.Tensor:
-        before: torch.Tensor = rope.inv_freq  # type: ignore[assignment] # a buffer
-        rope.inv_freq = 1 / (1 / before).to(torch.bfloat16).to(before.dtype)
-        try:
-            return side.features(pixels).last_hidden_state
-        finally:
-            rope.inv_freq = before
-
-    return run
+    before: torch.Tensor = rope.inv_freq  # type: ignore[assignment] # a buffer
+    rope.inv_freq = 1 / (1 / before).to(torch.bfloat16).to(before.dtype)
+    try:
+        return side.features(pixels).last_hidden_state
+    finally:
+        rope.inv_freq = before

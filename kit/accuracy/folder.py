@@ -1,62 +1,114 @@
-"""Compare device and CPU over a folder: streamed, in batches, resumable, shared among ranks.
+"""Compare device and CPU over a folder: streamed, in batches, shared among ranks, resumable.
 
 While the device computes a batch, a thread computes its CPU references (or takes them from the
-disk) and the loader decodes the images after it; so the device and the CPU are busy at once,
-and memory holds two batches, however many images there are.
+disk) and others decode the images after it; so the device and the CPU are busy at once, and memory
+holds two batches, however many images there are.
 """
 
+import contextlib
+import hashlib
+import itertools
+import json
 import math
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from kit.accuracy.cache import ReferenceCache
-from kit.accuracy.folder_record import image_accuracy
-from kit.accuracy.journal import Entry, Journal, stamp_of
-from kit.accuracy.loader import Loaded, Loader, default_workers
+from kit import distributed, output
+from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.recorder import require_on
-from kit.accuracy.sides import Side
-from kit.accuracy.single import Sides
-from kit.device.device import device_errors, synchronize
+from kit.accuracy.references import Sides
+from kit.accuracy.verdict import judge
+from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
-from kit.model.model import Features, forward, to_host
+from kit.model import images
+from kit.model.images import Inputs
+from kit.model.model import (
+    TENSORS,
+    Features,
+    forward,
+    require_patch_tokens,
+    sha256_of_tensors,
+    to_host,
+)
+from kit.model.preprocessing import Preprocessing, preprocess
 from kit.model.setup import model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.progress import Bar, Progress
-from kit.records import BrokenImage
+from kit.records import (
+    BrokenImage,
+    FolderAccuracy,
+    ImageAccuracy,
+    LimitsInfo,
+    NeighbourAgreement,
+    Percentile,
+)
+from kit.statistics import finite, percentiles_of
 
 BATCHES_IN_FLIGHT = 2
+MOST_DECODERS = 4
+WORST_SHOWN = 10
+Pooled = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class FolderDone:
-    """What all ranks found, in the order of the paths.
+class Prepared:
+    """One image file, ready for the model.
 
     Attributes:
-        entries: every compared image.
-        broken: every file that could not be decoded.
-        resumed: how many entries are an earlier run's.
-        cached: how many references came from the disk.
+        path: the file.
+        sha256: of its bytes.
+        pixels: float32 on the CPU, 3 x rows x columns.
+        input_sha256: of these pixels' bytes.
     """
 
-    entries: Sequence[Entry]
-    broken: Sequence[BrokenImage]
-    resumed: int
-    cached: int
+    path: Path
+    sha256: str
+    pixels: torch.Tensor
+    input_sha256: str
+
+
+def prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenImage:
+    """Decode and preprocess one file; a broken one is a result, not an error."""
+    try:
+        decoded = images.decode(path)
+    except KitError as error:
+        return BrokenImage(str(path), str(error))
+    pixels = preprocess(decoded.pixels, steps)[0].contiguous()
+    return Prepared(path, decoded.sha256, pixels, hashlib.sha256(pixels.numpy().data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One finished image.
+
+    Attributes:
+        accuracy: for the record.
+        device, reference: pooler_output on both sides.
+    """
+
+    accuracy: ImageAccuracy
+    device: Pooled
+    reference: Pooled
 
 
 @dataclass(frozen=True)
 class Pending:
     """One batch on its way: the device's features and its images' references to come."""
 
-    images: Sequence[Loaded]
+    images: Sequence[Prepared]
     device: Features
     references: Sequence[Future[Features]]
 
@@ -64,118 +116,94 @@ class Pending:
 class FolderRun:
     """One run over a folder's images, or over one rank's share of them."""
 
-    def __init__(
-        self,
-        options: AccuracyOptions,
-        sides: Sides,
-        group: Group,
-        progress: Progress,
-        log: RunLog,
-    ) -> None:
+    def __init__(self, options: AccuracyOptions, sides: Sides, group: Group, log: RunLog) -> None:
         """Prepare the run; nothing is computed yet."""
-        self.options = options
         self.sides = sides
         self.group = group
-        self.progress = progress
         self.log = log
+        self.workers = options.workers or min(MOST_DECODERS, distributed.cores(group.place))
         # One number for every batch: a kernel's rounding may depend on it, a verdict must not.
-        self.batch_size: int = options.batch_size
+        self.batch_size = options.batch_size
         self.broken: list[BrokenImage] = []
-        about = self.about()
-        self.cache = ReferenceCache(options.references, about | {"side": self.side_name()}, log)
-        setup = sides.setup
-        device = f"{setup.device.type} {setup.device.name}"
-        of_the_run = {"device": device, "declared": str(sides.references.declared)}
-        self.journal = Journal(
-            options.output_dir, about | of_the_run | {"batch": str(self.batch_size)},
-            group.place.rank,
-        )  # fmt: skip
+        self.cache = ReferenceCache(options.references, about(sides), log)
 
-    def about(self) -> dict[str, str]:
-        """Return what every figure of the run depends on, but for the image."""
-        setup = self.sides.setup
-        return {
-            "weights": setup.model_info.sha256,
-            "architecture": setup.model_info.architecture,
-            "preprocessing": str(setup.steps),
-            "attention": str(setup.model_info.attention),
-        }
+    def run(self, inputs: Inputs, progress: Progress) -> FolderAccuracy | None:
+        """Compare every image once, over all ranks; None on ranks that do not lead.
 
-    def side_name(self) -> str:
-        """Return the name of the reference's side."""
-        return "fp64" if self.sides.self_check else "fp32"
-
-    @property
-    def reference_side(self) -> Side:
-        """The side that the thresholds are held against."""
-        references = self.sides.references
-        return references.truth if self.sides.self_check else references.cpu
-
-    def run(self, paths: Sequence[Path]) -> FolderDone:
-        """Compare every image once, over all ranks and an earlier run that was stopped.
+        The ranks share the first one's list of images: a file that a rank cannot read is a broken
+        one, named like any other.
 
         Raises:
-            KitError: where a result cannot be written, or another rank is lost.
+            KitError: where no image can be read, or another rank is lost.
             DeviceError: where the device fails or no longer computes.
         """
         place = self.group.place
-        known = {} if False else self.journal.read()
-        wanted = [path for path in paths if str(path) not in known]
-        done = {str(path): known[str(path)] for path in paths if str(path) in known}
-        self.group.barrier("the journals")  # all have read before one begins to write
-        self.journal.open(afresh=False)
-        if done:
-            self.log.info(f"Resuming: {len(done)} images were finished by an earlier run")
+        lists = self.group.gather(inputs.paths, "the images")
+        if any(paths != lists[0] for paths in lists):
+            self.log.warning("The ranks find different images: those that the first finds count")
+        paths = lists[0]
         if self.cache.folder is not None:
             self.log.info(f"CPU references are kept in {self.cache.folder}")
-        mine = wanted[place.rank :: place.world_size]
-        with self.progress.bar(len(wanted), "comparing", "image") as bar:
-            fresh = self.compare_all(mine, bar)
-        shares = self.group.gather((fresh, self.broken, self.cache.hits), "the results")
-        self.journal.close()
-        for entries, _, _ in shares:
-            done |= {entry.accuracy.image: entry for entry in entries}
-        broken = [image for _, images, _ in shares for image in images]
-        if not done:
+        rounds = math.ceil(math.ceil(len(paths) / place.world_size) / self.batch_size)
+        with progress.bar(len(paths), "comparing", "image") as bar:
+            mine = list(self.compare_all(paths[place.rank :: place.world_size], rounds, bar))
+        shares = self.group.gather((mine, self.broken, self.cache.hits), "the results")
+        compared = {found.accuracy.image: found for share, _, _ in shares for found in share}
+        if not compared:
             raise KitError(f"none of the {len(paths)} images could be read: see the warnings above")
-        return FolderDone(
-            [done[str(path)] for path in paths if str(path) in done],
-            sorted(broken, key=lambda image: image.image),
-            sum(str(path) in known for path in paths),
-            sum(hits for _, _, hits in shares),
+        cached = sum(hits for _, _, hits in shares)
+        if cached:
+            self.log.info(f"{cached} of {len(compared)} CPU references were taken from the disk")
+        if not place.leads:
+            return None
+        broken = [image for _, images, _ in shares for image in images]
+        return folder_accuracy(
+            [compared[str(path)] for path in paths if str(path) in compared],
+            [*inputs.broken, *sorted(broken, key=lambda image: image.image)],
+            LIMITS[self.sides.references.declared.arithmetic],
+            cached=cached,
+            ranks=place.world_size,
         )
 
-    def compare_all(self, paths: Sequence[Path], bar: Bar) -> list[Entry]:
-        """Compare this rank's images, in step with the other ranks."""
-        workers = self.options.workers
-        workers = default_workers(len(paths)) if workers is None else workers
-        entries: list[Entry] = []
-        with Loader(workers, self.sides.setup.steps) as loader, ThreadPoolExecutor(1) as pool:
-            stream = loader.stream(paths, 2 * self.batch_size + workers)
-            finished = self.finish_batches(self.batches(stream), pool)
-            rounds = int(self.group.most(math.ceil(len(paths) / self.batch_size)))
+    def compare_all(self, paths: Sequence[Path], rounds: int, bar: Bar) -> Iterator[Compared]:
+        """Compare this rank's images, in step with the other ranks.
+
+        Args:
+            paths: this rank's.
+            rounds: how many batches the longest share has.
+            bar: shows all ranks' progress.
+        """
+        with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
+            finished = self.finish_batches(self.batches(self.stream(paths, decoders)), references)
             for _ in range(rounds):
                 found = next(finished, [])
-                entries += found
-                self.journal.append(found)
+                yield from found
                 # So no rank runs ahead by more than a batch, and none waits long at the end.
                 bar.step(sum(self.group.gather(len(found), "the progress")))
-            for found in finished:  # inputs of several shapes make more batches than counted
-                entries += found
-                self.journal.append(found)
-        return entries
+            # Inputs of several shapes make more batches than counted.
+            yield from itertools.chain.from_iterable(finished)
 
-    def batches(self, stream: Iterator[Loaded]) -> Iterator[list[Loaded]]:
+    def stream(
+        self, paths: Iterable[Path], decoders: ThreadPoolExecutor
+    ) -> Iterator[Prepared | BrokenImage]:
+        """Yield every image in order while the next ones are being decoded."""
+        pending: deque[Future[Prepared | BrokenImage]] = deque()
+        for path in paths:
+            pending.append(decoders.submit(prepare, path, self.sides.setup.steps))
+            if len(pending) > 2 * self.batch_size + self.workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def batches(self, stream: Iterable[Prepared | BrokenImage]) -> Iterator[list[Prepared]]:
         """Yield sound images in batches of one input shape; broken ones are named and counted."""
-        batch: list[Loaded] = []
+        batch: list[Prepared] = []
         for image in stream:
-            if image.pixels is None:
-                self.broken.append(BrokenImage(str(image.path), image.problem))
-                self.log.warning(f"Left out: {image.problem}")
+            if isinstance(image, BrokenImage):
+                self.broken.append(image)
+                self.log.warning(f"Left out: {image.reason}")
                 continue
-            other_shape = batch and batch[0].pixels is not None and (
-                batch[0].pixels.shape != image.pixels.shape
-            )  # fmt: skip
+            other_shape = batch and batch[0].pixels.shape != image.pixels.shape
             if len(batch) == self.batch_size or other_shape:
                 yield batch
                 batch = []
@@ -184,28 +212,28 @@ class FolderRun:
             yield batch
 
     def finish_batches(
-        self, batches: Iterator[list[Loaded]], pool: ThreadPoolExecutor
-    ) -> Iterator[list[Entry]]:
-        """Yield every batch's entries, with the next batch already under way."""
+        self, batches: Iterable[list[Prepared]], references: ThreadPoolExecutor
+    ) -> Iterator[list[Compared]]:
+        """Yield every batch's results, with the next batch already under way."""
         waiting: deque[Pending] = deque()
         for batch in batches:
-            references = [pool.submit(self.reference, image) for image in batch]
-            waiting.append(Pending(batch, self.device_features(batch), references))
+            coming = [references.submit(self.reference, image) for image in batch]
+            waiting.append(Pending(batch, self.device_features(batch), coming))
             if len(waiting) == BATCHES_IN_FLIGHT:
                 yield self.finish(waiting.popleft())
         while waiting:
             yield self.finish(waiting.popleft())
 
-    def device_features(self, batch: Sequence[Loaded]) -> Features:
+    def device_features(self, batch: Sequence[Prepared]) -> Features:
         """Compute a batch on the device and prove that the device still computes.
 
         Raises:
             DeviceError: where it does not.
         """
         setup = self.sides.setup
-        images = [torch.from_numpy(image.pixels) for image in batch if image.pixels is not None]
-        images += [images[-1]] * (self.batch_size - len(images))
-        pixel_values = model_input(setup, torch.stack(images))
+        pixels = [image.pixels for image in batch]
+        pixels += [pixels[-1]] * (self.batch_size - len(pixels))
+        pixel_values = model_input(setup, torch.stack(pixels))
         with device_errors("computing a batch"):
             require_on(pixel_values, setup.device.type)
             features = forward(self.sides.model, pixel_values)
@@ -215,31 +243,256 @@ class FolderRun:
         setup.health.after("a batch")
         return on_host
 
-    def reference(self, image: Loaded) -> Features:
+    def reference(self, image: Prepared) -> Features:
         """Return one image's reference, from the disk or computed alone, so by content only."""
-        if (kept := self.cache.read(image.sha256)) is not None:
+        if (kept := self.cache.read(image.input_sha256)) is not None:
             return kept
-        assert image.pixels is not None  # only sound images are batched
-        found = self.reference_side.features(torch.from_numpy(image.pixels)[None])
-        self.cache.write(image.sha256, found)
+        found = self.sides.reference.features(image.pixels[None])
+        require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
+        self.cache.write(image.input_sha256, found)
         return found
 
-    def finish(self, pending: Pending) -> list[Entry]:
+    def finish(self, pending: Pending) -> list[Compared]:
         """Compare one batch with its references."""
-        entries = []
+        found = []
         arithmetic = self.sides.references.declared.arithmetic
-        for number, (image, future) in enumerate(
+        for number, (image, coming) in enumerate(
             zip(pending.images, pending.references, strict=True)
         ):
+            one = slice(number, number + 1)
             device = Features(
-                pending.device.pooler_output[number : number + 1],
-                pending.device.last_hidden_state[number : number + 1],
+                pending.device.pooler_output[one], pending.device.last_hidden_state[one]
             )
-            reference = future.result()
-            pooled = [
-                side.pooler_output[0].to(torch.float32).numpy().astype(np.float32)
+            reference = coming.result()
+            pooled = (
+                side.pooler_output[0].to(torch.float32).numpy().copy()
                 for side in (device, reference)
-            ]
+            )
             accuracy = image_accuracy(image, device, reference, arithmetic)
-            entries.append(Entry(accuracy, stamp_of(image.path), *pooled))
-        return entries
+            found.append(Compared(accuracy, *pooled))
+        return found
+
+
+@contextlib.contextmanager
+def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Have so many threads in the block; at its end what has not begun is dropped."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---- The cache of references ---------------------------------------------------------------------
+
+# They change the last bits of what the CPU computes.
+VARIABLES = (
+    "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+)  # fmt: skip
+
+
+def about(sides: Sides) -> dict[str, object]:
+    """Return everything but the input that the bits of a CPU reference depend on."""
+    model, info = sides.references.fp32.model, sides.setup.model_info
+    config = {key: value for key, value in model.config.to_dict().items() if key[0] != "_"}
+    return {
+        "weights": info.sha256,
+        "architecture": info.architecture,
+        "config": config,
+        "attention": info.attention,
+        "side": "fp64" if sides.self_check else "fp32",
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "cpu": cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+class ReferenceCache:
+    """CPU references on the disk, one file for each image, found by content.
+
+    What a killed run has computed is found again by the next one. A file that is damaged is as
+    good as none.
+
+    Attributes:
+        hits: how many references were found.
+    """
+
+    def __init__(self, folder: Path | None, about: Mapping[str, object], log: RunLog) -> None:
+        """Keep references in `folder`; None keeps none.
+
+        Args:
+            folder: made when the first reference is written.
+            about: everything but the model's input that the reference depends on.
+            log: warned once where writing fails.
+        """
+        self.folder = folder
+        self.about = json.dumps(about, sort_keys=True, default=str)
+        self.log = log
+        self.hits = 0
+
+    def path_of(self, input_sha256: str) -> Path | None:
+        """Return the file of an input's reference; None without a folder."""
+        if self.folder is None:
+            return None
+        key = hashlib.sha256(f"{self.about}\n{input_sha256}".encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, input_sha256: str) -> Features | None:
+        """Return an input's reference, None where there is none or its file is damaged."""
+        path = self.path_of(input_sha256)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in TENSORS}
+                digest = (file.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError):
+            return None
+        if digest != sha256_of_tensors(tensors.items()):
+            return None
+        self.hits += 1
+        return Features(**tensors)
+
+    def write(self, input_sha256: str, reference: Features) -> None:
+        """Keep an input's reference; where the disk does not take it, stop keeping any."""
+        path = self.path_of(input_sha256)
+        if path is None:
+            return
+        tensors = {name: getattr(reference, name).clone() for name in TENSORS}  # they share memory
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            output.publish({path: save(tensors, {"sha256": sha256_of_tensors(tensors.items())})})
+        except (OSError, KitError) as error:
+            self.folder = None
+            self.log.warning(f"CPU references are no longer kept on the disk: {error}")
+
+
+# ---- Figures -------------------------------------------------------------------------------------
+
+
+def image_accuracy(
+    image: Prepared, device: Features, reference: Features, arithmetic: Arithmetic
+) -> ImageAccuracy:
+    """Return one image's figures, its features judged by the limits' table."""
+    pooled = judge(reference.pooler_output, device.pooler_output, arithmetic)
+    tokens = judge(reference.last_hidden_state, device.last_hidden_state, arithmetic)
+    return ImageAccuracy(
+        image=str(image.path),
+        sha256=image.sha256,
+        pooler_relative_error=finite(pooled.comparison.relative_error),
+        pooler_cosine=finite(pooled.comparison.cosine),
+        relative_error=finite(tokens.comparison.relative_error),
+        cosine=finite(tokens.comparison.cosine),
+        max_abs_diff=finite(tokens.comparison.max_abs_diff),
+        token_relative_error=finite(tokens.tokens.worst_relative),
+        token=tokens.tokens.worst,
+        passed=pooled.passed and tokens.passed,
+    )
+
+
+def badness(image: ImageAccuracy, limits: LimitsInfo) -> float:
+    """Return how close an image is to its nearest limit; above 1 it is beyond it."""
+    return max(
+        math.inf if figure is None else (figure - best) / (limit - best)
+        for figure, limit, best in (
+            (image.relative_error, limits.relative_error, 0.0),
+            (image.pooler_relative_error, limits.relative_error, 0.0),
+            (image.token_relative_error, limits.token_relative_error, 0.0),
+            (image.cosine, limits.cosine, 1.0),
+            (image.pooler_cosine, limits.cosine, 1.0),
+        )
+    )
+
+
+def folder_accuracy(
+    compared: Sequence[Compared],
+    broken: Sequence[BrokenImage],
+    limits: LimitsInfo,
+    *,
+    cached: int,
+    ranks: int,
+) -> FolderAccuracy:
+    """Return the folder's part of the record.
+
+    Args:
+        compared: every image, in the order of the paths; at least one.
+        broken: every file that could not be decoded.
+        limits: that were applied.
+        cached: how many references came from the disk.
+        ranks: that shared the work.
+    """
+    ordered = sorted(
+        (found.accuracy for found in compared),
+        key=lambda image: (image.passed, -badness(image, limits), image.image),
+    )
+    errors = [
+        math.inf if image.relative_error is None else image.relative_error for image in ordered
+    ]
+    percentiles = percentiles_of(torch.tensor(errors, dtype=torch.float64))
+    return FolderAccuracy(
+        images=len(ordered),
+        failed=sum(not image.passed for image in ordered),
+        broken=tuple(broken),
+        cached=cached,
+        percentiles=tuple(Percentile(percent, finite(error)) for percent, error in percentiles),
+        worst=tuple(ordered[:WORST_SHOWN]),
+        neighbours=agreement(
+            np.stack([found.device for found in compared]),
+            np.stack([found.reference for found in compared]),
+        ),
+        ranks=ranks,
+    )
+
+
+# A product's last bits depend on where a row stands, and two copies of an image must tie.
+EQUAL_DECIMALS = 12
+SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of images fit
+
+
+def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
+    """Compare the nearest neighbours of every image among all others, by cosine.
+
+    Args:
+        device: images x width, the device's pooler_output.
+        reference: the same images in the same order, the reference's.
+
+    Returns:
+        top-1 and top-5 agreement; None where there are too few images for one.
+    """
+    count = len(device)
+    if count < 3:  # with two images the only other one is always the nearest
+        return NeighbourAgreement(count, None, None)
+    width = min(5, count - 1)
+    ours, theirs = (nearest(side, width) for side in (device, reference))
+    same_first = int((ours[:, 0] == theirs[:, 0]).sum())
+    in_common = sum(
+        len(set(left) & set(right))
+        for left, right in zip(ours.tolist(), theirs.tolist(), strict=True)
+    )
+    top5 = in_common / (count * width) if count > 6 else None
+    return NeighbourAgreement(count, same_first / count, top5)
+
+
+def nearest(features: Pooled, width: int) -> npt.NDArray[np.int64]:
+    """Return for every image the numbers of the `width` nearest others, the nearest first.
+
+    Images at the same distance are in the order of their numbers; what is zero or not finite is
+    near to none.
+    """
+    unit = np.nan_to_num(features.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    norms = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit /= np.where(norms > 0, norms, 1.0)
+    count = len(unit)
+    found = np.empty((count, width), np.int64)
+    step = max(1, SIMILARITIES_AT_ONCE // count)
+    for start in range(0, count, step):
+        similarity = unit[start : start + step] @ unit.T
+        np.round(similarity, EQUAL_DECIMALS, out=similarity)
+        rows = np.arange(len(similarity))
+        similarity[rows, start + rows] = -np.inf
+        found[start : start + step] = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
+    return found

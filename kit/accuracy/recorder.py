@@ -1,19 +1,291 @@
-"""Record what flows through a model's stages, on any device, as tensors on the CPU."""
+"""See and record what flows through a vision model's stages, on any device.
+
+The stages are the embedding, the blocks and the final norm. They are seen by hooks at every module
+without children, and at the queries and keys that enter the attention's products (which is where a
+rotary embedding has been applied). The same watch on two models sees the same points, by name.
+"""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from kit.accuracy.stages import Stage
-from kit.accuracy.watch import StageWatch, main_input
 from kit.errors import KitError
+from kit.model.model import has_attention, register_tokens
 
 T = TypeVar("T")
 Points = dict[str, torch.Tensor]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+OperatorClass = Literal[
+    "input", "embedding", "RoPE", "norm", "attention", "MLP", "layer scale", "residual", "block"
+]
+
+# First match names the class of a point; its name is the module's path inside the stage.
+CLASS_PATTERNS: tuple[tuple[re.Pattern[str], OperatorClass], ...] = (
+    (re.compile(r"rope|rotary|rotated"), "RoPE"),
+    (re.compile(r"patch_embeddings(\.projection)?\.input$|downsample\S*0\.input$"), "input"),
+    (re.compile(r"norm\w*\.input$"), "residual"),
+    (re.compile(r"norm"), "norm"),
+    (re.compile(r"layer_?scale|gamma|drop_path"), "layer scale"),
+    (re.compile(r"att(entio)?n"), "attention"),
+    (re.compile(r"mlp|ffn|fc\d|act(ivation)?_fn|conv"), "MLP"),
+    (re.compile(r"embed"), "embedding"),
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the model.
+
+    Attributes:
+        number: -1 the embedding, 0 and up the blocks, their number the final norm.
+        path: the module's path in the model.
+        rope: path of the module that makes the rotary embedding, for block 0 alone.
+    """
+
+    number: int
+    path: str
+    rope: str | None = None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A model's stages in the order of execution.
+
+    Attributes:
+        all: what was found; a model without one kind simply lacks it.
+        blocks: how many blocks there are.
+        prefix_tokens: tokens before the patches (CLS and registers); None without tokens.
+    """
+
+    all: tuple[Stage, ...]
+    blocks: int
+    prefix_tokens: int | None
+
+
+def find_stages(model: PreTrainedModel) -> Stages:
+    """Return the stages of `model`.
+
+    The blocks are the longest list of modules that lies in no other list: a ViT's layers, a
+    ConvNeXt's stages. Embedding, rotary embedding and final norm are told by their names.
+    """
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    }
+    outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+    if not outer:
+        return Stages((), 0, None)
+    blocks_path = max(outer, key=lambda path: len(lists[path]))
+    blocks = len(lists[blocks_path])
+    top = [name for name, _ in model.named_children()]
+    rope = next((name for name in top if re.search(r"rope|rotary", name)), None)
+    embedding = next((name for name in top if "embed" in name and name != rope), None)
+    norm = next((name for name in top if "norm" in name), None)
+    found = [] if embedding is None else [Stage(-1, embedding)]
+    found += [Stage(n, f"{blocks_path}.{n}", rope if n == 0 else None) for n in range(blocks)]
+    if norm is not None:
+        found.append(Stage(blocks, norm))
+    prefix = 1 + register_tokens(model.config) if has_attention(model.config) else None
+    return Stages(tuple(found), blocks, prefix)
+
+
+def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
+    """Return the operator class of a point inside a stage.
+
+    Args:
+        point: the module's path inside the stage with .input or .output, or the stage's own
+            "input" and "output".
+        stage: the stage.
+        stages: all of them.
+    """
+    if stage.number < 0 and point in ("input", "output"):
+        return "input" if point == "input" else "embedding"
+    if stage.number >= stages.blocks:
+        return "norm"
+    if point in ("input", "output"):
+        return "residual" if point == "output" else "block"
+    for pattern, name in CLASS_PATTERNS:
+        if pattern.search(point):
+            return "embedding" if stage.number < 0 and name not in ("input", "RoPE") else name
+    return "embedding" if stage.number < 0 else "block"
+
+
+def channels_first(number: int, point: str, stages: Stages, axes: int) -> bool:
+    """Return whether a tensor is a map with channels, a token's vector, on the second axis.
+
+    Args:
+        number: of the stage.
+        point: the tensor's name inside it.
+        stages: all of them.
+        axes: how many the tensor has.
+    """
+    if axes != 4:
+        return False
+    convolution = "patch_embeddings" in point or "projection" in point or "conv" in point
+    whole_stage = stages.prefix_tokens is None and point in ("input", "output")
+    return convolution or whole_stage or (number < 0 and point == "input")
+
+
+# ---- Watching ------------------------------------------------------------------------------------
+
+MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+# AttentionInputs would see every shape and device that a hook asks a tensor for.
+unseen = torch._C.DisableTorchFunction
+
+
+class AttentionInputs(TorchFunctionMode):
+    """Shows the queries and keys that enter an attention's products while it is active."""
+
+    def __init__(self, show: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+        """Call `show` with each query and key."""
+        super().__init__()
+        self.show = show
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - any of torch's functions
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Run one function of torch; look at the inputs of the attention's."""
+        if func is nn.functional.scaled_dot_product_attention:
+            named = dict(zip(("query", "key"), args, strict=False)) | dict(kwargs or {})
+            self.show(named["query"], named["key"])
+        elif func in MATMULS and args[0].ndim == 4:
+            self.show(args[0], args[1].transpose(-1, -2))
+        return func(*args, **(kwargs or {}))
+
+
+class StageWatch:
+    """Sees the stages of one model while `watching` is active; what it does is its subclass's.
+
+    Attributes:
+        detail: look inside the stages too, not just at their inputs and outputs.
+        current: the number of the stage that is running; None between two.
+    """
+
+    def __init__(self, *, detail: bool) -> None:
+        """Prepare to watch."""
+        self.detail = detail
+        self.current: int | None = None
+        self._calls: Counter[tuple[int, str]] = Counter()
+        self._attention_seen = False
+        self._during_stage = contextlib.ExitStack()
+
+    def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Handle a stage that is about to run; return the arguments to run it with instead."""
+
+    def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
+        """Handle a point of a stage.
+
+        Args:
+            number: the stage's.
+            name: the module's path inside the stage and `.input` or `.output`, or what enters
+                attention: `attention.rotated_query` and `attention.rotated_key`.
+            tensor: as the model has it; it may write into it afterwards.
+        """
+
+    def left(self, stage: Stage, output: torch.Tensor) -> None:
+        """Handle what a stage has returned."""
+
+    @contextlib.contextmanager
+    def watching(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
+        """Watch these stages of `model` in the block."""
+        with self._during_stage, contextlib.ExitStack() as hooks:  # both, where a stage raises
+            for stage in stages:
+                self._watch(stage, model, hooks)
+            yield
+
+    def _watch(self, stage: Stage, model: nn.Module, hooks: contextlib.ExitStack) -> None:
+        module = model.get_submodule(stage.path)
+        inside = []
+        if self.detail:
+            inside = [(n, m) for n, m in module.named_modules() if n and not list(m.children())]
+        if stage.rope is not None:
+            inside.append((stage.rope, model.get_submodule(stage.rope)))
+        enter = partial(self._enter, stage)
+        hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+        for name, child in inside:
+            key = (stage.number, name)
+            hooks.enter_context(child.register_forward_pre_hook(partial(self._before, key)))
+            hooks.enter_context(child.register_forward_hook(partial(self._after, key)))
+        hooks.enter_context(module.register_forward_hook(partial(self._leave, stage)))
+
+    def _enter(
+        self, stage: Stage, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call | None:
+        self.current = stage.number
+        self._calls.clear()
+        self._attention_seen = False
+        call = self.entered(stage, args, kwargs)
+        if self.detail:
+            self._during_stage.enter_context(AttentionInputs(self._attention_inputs))
+        return call
+
+    def _leave(self, stage: Stage, _: nn.Module, __: object, output: object) -> None:
+        self._during_stage.close()
+        tensor = output[0] if isinstance(output, tuple) else output
+        if isinstance(tensor, torch.Tensor):
+            self.left(stage, tensor)
+        self.current = None
+
+    def _before(self, key: tuple[int, str], _: nn.Module, args: tuple[Any, ...]) -> None:
+        self._calls[key] += 1
+        if args and isinstance(args[0], torch.Tensor):
+            with unseen():
+                self.seen(key[0], f"{self._label(key)}.input", args[0])
+
+    def _after(self, key: tuple[int, str], _: nn.Module, __: object, output: object) -> None:
+        label = f"{self._label(key)}.output"
+        if isinstance(output, torch.Tensor):
+            with unseen():
+                self.seen(key[0], label, output)
+        elif isinstance(output, tuple):  # the rotary embedding's cosines and sines
+            for index, value in enumerate(output):
+                if isinstance(value, torch.Tensor):
+                    self.seen(key[0], f"{label}.{index}", value)
+
+    def _label(self, key: tuple[int, str]) -> str:
+        """Return the module's name, numbered from its second call in the stage on."""
+        return key[1] if self._calls[key] == 1 else f"{key[1]}#{self._calls[key]}"
+
+    def _attention_inputs(self, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Show the first query and key of the stage that is running."""
+        if self.current is not None and not self._attention_seen:
+            self._attention_seen = True
+            self.seen(self.current, "attention.rotated_query", query)
+            self.seen(self.current, "attention.rotated_key", key)
+
+
+def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor among a call's arguments; None where there is none."""
+    values = [*args, *kwargs.values()]
+    return next((value for value in values if isinstance(value, torch.Tensor)), None)
+
+
+def with_main_input(args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor) -> Call:
+    """Return a call's arguments with `main` in the place of the first tensor."""
+    for index, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            return (*args[:index], main, *args[index + 1 :]), kwargs
+    for name, value in kwargs.items():
+        if isinstance(value, torch.Tensor):
+            return args, kwargs | {name: main}
+    return args, kwargs
+
+
+# ---- Recording -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -21,9 +293,10 @@ class StageRecord:
     """What one stage saw.
 
     Attributes:
-        points: name -> tensor on the CPU in its own dtype, in the order of execution.
-        args: positional arguments of the stage's call, as they were.
-        kwargs: keyword arguments of the stage's call, as they were.
+        points: name -> tensor on the CPU in its own dtype, in the order of execution. A module's
+            input has a name of its own even where it is the very output of the module before it:
+            a device that leaves a step out shows by that.
+        args, kwargs: arguments of the stage's call, as they were, to repeat it; none of a device's.
     """
 
     points: Points = field(default_factory=dict)
@@ -32,47 +305,34 @@ class StageRecord:
 
 
 class Recorder(StageWatch):
-    """Records the stages of one model while `recording` is active.
+    """Records the stages of one model while it is watched.
 
     Attributes:
         stages: number of the stage -> its record.
     """
 
-    def __init__(
-        self,
-        device_type: str,
-        *,
-        detail: bool,
-        keep_arguments: bool,
-        repeat_inputs: bool = False,
-        share: bool = False,
-    ) -> None:
+    def __init__(self, device_type: str, *, detail: bool, share: bool) -> None:
         """Prepare to record.
 
         Args:
             device_type: where every tensor must be; anything else is an error.
             detail: record inside the stages too, not just their inputs and outputs.
-            keep_arguments: keep each stage's call, to repeat it later.
-            repeat_inputs: name a module's input as a point even where it is the output of the
-                module before it. A device that leaves a step out shows by that.
             share: keep the tensors themselves instead of copies, for a model on the CPU without
                 inference mode; `changed` tells whether that was safe.
         """
         super().__init__(detail=detail)
         self.device_type = device_type
-        self.keep_arguments = keep_arguments
-        self.repeat_inputs = repeat_inputs
         self.share = share
-        self._versions: list[tuple[torch.Tensor, int]] = []
         self.stages: dict[int, StageRecord] = {}
+        self._versions: list[tuple[torch.Tensor, int]] = []
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextlib.contextmanager
-    def recording(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
+    def watching(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
         """Record these stages of `model` in the block."""
         self.stages = {stage.number: StageRecord() for stage in stages}
         try:
-            with self.watching(model, stages):
+            with super().watching(model, stages):
                 yield
         finally:
             self._copies.clear()
@@ -80,17 +340,15 @@ class Recorder(StageWatch):
     def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a stage's input."""
         record = self.stages[stage.number]
-        if self.keep_arguments:
+        if self.device_type == "cpu":
             record.args, record.kwargs = args, kwargs
         main = main_input(args, kwargs)
         if main is not None:
             record.points["input"] = self._copy(main)
 
     def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
-        """Record a point; an input only where it is not the output of the module before it."""
-        is_new = self.repeat_inputs or content_of(tensor) not in self._copies
-        if is_new or not name.endswith(".input"):
-            self.stages[number].points[name] = self._copy(tensor)
+        """Record a point."""
+        self.stages[number].points[name] = self._copy(tensor)
 
     def left(self, stage: Stage, output: torch.Tensor) -> None:
         """Record a stage's output."""
@@ -128,10 +386,8 @@ def recorded(
     device_type: str = "cpu",
     *,
     detail: bool = False,
-    keep_arguments: bool = False,
-    repeat_inputs: bool = False,
-) -> tuple[T, Recorder]:
-    """Record what flows through `model` during a call, and return the call's result beside it.
+) -> tuple[T, dict[int, StageRecord]]:
+    """Record what flows through `model` during a call; return the call's result and each stage's.
 
     A CPU's tensors are kept as they are, since copies cost time and memory; a model that writes
     into them is called again and they are copied.
@@ -141,31 +397,19 @@ def recorded(
             inference mode, whose tensors count no writing.
         model: on the device.
         stages: what to record.
-        device_type: as Recorder has it, like those that follow.
-        detail: inside the stages too.
-        keep_arguments: to repeat the stages' calls later.
-        repeat_inputs: name every module's input.
+        device_type: where every tensor must be.
+        detail: record inside the stages too.
 
     Raises:
         KitError: where a tensor is not on the device.
     """
-
-    def once(*, share: bool) -> tuple[T, Recorder]:
-        recorder = Recorder(
-            device_type,
-            detail=detail,
-            keep_arguments=keep_arguments,
-            repeat_inputs=repeat_inputs,
-            share=share,
-        )
-        with recorder.recording(model, stages):
-            return call(), recorder
-
-    if device_type == "cpu":
-        result, recorder = once(share=True)
+    for share in (True, False) if device_type == "cpu" else (False,):
+        recorder = Recorder(device_type, detail=detail, share=share)
+        with recorder.watching(model, stages):
+            result = call()
         if not recorder.changed():
-            return result, recorder
-    return once(share=False)
+            break
+    return result, recorder.stages
 
 
 def content_of(tensor: torch.Tensor) -> tuple[int, int]:

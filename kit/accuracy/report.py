@@ -1,8 +1,18 @@
-"""The lines at the end of accuracy.py's console output, from its record alone."""
+"""accuracy.py's console block, from its record alone, and its three pictures."""
 
+import io
 import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
+from kit.accuracy.measure import Measured
+from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.device import LABELS
+from kit.inference.picture import colours, principal_components
+from kit.model.model import TENSORS
 from kit.output import RULE
 from kit.records import (
     AccuracyRecord,
@@ -10,8 +20,12 @@ from kit.records import (
     BlockAccuracy,
     FolderAccuracy,
     TensorAccuracy,
-    TokenPlace,
 )
+from kit.statistics import compare_tokens
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CRITERION = "vector-level relative error < 1% and cosine similarity > 0.999"
 SELF_CHECK_CRITERION = "no accelerator: the CPU was held against its own fp64 reference"
@@ -34,7 +48,7 @@ def report(record: AccuracyRecord) -> list[str]:
 def validation_block(results: AccuracyResults) -> list[str]:
     """Return the block that every published report of this model has."""
     lines = [RULE, "Accuracy Validation Results", RULE]
-    for name in ("pooler_output", "last_hidden_state"):
+    for name in TENSORS:
         tensor: TensorAccuracy = getattr(results, name)
         error_mark, cosine_mark, overall = (
             mark(passed, results)
@@ -81,9 +95,9 @@ def number(value: float | None, form: str) -> str:
     return "not finite" if value is None else format(value, form)
 
 
-def brief(value: float | None) -> str:
-    """Return a small figure in a column."""
-    return f"{'not finite' if value is None else f'{value:.3g}':>12}"
+def brief(*values: float | None) -> str:
+    """Return small figures in columns."""
+    return "".join(f"{number(value, '.3g'):>12}" for value in values)
 
 
 def verdict_line(record: AccuracyRecord) -> str:
@@ -103,66 +117,50 @@ def verdict_line(record: AccuracyRecord) -> str:
 def columns(record: AccuracyRecord) -> list[str]:
     """Return the three columns, the parts, the worst token, its tail and the tolerance."""
     results = record.results
-    label = LABELS[record.device.type]
     lines = [
         f"Relative error against fp64 on the CPU, image {results.image}:",
-        f"{'':24}{label:>12}{'CPU fp32':>12}{'explained':>12}",
+        f"{'':24}{LABELS[record.device.type]:>12}{'CPU fp32':>12}{'explained':>12}",
     ]
-    for name in ("pooler_output", "last_hidden_state"):
+    for name in TENSORS:
         tensor: TensorAccuracy = getattr(results, name)
-        lines.append(
-            f"{name:24}{brief(tensor.fp64_relative_error)}{brief(tensor.cpu_fp64_relative_error)}"
-            f"{brief(tensor.expected_error)}"
-        )
+        errors = tensor.fp64_relative_error, tensor.cpu_fp64_relative_error, tensor.expected_error
+        lines.append(f"{name:24}{brief(*errors)}")
     lines += [
-        f"  {part.part:22}{brief(part.fp64_relative_error)}{brief(part.cpu_fp64_relative_error)}"
+        f"  {part.part:22}{brief(part.fp64_relative_error, part.cpu_fp64_relative_error)}"
         for part in results.parts
     ]
     tensor = results.last_hidden_state
     worst = tensor.worst_token
-    lines += [
+    percentiles = (
+        f"p{item.percent:g} {number(item.relative_error, '.3g')}"
+        for item in tensor.token_percentiles
+    )
+    return [
+        *lines,
         f"Worst token against {results.reference}: {place_words(worst)}, relative error "
         f"{number(worst.relative_error, '.3g')}, cosine {number(worst.cosine, '.6f')}",
-        "Token errors: "
-        + ", ".join(
-            f"p{item.percent:g} {number(item.relative_error, '.3g')}"
-            for item in tensor.token_percentiles
-        ),
+        f"Token errors: {', '.join(percentiles)}",
         tolerance_line(results),
     ]
-    return lines
-
-
-def place_words(place: TokenPlace) -> str:
-    """Return a token's place for a reader."""
-    if place.kind == "patch":
-        return f"patch in row {place.row}, column {place.column}"
-    return {"CLS": "CLS", "register": f"register {place.token - 1}"}.get(
-        place.kind, f"vector {place.token}"
-    )
 
 
 def tolerance_line(results: AccuracyResults) -> str:
     """Return the limits and the tightest ones that this run would just pass."""
     tensors = (results.pooler_output, results.last_hidden_state)
     limits = results.limits
-    errors = [tensor.relative_error for tensor in tensors]
-    cosines = [tensor.cosine for tensor in tensors]
-    tokens = [tensor.worst_token.relative_error for tensor in tensors]
+    errors = [t.relative_error for t in tensors if t.relative_error is not None]
+    cosines = [t.cosine for t in tensors if t.cosine is not None]
+    tokens = [t.worst_token.relative_error for t in tensors if t.worst_token.relative_error]
     given = (
         f"Limits ({limits.arithmetic}): relative error < {limits.relative_error:g}, "
         f"cosine > {limits.cosine:g}, worst token < {limits.token_relative_error:g}"
     )
-    if None in errors or None in cosines or None in tokens:
+    if any(t.relative_error is None or t.worst_token.relative_error is None for t in tensors):
         return f"{given}; no tolerance would pass what is not finite"
-    error, cosine, token = (
-        just_above(max(x for x in errors if x is not None)),
-        just_below(min(x for x in cosines if x is not None)),
-        just_above(max(x for x in tokens if x is not None)),
-    )
     return (
-        f"{given}; would just pass: relative error < {error:.3g}, cosine > {cosine:.15g}, "
-        f"worst token < {token:.3g}"
+        f"{given}; would just pass: relative error < {just_above(max(errors)):.3g}, "
+        f"cosine > {just_below(min(cosines)):.15g}, "
+        f"worst token < {just_above(max(tokens, default=0.0)):.3g}"
     )
 
 
@@ -187,25 +185,20 @@ def blocks(results: AccuracyResults) -> list[str]:
         "Error after each block (against fp64), and the worst operator on its own input:",
         f"{'block':>10}{'device':>12}{'CPU fp32':>12}{'explained':>12}  worst operator",
     ]
-    return lines + [block_line(block, results) for block in results.blocks]
+    return lines + [block_line(block) for block in results.blocks]
 
 
-def block_line(block: BlockAccuracy, results: AccuracyResults) -> str:
+def block_line(block: BlockAccuracy) -> str:
     """Return one block's line."""
-    last = block is results.blocks[-1] and block.block > 0 and "norm" in block.name
-    name = "embedding" if block.block < 0 else "norm" if last else str(block.block)
-    worst = block.worst_operator
-    tail = "-"
+    worst, tail = block.worst_operator, "-"
     if worst is not None:
         times = number(worst.times_limit, ".2g")
         tail = f"{worst.operator} ({worst.name}) at {times} x its limit"
     flag = "" if block.explained else "  UNEXPLAINED"
     if block.explained and not block.sum_explained:
         flag = "  (the error after it is not explained)"
-    return (
-        f"{name:>10}{brief(block.relative_error)}{brief(block.cpu_relative_error)}"
-        f"{brief(block.expected_error)}  {tail}{flag}"
-    )
+    errors = brief(block.relative_error, block.cpu_relative_error, block.expected_error)
+    return f"{block_name(block.block, block.name):>10}{errors}  {tail}{flag}"
 
 
 def causes(results: AccuracyResults) -> list[str]:
@@ -228,14 +221,13 @@ def causes(results: AccuracyResults) -> list[str]:
 
 def folder_lines(folder: FolderAccuracy) -> list[str]:
     """Return the folder's lines."""
+    percentiles = (
+        f"p{item.percent:g} {number(item.relative_error, '.3g')}" for item in folder.percentiles
+    )
     lines = [
         f"Folder: {folder.images} images, {folder.failed} failed, {len(folder.broken)} broken "
-        f"({folder.resumed} taken over from an earlier run, {folder.cached} references cached, "
-        f"{folder.ranks} ranks)",
-        "Image errors (last_hidden_state): "
-        + ", ".join(
-            f"p{item.percent:g} {number(item.relative_error, '.3g')}" for item in folder.percentiles
-        ),
+        f"({folder.cached} references cached, {folder.ranks} ranks)",
+        f"Image errors (last_hidden_state): {', '.join(percentiles)}",
     ]
     lines += [
         f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
@@ -250,3 +242,169 @@ def folder_lines(folder: FolderAccuracy) -> list[str]:
             f"images, {same.top5:.2%} of the top-5 in common"
         )
     return lines
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+DPI = 120
+BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#7f7f7f"
+SMALLEST_ERROR = 1e-9  # where an error of 0 is drawn on a logarithmic axis
+
+
+def pictures(measured: Measured, label: str) -> Mapping[str, Callable[[], bytes]]:
+    """Return what draws each PNG file, by its name.
+
+    Args:
+        measured: one image's measurement.
+        label: the device's kind, for the legends.
+    """
+    results = measured.results
+    title = f"{results.verdict}: {results.declared}"
+    if results.source == "random":
+        title += ", random weights"
+    drawn = {"accuracy_layers.png": lambda: draw_layers(results, title, label)}
+    examination, (rows, columns_) = measured.examination, measured.grid
+    shape = examination.device.last_hidden_state.shape
+    right = shape == examination.fp64.last_hidden_state.shape
+    if right and shape[1] == prefix_of(measured.stages) + rows * columns_:
+        drawn["accuracy_tokens.png"] = lambda: draw_tokens(measured, title)
+        drawn["accuracy_pca.png"] = lambda: draw_pca(measured, title, label)
+    return drawn
+
+
+def figure_of(width: float, height: float, title: str) -> "Figure":
+    """Return an empty figure that needs no display."""
+    import matplotlib as mpl  # only pictures need it
+
+    mpl.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DPI, layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """Return the figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def drawable(value: float | None, smallest: float = SMALLEST_ERROR) -> float:
+    """Return an error as a logarithmic axis can show it; NaN leaves a gap."""
+    return math.nan if value is None else max(value, smallest)
+
+
+def draw_layers(results: AccuracyResults, title: str, label: str) -> bytes:
+    """Return the error after each block, and each block's worst operator beside its limit."""
+    figure = figure_of(9, 6.5, title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    places = range(len(results.blocks))
+    for name, colour, style, label_ in (
+        ("relative_error", BLUE, "o-", label),
+        ("cpu_relative_error", GREY, "s--", "CPU fp32"),
+        ("expected_error", GREEN, "^:", "explained"),
+    ):
+        values = [drawable(getattr(block, name)) for block in results.blocks]
+        above.plot(places, values, style, color=colour, label=label_, markersize=5)
+    factor = results.limits.budget_factor
+    limits = [drawable(factor * block.expected_error) for block in results.blocks]
+    above.plot(places, limits, "-", color=ORANGE, linewidth=1, label=f"{factor:g} x explained")
+    above.set_yscale("log")
+    above.set_ylabel("relative error against fp64")
+    above.legend()
+    above.grid(alpha=0.3)
+    draw_ratios(below, results.blocks)
+    below.set_xticks(
+        list(places), [block_name(block.block, block.name) for block in results.blocks]
+    )
+    below.set_xlabel("block")
+    return png(figure)
+
+
+def draw_ratios(axes: "Axes", blocks: tuple[BlockAccuracy, ...]) -> None:
+    """Draw how many times its limit each block's worst operator is."""
+    ratios = [
+        drawable(None if block.worst_operator is None else block.worst_operator.times_limit, 1e-3)
+        for block in blocks
+    ]
+    colours_ = [BLUE if block.explained else RED for block in blocks]
+    axes.bar(range(len(blocks)), ratios, color=colours_, bottom=0)
+    axes.axhline(1, color=ORANGE, linewidth=1)
+    for place, (block, ratio) in enumerate(zip(blocks, ratios, strict=True)):
+        if not block.explained and block.worst_operator is not None:
+            height = 1 if math.isnan(ratio) else ratio
+            words = block.worst_operator.operator
+            axes.annotate(words, (place, height), ha="center", va="bottom", fontsize=8)
+    axes.set_yscale("log")
+    axes.set_ylabel("worst operator / its limit")
+    axes.grid(alpha=0.3, axis="y")
+
+
+def draw_tokens(measured: Measured, title: str) -> bytes:
+    """Return the image beside each patch's error, and CLS and registers as bars."""
+    from matplotlib.colors import LogNorm  # only this picture needs it
+
+    reference, device = tokens_of(measured)
+    relative = compare_tokens(reference, device).relative.numpy()
+    errors = np.nan_to_num(relative, posinf=10.0).clip(SMALLEST_ERROR, 10.0)
+    worst = measured.results.last_hidden_state.worst_token
+    prefix = prefix_of(measured.stages)
+    figure = figure_of(12, 4.4, title)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[4, 4, 2])
+    left.imshow(measured.image.pixels, aspect="auto")
+    left.set_title("image")
+    patches = errors[prefix:].reshape(measured.grid)
+    shown = middle.imshow(
+        patches, norm=LogNorm(patches.min(), max(patches.max(), patches.min() * 1.01))
+    )
+    if worst.row is not None and worst.column is not None:
+        middle.plot(worst.column, worst.row, "x", color=RED, markersize=12)
+    middle.set_title(f"worst: {place_words(worst)}, {number(worst.relative_error, '.2g')}")
+    figure.colorbar(shown, ax=middle, label="relative error of the token")
+    names = ["CLS", *(f"reg {number_}" for number_ in range(prefix - 1))]
+    right.bar(names, errors[:prefix], color=BLUE)
+    right.set_yscale("log")
+    right.tick_params(axis="x", labelrotation=90)
+    right.set_title("other tokens")
+    for axes in (left, middle):
+        axes.set_axis_off()
+    return png(figure)
+
+
+def tokens_of(measured: Measured) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all tokens of the side that the limits are held against, and of the device."""
+    examination = measured.examination
+    self_check = measured.results.reference == "CPU fp64"
+    expected = examination.fp64 if self_check else examination.fp32
+    return expected.last_hidden_state, examination.device.last_hidden_state
+
+
+def draw_pca(measured: Measured, title: str, label: str) -> bytes:
+    """Return image, reference and device features as colours, and the difference.
+
+    The reference's principal components are the basis of both.
+    """
+    prefix = prefix_of(measured.stages)
+    sides = [tokens[0, prefix:].double().numpy() for tokens in tokens_of(measured)]
+    reference, device = (
+        colours(principal_components(side, sides[0])).reshape(*measured.grid, 3) for side in sides
+    )
+    difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
+    figure = figure_of(13, 3.8, title)
+    image, left, middle, right = figure.subplots(1, 4)
+    image.imshow(measured.image.pixels, aspect="auto")
+    image.set_title("image")
+    for panel, map_, name in (
+        (left, reference, measured.results.reference),
+        (middle, device, label),
+    ):
+        panel.imshow(np.nan_to_num(map_))
+        panel.set_title(name)
+    shown = right.imshow(difference, cmap="magma", vmin=0, vmax=max(difference.max(), 1e-12))
+    right.set_title(f"difference, {difference.max():.2g} of the range at most")
+    figure.colorbar(shown, ax=right)
+    for panel in (image, left, middle, right):
+        panel.set_axis_off()
+    return png(figure)

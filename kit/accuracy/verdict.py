@@ -1,120 +1,409 @@
-"""From judgements and an examination to one verdict."""
+"""From an examined run to the record's results: limits, judgements, and the verdict's sentences."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from kit.accuracy.examination import Examination, Point, StageExamination
-from kit.accuracy.judge import Judgement
+import torch
+
+from kit.accuracy.examine import Examination, StageErrors, times_limit
 from kit.accuracy.limits import LIMITS, Arithmetic
-from kit.accuracy.places import place_of
-from kit.accuracy.stages import Stages
-from kit.records import OutcomeName
+from kit.accuracy.recorder import Stages
+from kit.accuracy.references import References
+from kit.model.model import TENSORS, Features
+from kit.records import (
+    AccuracyResults,
+    BlockAccuracy,
+    LimitsInfo,
+    OperatorError,
+    OutcomeName,
+    PartAccuracy,
+    Percentile,
+    TensorAccuracy,
+    TokenPlace,
+)
+from kit.statistics import TokenErrors, VectorError, compare, compare_tokens, finite
+
+Grid = tuple[int, int]  # rows and columns of patches
+
+# ---- Two tensors ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a run comes to.
+class Judgement:
+    """One tensor of a device, judged against its reference.
 
     Attributes:
-        text: as it is printed.
-        outcome: for programs.
-        reasons: why it failed, or what is unexplained.
-        block: the first block that its budget does not explain; None where all is explained.
-        operator: the first operator inside it that is not; None where only the sum is not.
+        limits: that were applied.
+        comparison: of the whole tensor as one vector.
+        tokens: of each vector along the last axis.
+        reasons: why it fails, one sentence each; none where it passes.
     """
 
-    text: str
-    outcome: OutcomeName
+    limits: LimitsInfo
+    comparison: VectorError
+    tokens: TokenErrors
     reasons: tuple[str, ...]
-    block: int | None
-    operator: Point | None
 
-    def exit_code(self, strict: bool) -> int:
-        """Return 1 for a failure, and under --strict for an unexplained error; else 0."""
-        return int(self.outcome == "fail" or (strict and self.block is not None))
+    @property
+    def relative_error_passed(self) -> bool:
+        """Whether the whole vector's relative error is below its limit."""
+        return self.comparison.relative_error < self.limits.relative_error  # False for infinity
+
+    @property
+    def cosine_passed(self) -> bool:
+        """Whether the whole vector's cosine is above its limit."""
+        return self.comparison.cosine > self.limits.cosine  # False for NaN
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is inside its limit and finite."""
+        return not self.reasons
 
 
-def conclude(
-    judgements: Mapping[str, Judgement],
-    examination: Examination,
-    stages: Stages,
-    grid: tuple[int, int],
-    *,
-    self_check: bool,
-) -> Verdict:
-    """Return the verdict of one image.
+def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmetic) -> Judgement:
+    """Judge `measured` against `reference`: no token left out, nothing infinite.
 
     Args:
-        judgements: of each output tensor, by its name.
-        examination: of the same run.
-        stages: of the model.
+        reference: what is held to be right; any floating dtype, any device.
+        measured: the last axis is a token's vector. One of another shape fails, as if all NaN.
+        arithmetic: what `measured` was computed in.
+
+    Raises:
+        ValueError: where the reference is empty.
+    """
+    limits = LIMITS[arithmetic]
+    reasons: tuple[str, ...] = ()
+    if measured.shape != reference.shape:
+        reasons = (f"shape {tuple(measured.shape)} where {tuple(reference.shape)} is right",)
+        measured = torch.full_like(reference, torch.nan)
+    whole, tokens = compare(reference, measured), compare_tokens(reference, measured)
+    return Judgement(limits, whole, tokens, reasons or failures(whole, tokens, limits))
+
+
+def failures(whole: VectorError, tokens: TokenErrors, limits: LimitsInfo) -> tuple[str, ...]:
+    """Return a sentence for each limit that is not kept."""
+    if not whole.finite:
+        return (
+            f"{whole.broken_count} values are NaN or infinite, the first at {whole.broken} "
+            f"({'on both sides' if whole.broken_side == 'both' else whole.broken_side})",
+        )
+    found = []
+    if not whole.relative_error < limits.relative_error:
+        found.append(
+            f"relative error {whole.relative_error:.3g} is not below {limits.relative_error:g}"
+        )
+    if not whole.cosine > limits.cosine:
+        found.append(f"cosine {whole.cosine:.6f} is not above {limits.cosine:g}")
+    if not tokens.worst_relative < limits.token_relative_error:
+        found.append(
+            f"token {tokens.worst} is off by {tokens.worst_relative:.3g}, "
+            f"not below {limits.token_relative_error:g}"
+        )
+    return tuple(found)
+
+
+# ---- The verdict ---------------------------------------------------------------------------------
+
+
+def assess(
+    examination: Examination,
+    references: References,
+    grid: Grid,
+    *,
+    image: str,
+    source: str,
+    torch_device: str,
+    factor: float,
+    self_check: bool,
+) -> AccuracyResults:
+    """Judge an examined run's outputs and operators, and conclude.
+
+    Args:
+        examination: of the run; one without stages is judged by its outputs alone.
+        references: of the same weights.
         grid: rows and columns of patches.
+        image: its path.
+        source: of the weights.
+        torch_device: where the outputs were, as torch names it.
+        factor: how many times the expected error still counts as explained.
         self_check: whether the device is the CPU itself, which can never pass.
     """
-    unexplained = examination.first_unexplained()
-    block = None if unexplained is None else unexplained[0].stage.number
-    operator = None if unexplained is None else unexplained[1]
-    reasons = tuple(
-        f"{name}: {reason}" for name, judged in judgements.items() for reason in judged.reasons
+    stages, arithmetic = references.stages, references.declared.arithmetic
+    limits = replace(LIMITS[arithmetic], budget_factor=factor)
+    expected = examination.fp64 if self_check else examination.fp32
+    judged = {
+        name: judge(getattr(expected, name), getattr(examination.device, name), arithmetic)
+        for name in TENSORS
+    }
+    pooled, hidden = (
+        tensor_accuracy(judged[name], name, examination, stages, grid, torch_device)
+        for name in TENSORS
     )
-    arithmetic = next(iter(judgements.values())).arithmetic
-    if (wrong := examination.wrong(LIMITS[arithmetic])) is not None:
-        reasons += (wrong_sentence(*wrong, stages, grid, arithmetic),)
-    if reasons:
-        if wrong is None and unexplained is not None:
-            reasons += (unexplained_sentence(*unexplained, examination.factor, stages),)
-        return Verdict("FAIL", "fail", reasons, block, operator)
-    if unexplained is None:
-        text, outcome = ("SELF-CHECK", "self-check") if self_check else ("PASS", "pass")
-        return Verdict(text, outcome, (), None, None)  # type: ignore[arg-type] # two literals
-    tail = f", unexplained error from {block_label(unexplained[0].stage.number, stages)}"
-    sentence = unexplained_sentence(*unexplained, examination.factor, stages)
-    if self_check:
-        return Verdict(f"SELF-CHECK{tail}", "self-check", (sentence,), block, operator)
-    return Verdict(f"PASS{tail}", "unexplained", (sentence,), block, operator)
+    at_fault, operator = first_unexplained(examination.stages) or (None, None)
+    reasons = [f"{name}: {reason}" for name in TENSORS for reason in judged[name].reasons]
+    wrong = first_wrong(examination.stages, limits)
+    if wrong is not None:
+        reasons.append(wrong_sentence(*wrong, stages, grid, limits))
+    verdict = "FAIL" if reasons else "SELF-CHECK" if self_check else "PASS"
+    outcome: OutcomeName = "fail" if reasons else "self-check" if self_check else "pass"
+    if at_fault is not None and wrong is None:
+        reasons.append(unexplained_sentence(at_fault, operator))
+        if outcome != "fail":
+            verdict += f", unexplained error from {block_words(at_fault)}"
+            outcome = "self-check" if self_check else "unexplained"
+    return AccuracyResults(
+        verdict=verdict,
+        outcome=outcome,
+        reasons=tuple(reasons),
+        image=image,
+        source=source,
+        reference="CPU fp64" if self_check else "CPU fp32",
+        declared=str(references.declared),
+        limits=limits,
+        pooler_output=pooled,
+        last_hidden_state=hidden,
+        parts=parts_of(examination, expected, stages),
+        blocks=tuple(block_accuracy(examined, stages, grid) for examined in examination.stages),
+        first_unexplained_block=None if at_fault is None else at_fault.stage.number,
+        first_unexplained_operator=operator,
+        explain=(),
+        folder=None,
+    )
 
 
-def block_label(number: int, stages: Stages) -> str:
+def exit_code(results: AccuracyResults, *, strict: bool) -> int:
+    """Return 1 for a failure, and under --strict for an unexplained error; else 0."""
+    unexplained = results.first_unexplained_block is not None
+    return int(results.outcome == "fail" or (strict and unexplained))
+
+
+def first_unexplained(
+    stages: Sequence[StageErrors],
+) -> tuple[StageErrors, OperatorError | None] | None:
+    """Return the first stage with an operator that is not explained, and this operator.
+
+    Where every operator by itself is explained and the accumulated error is not, that stage is
+    returned without an operator.
+    """
+    for examined in stages:
+        if (operator := examined.first_unexplained) is not None:
+            return examined, operator
+    for examined in stages:
+        if times_limit(examined.accumulated) > 1:
+            return examined, None
+    return None
+
+
+def first_wrong(
+    stages: Sequence[StageErrors], limits: LimitsInfo
+) -> tuple[StageErrors, OperatorError] | None:
+    """Return the first operator that is not explained and beyond any rounding."""
+    for examined in stages:
+        for operator in examined.operators:
+            alone = operator is examined.first_unexplained
+            if times_limit(operator) > 1 and beyond_rounding(operator, limits, alone=alone):
+                return examined, operator
+    return None
+
+
+def beyond_rounding(operator: OperatorError, limits: LimitsInfo, *, alone: bool) -> bool:
+    """Return whether a result is further off than any rounding makes it.
+
+    Args:
+        operator: its errors.
+        limits: of the declared arithmetic.
+        alone: whether everything before it in the stage is explained, so that what it shows is
+            its own.
+    """
+    multiplies_none = alone and operator.operator in ("RoPE", "norm")
+    largest = limits.rope_and_norm_error if multiplies_none else limits.operator_error
+    if operator.relative_error is None or operator.token_error is None:
+        return True
+    beyond_token = operator.token_error >= limits.operator_token_error
+    return operator.relative_error >= largest or beyond_token
+
+
+def block_name(number: int, path: str) -> str:
+    """Return a block's number, or what it is where it is none: `embedding`, `norm`."""
+    if number < 0:
+        return "embedding"
+    return str(number) if "." in path else "norm"  # blocks are the members of a list of modules
+
+
+def block_words(examined: StageErrors) -> str:
     """Return `block N`, with its name where it is the embedding or the final norm."""
-    plain = f"block {number}"
-    name = stages.name_of(number)
-    return plain if name == plain else f"{plain} ({name})"
+    name = block_name(examined.stage.number, examined.stage.path)
+    long = {"embedding": " (the embedding)", "norm": " (the final norm)"}.get(name, "")
+    return f"block {examined.stage.number}{long}"
 
 
 def wrong_sentence(
-    examined: StageExamination,
-    point: Point,
-    stages: Stages,
-    grid: tuple[int, int],
-    arithmetic: Arithmetic,
+    examined: StageErrors, operator: OperatorError, stages: Stages, grid: Grid, limits: LimitsInfo
 ) -> str:
     """Return what an operator did that no rounding does."""
-    where = f"{block_label(examined.stage.number, stages)}, {point.operator} ({point.name})"
-    if point.gap.broken:
+    where = f"{block_words(examined)}, {operator.operator} ({operator.name})"
+    if operator.relative_error is None or operator.token is None:
         return f"{where}: NaN, infinity or a wrong shape from here on"
-    gap = point.gap
-    if gap.token_error < LIMITS[arithmetic].operator_token_error:
-        return (
-            f"{where}: its result is off by {gap.error:.2g}, "
-            f"which no rounding of {arithmetic} makes ({gap.expected_error:.2g} is explained)"
-        )
-    assert gap.token is not None  # only a broken one has no token
-    token = place_of(gap.token, stages, grid).words if point.name == "output" else "a token"
+    subject, error, expected = "its result", operator.relative_error, operator.expected_error
+    token_error = math.inf if operator.token_error is None else operator.token_error
+    if token_error >= limits.operator_token_error:
+        error, expected, subject = token_error, operator.expected_token_error, "a token"
+        if operator.name == "output":
+            subject = f"the {place_words(token_place(operator.token, error, 0, stages, grid))}"
     return (
-        f"{where}: {token} is off by {gap.token_error:.2g}, "
-        f"which no rounding of {arithmetic} makes ({gap.expected_token_error:.2g} is explained)"
+        f"{where}: {subject} is off by {error:.2g}, which no rounding of {limits.arithmetic} "
+        f"makes ({expected:.2g} is explained)"
     )
 
 
-def unexplained_sentence(
-    examined: StageExamination, point: Point | None, factor: float, stages: Stages
-) -> str:
-    """Return what the budget does not explain."""
-    where = block_label(examined.stage.number, stages)
-    gap = examined.accumulated if point is None else point.gap
-    what = "the error that has added up" if point is None else f"{point.operator} ({point.name})"
-    times = gap.excess(factor)
+def unexplained_sentence(examined: StageErrors, operator: OperatorError | None) -> str:
+    """Return what the declared arithmetic does not explain."""
+    what = "the error that has added up"
+    if operator is not None:
+        what = f"{operator.operator} ({operator.name})"
+    shown = operator or examined.accumulated
+    error, token_error = (
+        math.inf if value is None else value for value in (shown.relative_error, shown.token_error)
+    )
     return (
-        f"{where}, {what}: relative error {gap.error:.2g} (worst token {gap.token_error:.2g}), "
-        f"{times:.3g} times the limit; the declared arithmetic explains {gap.expected_error:.2g}"
+        f"{block_words(examined)}, {what}: relative error {error:.2g} "
+        f"(worst token {token_error:.2g}), "
+        f"{times_limit(shown):.3g} times the limit; "
+        f"the declared arithmetic explains {shown.expected_error:.2g}"
+    )
+
+
+# ---- Parts of the record -------------------------------------------------------------------------
+
+
+def token_place(
+    token: int, error: float | None, cosine: float, stages: Stages, grid: Grid
+) -> TokenPlace:
+    """Return where a token lies, and how wrong it is.
+
+    Args:
+        token: position among CLS, registers and patches row by row. A model without CLS and
+            registers, such as a ConvNeXt, puts its pooled vector first and patches after it.
+        error: its relative error.
+        cosine: its cosine; NaN where that is not known.
+        stages: of the model.
+        grid: rows and columns of patches.
+    """
+    prefix = prefix_of(stages)
+    kind: Literal["CLS", "register", "patch", "vector"] = "CLS" if token == 0 else "register"
+    row = column = None
+    if token >= prefix:
+        kind = "vector"
+        if token - prefix < grid[0] * grid[1]:
+            kind, (row, column) = "patch", divmod(token - prefix, grid[1])
+    shown = None if error is None else finite(error)
+    return TokenPlace(token, kind, row, column, shown, finite(cosine))
+
+
+def prefix_of(stages: Stages) -> int:
+    """Return how many tokens stand before the patches; a ConvNeXt's pooled vector is one."""
+    return 1 if stages.prefix_tokens is None else stages.prefix_tokens
+
+
+def place_words(place: TokenPlace) -> str:
+    """Return a token's place for a reader."""
+    if place.kind == "patch":
+        return f"patch in row {place.row}, column {place.column}"
+    return {"CLS": "CLS", "register": f"register {place.token - 1}"}.get(
+        place.kind, f"vector {place.token}"
+    )
+
+
+def against(reference: torch.Tensor, measured: torch.Tensor) -> float | None:
+    """Return the relative error for the record; None for another shape too."""
+    if measured.shape != reference.shape:
+        return None
+    return finite(compare(reference, measured).relative_error)
+
+
+def tensor_accuracy(
+    judged: Judgement,
+    name: str,
+    examination: Examination,
+    stages: Stages,
+    grid: Grid,
+    torch_device: str,
+) -> TensorAccuracy:
+    """Return one output tensor's part of the record."""
+    whole, tokens = judged.comparison, judged.tokens
+    device, fp32, imitation, fp64 = (
+        getattr(side, name)
+        for side in (
+            examination.device, examination.fp32, examination.imitation, examination.fp64,
+        )
+    )  # fmt: skip
+    return TensorAccuracy(
+        shape=tuple(device.shape),
+        device=torch_device,
+        relative_error=finite(whole.relative_error),
+        relative_error_passed=judged.relative_error_passed,
+        cosine=finite(whole.cosine),
+        cosine_passed=judged.cosine_passed,
+        mse=finite(whole.mse),
+        max_abs_diff=finite(whole.max_abs_diff),
+        passed=judged.passed,
+        fp64_relative_error=against(fp64, device),
+        cpu_fp64_relative_error=against(fp64, fp32),
+        expected_error=against(fp64, imitation),
+        worst_token=token_place(
+            tokens.worst, tokens.worst_relative, tokens.worst_cosine, stages, grid
+        ),
+        token_percentiles=tuple(
+            Percentile(percent, finite(error)) for percent, error in tokens.percentiles
+        ),
+        identical_bits=device.shape == fp32.shape and compare(fp32, device).identical,
+    )
+
+
+def parts_of(
+    examination: Examination, expected: Features, stages: Stages
+) -> tuple[PartAccuracy, ...]:
+    """Return CLS, registers and patches apart; nothing where the model has no such tokens."""
+    device, fp32, fp64, reference = (
+        side.last_hidden_state
+        for side in (examination.device, examination.fp32, examination.fp64, expected)
+    )
+    prefix = stages.prefix_tokens
+    if prefix is None or device.shape != fp64.shape or device.ndim != 3:
+        return ()
+    parts: dict[Literal["CLS", "registers", "patches"], slice] = {
+        "CLS": slice(0, 1), "registers": slice(1, prefix), "patches": slice(prefix, None),
+    }  # fmt: skip
+    return tuple(
+        PartAccuracy(
+            part=part,
+            relative_error=finite(seen.relative_error),
+            cosine=finite(seen.cosine),
+            fp64_relative_error=against(fp64[:, chosen], device[:, chosen]),
+            cpu_fp64_relative_error=against(fp64[:, chosen], fp32[:, chosen]),
+        )
+        for part, chosen in parts.items()
+        if device[:, chosen].numel() > 0
+        for seen in [compare(reference[:, chosen], device[:, chosen])]
+    )
+
+
+def block_accuracy(examined: StageErrors, stages: Stages, grid: Grid) -> BlockAccuracy:
+    """Return one block's part of the record."""
+    after = examined.accumulated
+    place = None
+    if stages.prefix_tokens is not None and after.token is not None:
+        place = token_place(after.token, after.token_error, math.nan, stages, grid)
+    return BlockAccuracy(
+        block=examined.stage.number,
+        name=examined.stage.path,
+        relative_error=after.relative_error,
+        cpu_relative_error=finite(examined.cpu_error),
+        expected_error=after.expected_error,
+        explained=examined.first_unexplained is None,
+        sum_explained=times_limit(after) <= 1,
+        worst_operator=examined.worst,
+        worst_token=place,
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from kit.accuracy.judge import Judgement, judge
-from kit.accuracy.limits import arithmetic_of
-from kit.device.device import device_errors, float_modes, require_dtype, strict_fp32
+from kit.accuracy.references import declared_by
+from kit.accuracy.verdict import Judgement, judge
+from kit.device.device import device_errors, require_dtype, strict_fp32
 from kit.device.meters import PeakMemory, capture
 from kit.model import model as models
 from kit.model.model import Features, forward, to_host
@@ -20,6 +19,7 @@ from kit.model.setup import Setup, model_input, move_model
 from kit.options import Mode
 from kit.output import RunLog
 from kit.records import LadderRow, Latency, ThroughputRow
+from kit.statistics import finite
 
 PASS, FAIL, SELF_CHECK = "PASS", "FAIL", "SELF-CHECK"
 
@@ -166,7 +166,7 @@ def error(
         found = to_host(call())
     equal = bits_equal_eager(runner, call, pixel_values, found) if runner.mode.graph else None
     runner.setup.health.after(f"the features of {runner.mode.name}")
-    arithmetic = arithmetic_of(runner.mode.dtype, *float_modes(device))
+    arithmetic = declared_by(runner.setup).arithmetic
     return ModeError(
         judge(expected.pooler_output, found.pooler_output, arithmetic),
         judge(expected.last_hidden_state, found.last_hidden_state, arithmetic),
@@ -233,11 +233,6 @@ def ladder_row(
         max_abs_diff=finite(max(pooled.max_abs_diff, hidden.max_abs_diff)),
         bits_equal_eager=found.bits_equal_eager,
     )
-
-
-def finite(value: float) -> float | None:
-    """Return value, None where it is NaN or infinite, which JSON cannot hold."""
-    return value if math.isfinite(value) else None
 
 
 def fastest(rows: Sequence[LadderRow]) -> LadderRow | None:

@@ -8,17 +8,19 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from kit.accuracy.judge import judge
-from kit.accuracy.limits import arithmetic_of
-from kit.device.device import LABELS, float_modes
+from kit.accuracy.references import declared_by
+from kit.accuracy.verdict import judge
+from kit.device.device import LABELS
 from kit.errors import KitError
 from kit.inference import picture
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
 from kit.model.model import (
+    TENSORS,
     Features,
     patch_grid,
     require_finite,
+    require_patch_tokens,
     timed_forward,
     to_host,
 )
@@ -37,7 +39,7 @@ from kit.statistics import median
 VALUES_SHOWN = 5
 MOST_FORWARDS = 20  # timed ones of the first image
 WITHIN_MS = 1000.0  # they take together
-TENSORS = tuple(Features.__annotations__)
+TENSORS = tuple(TENSORS)
 PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands
 
 
@@ -110,6 +112,7 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
     first = to_host(on_device)
     require_finite(first)
+    require_patch_tokens(model, first, pixel_values.shape)
     others, samples_ms = [to_host(warm_up)], [latency_ms]
     while len(samples_ms) < MOST_FORWARDS and sum(samples_ms) + median(samples_ms) < WITHIN_MS:
         again, latency_ms = timed_forward(setup.device, model, pixel_values)
@@ -148,7 +151,7 @@ def compared(setup: Setup, first: Features, others: Sequence[Features], log: Run
     Raises:
         KitError: where one is not finite, or further away than the arithmetic's limits allow.
     """
-    arithmetic = arithmetic_of(setup.model_info.dtype, *float_modes(setup.device))
+    arithmetic = declared_by(setup).arithmetic
     differing, largest = 0, 0.0
     for other in others:
         pairs = [(getattr(first, name), getattr(other, name)) for name in TENSORS]

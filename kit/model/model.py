@@ -237,6 +237,9 @@ class Features:
     last_hidden_state: torch.Tensor
 
 
+TENSORS = tuple(Features.__annotations__)
+
+
 def forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
     """Run the model without gradients.
 
@@ -285,6 +288,27 @@ def features_of(model: PreTrainedModel, output: object) -> Features:
     return Features(pooler_output, last_hidden_state)
 
 
+def require_patch_tokens(model: PreTrainedModel, features: Features, shape: Sequence[int]) -> None:
+    """Check that last_hidden_state has CLS, registers and one token per patch, as the kit reads it.
+
+    Args:
+        model: that made the features.
+        features: a batch.
+        shape: of the input; rows and columns come last.
+
+    Raises:
+        KitError: for a model of another layout, such as Swin.
+    """
+    rows, columns = patch_grid(model.config, shape)
+    registers, found = register_tokens(model.config), tuple(features.last_hidden_state.shape[1:])
+    if len(found) != 2 or found[0] != 1 + registers + rows * columns:
+        raise KitError(
+            f"{type(model).__name__} gives a last_hidden_state of {found}, not CLS, {registers} "
+            f"registers and {rows} x {columns} patches: this kit validates models that do, "
+            "such as DINOv3 and DINOv2"
+        )
+
+
 def timed_forward(
     device: Device, model: PreTrainedModel, pixel_values: torch.Tensor
 ) -> tuple[Features, float]:
@@ -319,7 +343,7 @@ def require_finite(features: Features) -> None:
     Raises:
         KitError: with the count and the first place of NaN or infinity.
     """
-    for name in Features.__annotations__:
+    for name in TENSORS:
         tensor: torch.Tensor = getattr(features, name)
         broken = ~torch.isfinite(tensor)
         if count := int(broken.sum()):

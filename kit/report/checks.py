@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.accuracy.limits import LIMITS, Arithmetic, Limits, arithmetic_of
+from kit.accuracy.limits import LIMITS, Arithmetic, arithmetic_of
 from kit.records import (
     AccuracyRecord,
     AccuracyResults,
@@ -23,6 +23,7 @@ from kit.records import (
     InferenceRecord,
     LadderRow,
     Latency,
+    LimitsInfo,
     Ranks,
     Record,
     Regression,
@@ -267,7 +268,7 @@ def check_mode(checks: Checks, place: str, row: LadderRow, on_cpu: bool) -> Iter
     yield from check_cosine(checks, place, row.relative_error, row.cosine_similarity)
 
 
-def is_inside(error: float | None, cosine: float | None, limits: Limits) -> bool:
+def is_inside(error: float | None, cosine: float | None, limits: LimitsInfo) -> bool:
     """Return whether a whole vector's figures keep the limits."""
     if error is None or cosine is None:
         return False
@@ -347,7 +348,7 @@ def arithmetic(record: Record) -> Arithmetic:
 
 
 def check_tensor(
-    checks: Checks, place: str, tensor: TensorAccuracy, limits: Limits, results: AccuracyResults
+    checks: Checks, place: str, tensor: TensorAccuracy, limits: LimitsInfo, results: AccuracyResults
 ) -> Iterator[Check]:
     """Yield one tensor's flags beside the limits, and its figures beside each other."""
     error, cosine, token = tensor.relative_error, tensor.cosine, tensor.worst_token.relative_error
@@ -385,7 +386,7 @@ def check_tensor(
 
 
 def check_verdict(
-    checks: Checks, results: AccuracyResults, limits: Limits, on_cpu: bool
+    checks: Checks, results: AccuracyResults, limits: LimitsInfo, on_cpu: bool
 ) -> Iterator[Check]:
     """Yield the verdict beside what it follows from."""
     reference = "CPU fp64" if on_cpu else "CPU fp32"
@@ -425,7 +426,7 @@ def check_verdict(
     yield checks.same("results.verdict", results.verdict[: len(word)], word, "fields")
 
 
-def image_inside(image: ImageAccuracy, limits: Limits) -> bool:
+def image_inside(image: ImageAccuracy, limits: LimitsInfo) -> bool:
     """Return whether one image of a folder keeps every limit."""
     token = image.token_relative_error
     return (

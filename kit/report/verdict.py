@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kit.accuracy.limits import BUDGET_FACTOR, LIMITS
+from kit.accuracy.limits import LIMITS
+from kit.options import BUDGET_FACTOR
 from kit.records import (
     BenchmarkRecord,
     BenchmarkResults,

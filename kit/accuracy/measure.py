@@ -1,0 +1,201 @@
+"""What accuracy.py does between setting up and its record: one image in full, or a whole folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from kit.accuracy.examine import Examination, examine
+from kit.accuracy.explain import explain
+from kit.accuracy.folder import FolderRun
+from kit.accuracy.recorder import Stages, recorded, require_on
+from kit.accuracy.references import Run, Sides, make_sides
+from kit.accuracy.verdict import Grid, assess
+from kit.device.device import Device, device_errors, synchronize
+from kit.distributed import Group
+from kit.errors import KitError
+from kit.model import images, preprocessing
+from kit.model.images import DecodedImage, Inputs
+from kit.model.model import (
+    TENSORS,
+    Features,
+    features_of,
+    patch_grid,
+    require_patch_tokens,
+    to_host,
+)
+from kit.model.setup import Setup, model_input
+from kit.options import AccuracyOptions
+from kit.output import RunLog
+from kit.progress import Progress
+from kit.records import AccuracyResults, FolderAccuracy, ImageAccuracy
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One image, or a folder's worst, measured in full.
+
+    Attributes:
+        results: for the record.
+        image: as it was decoded.
+        input_shape: of the model's input.
+        examination: what the results were made from, for the pictures.
+        stages: of the model.
+        grid: rows and columns of patches.
+    """
+
+    results: AccuracyResults
+    image: DecodedImage
+    input_shape: tuple[int, ...]
+    examination: Examination
+    stages: Stages
+    grid: Grid
+
+
+def compare(
+    options: AccuracyOptions,
+    setup: Setup,
+    inputs: Inputs,
+    group: Group,
+    progress: Progress,
+    log: RunLog,
+) -> Measured:
+    """Compare the device with the CPU on one image, or on a folder of them.
+
+    Raises:
+        KitError: where an input does not allow it, or another rank is lost.
+        DeviceError: where the device fails or no longer computes.
+    """
+    sides = make_sides(setup, options.budget_factor, log)
+    shape = preprocessing.preprocess(inputs.first.pixels, setup.steps).shape
+    log.info(f"Input shape: {shape}")
+    log.info(f"Device: {setup.device.torch_device}")
+    log.info(f"Comparing {sides.references.declared} with the CPU...")
+    if not inputs.is_folder:
+        return in_full(options, sides, inputs.first, None, log)
+    folder = FolderRun(options, sides, group, log).run(inputs, progress)
+    measured = None
+    if folder is not None:
+        measured = in_full(options, sides, decode_unchanged(folder.worst, log), folder, log)
+    shared = group.gather(measured, "the verdict")[0]  # all ranks end with the same exit code
+    assert shared is not None  # the leading rank's
+    return shared
+
+
+def in_full(
+    options: AccuracyOptions,
+    sides: Sides,
+    image: DecodedImage,
+    folder: FolderAccuracy | None,
+    log: RunLog,
+) -> Measured:
+    """Measure one image in full; of a folder, its worst one beside the whole folder's figures."""
+    measured = measure(sides, image, log)
+    warn_of_identical_bits(measured.results, sides, log)
+    results = measured.results if folder is None else with_folder(measured.results, folder)
+    if options.explain:
+        pixels = preprocessing.preprocess(image.pixels, sides.setup.steps)
+        results = replace(results, explain=explain(sides, pixels))
+    return replace(measured, results=results)
+
+
+def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
+    """Measure one image.
+
+    Args:
+        sides: device and references.
+        image: not yet preprocessed.
+        log: where a cropped input is named.
+
+    Raises:
+        KitError: where the model does not give one token per patch.
+        DeviceError: where the device fails or no longer computes.
+    """
+    setup, references = sides.setup, sides.references
+    pixels = preprocessing.preprocess(image.pixels, setup.steps)
+    pixel_values = model_input(setup, pixels, log)
+    _ = references.fp64  # copied before the model, which the device may share, is watched
+    device = run_device(setup.device, sides.model, pixel_values, references.stages)
+    setup.health.after("the recorded forward")
+    runs = references.run(pixels)
+    require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
+    examination = examine(device, references, runs, sides.factor)
+    grid = patch_grid(setup.model.config, pixels.shape)
+    results = assess(
+        examination,
+        references,
+        grid,
+        image=str(image.path),
+        source=setup.model_info.source,
+        torch_device=str(setup.device.torch_device),
+        factor=sides.factor,
+        self_check=sides.self_check,
+    )
+    return Measured(results, image, tuple(pixels.shape), examination, references.stages, grid)
+
+
+def run_device(
+    device: Device, model: PreTrainedModel, pixel_values: torch.Tensor, stages: Stages
+) -> Run:
+    """Run the device's forward with its stages recorded in detail; the features are on the CPU.
+
+    Raises:
+        DeviceError: where the device fails.
+        KitError: where a tensor is not on it.
+    """
+
+    def forward() -> Features:  # the tensors count what is written into them, as in no_grad alone
+        with torch.no_grad():
+            return features_of(model, model(pixel_values.clone()))
+
+    with device_errors("computing the forward pass"):
+        for parameter in model.parameters():
+            require_on(parameter, device.type)
+        require_on(pixel_values, device.type)
+        features, record = recorded(forward, model, stages.all, device.type, detail=True)
+        synchronize(device)
+    for name in TENSORS:
+        require_on(getattr(features, name), device.type)
+    return Run(to_host(features), record)
+
+
+def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
+    """Return the first image that still is what the folder run has seen, decoded again.
+
+    Raises:
+        KitError: where every one of them is gone or changed.
+    """
+    for image in worst:
+        try:
+            decoded = images.decode(Path(image.image))
+            if decoded.sha256 == image.sha256:
+                return decoded
+            problem = f"image {image.image} has changed"
+        except KitError as error:
+            problem = str(error)
+        log.warning(f"Not measured in full: {problem}")
+    raise KitError("the folder's worst images went or changed while it ran: run it again")
+
+
+def with_folder(results: AccuracyResults, folder: FolderAccuracy) -> AccuracyResults:
+    """Return the worst image's results with the folder's, whose failures fail them."""
+    if folder.failed == 0:
+        return replace(results, folder=folder)
+    reasons = [f"{folder.failed} of {folder.images} images are beyond a limit"]
+    if results.outcome == "fail":
+        reasons += results.reasons
+    else:
+        reasons.append("its worst image was inside the limits when it was measured again")
+    return replace(results, verdict="FAIL", outcome="fail", reasons=tuple(reasons), folder=folder)
+
+
+def warn_of_identical_bits(results: AccuracyResults, sides: Sides, log: RunLog) -> None:
+    """Warn of identical bits where two machines cannot have them."""
+    for name in TENSORS:
+        if not sides.self_check and getattr(results, name).identical_bits:
+            log.warning(
+                f"{name} of the device equals the CPU's to the last bit, which two processors "
+                "hardly ever do: check that the device computed at all"
+            )

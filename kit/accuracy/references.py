@@ -1,0 +1,393 @@
+"""The CPU's sides of a comparison: plain fp32, fp64, and the declared arithmetic imitated.
+
+What a device's mode rounds is rounded by the imitation too. HF32 and TF32 round the inputs of
+matrix products or convolutions and add up in fp32. bf16 and fp16 store every result in that type
+while a matrix product or convolution adds up in fp32, on an NPU's cube unit as on a GPU's tensor
+cores.
+
+Sources: HF32 has fp32's exponent and 11 mantissa bits, rounded to nearest, ties to even (CANN,
+--allow_hf32 and SetHF32); TF32 has 10 mantissa bits (NVIDIA, A100 whitepaper).
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
+
+from kit.accuracy.limits import Arithmetic, arithmetic_of
+from kit.accuracy.recorder import (
+    Points,
+    Stage,
+    StageRecord,
+    find_stages,
+    main_input,
+    recorded,
+    require_on,
+    with_main_input,
+)
+from kit.device.device import DTYPES, float_modes
+from kit.model.model import Features, features_of, use_attention
+from kit.model.setup import Setup, move_model
+from kit.output import RunLog
+from kit.records import FloatMode
+
+Operator = Any  # torch's overloads have no type of their own
+Arguments = tuple[Any, ...]
+Imitated = Callable[[Operator, Arguments, dict[str, Any]], Any]
+
+FP32_MANTISSA_BITS = 23
+MANTISSA_BITS: dict[FloatMode, int] = {"hf32": 11, "tf32": 10}
+
+aten = torch.ops.aten
+# Operators whose inputs a reduced fp32 mode rounds, and where these inputs stand.
+PRODUCTS = {
+    aten.mm.default: (0, 1),
+    aten.addmm.default: (1, 2),
+    aten.bmm.default: (0, 1),
+    aten.baddbmm.default: (1, 2),
+    aten._scaled_dot_product_flash_attention_for_cpu.default: (0, 1, 2),
+    aten._scaled_dot_product_attention_math.default: (0, 1, 2),
+}
+CONVOLUTIONS = {aten.convolution.default: (0, 1)}
+# Where the CPU may lack a fast half kernel, fp32 arithmetic on the half inputs is the same.
+ADDED_UP_IN_FP32 = (
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    *CONVOLUTIONS,
+)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a run says it computes with.
+
+    Attributes:
+        dtype: fp32, bf16 or fp16.
+        matmul: what an fp32 matrix product computes with.
+        convolution: what an fp32 convolution computes with.
+    """
+
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    matmul: FloatMode = "fp32"
+    convolution: FloatMode = "fp32"
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The row of the limits' table."""
+        return arithmetic_of(self.dtype, self.matmul, self.convolution)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is fp32 throughout, which the CPU computes as it is."""
+        return self.arithmetic == "fp32"
+
+    def __str__(self) -> str:
+        """Return it in words, for reports."""
+        if self.dtype != "fp32":
+            return self.dtype
+        return f"fp32 (matrix products {self.matmul}, convolutions {self.convolution})"
+
+
+def declared_by(setup: Setup) -> Declared:
+    """Return what a run's dtype and its device's modes declare."""
+    if setup.dtype == torch.float32:
+        return Declared("fp32", *float_modes(setup.device))
+    return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16")
+
+
+# ---- Imitation -----------------------------------------------------------------------------------
+
+
+def round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return fp32 values rounded to `bits` mantissa bits, to nearest, ties to even.
+
+    Infinities and NaN stay; subnormal numbers are rounded at the same bit position.
+    """
+    shift = FP32_MANTISSA_BITS - bits
+    pattern = tensor.contiguous().view(torch.int32)
+    odd = (pattern >> shift) & 1
+    rounded = (pattern + odd + ((1 << (shift - 1)) - 1)) & -(1 << shift)
+    return torch.where(torch.isfinite(tensor), rounded.view(torch.float32), tensor)
+
+
+def with_rounded_inputs(places: Sequence[int], bits: int) -> Imitated:
+    """Return what runs an operator with the fp32 inputs at these places rounded."""
+
+    def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
+        rounded = (
+            round_mantissa(value, bits)
+            if index in places and value.dtype == torch.float32
+            else value
+            for index, value in enumerate(args)
+        )
+        return operator(*rounded, **kwargs)
+
+    return call
+
+
+def added_up_in_fp32(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> torch.Tensor:
+    """Run an operator on half-precision inputs in fp32, and round its result."""
+    half = next(value.dtype for value in args if isinstance(value, torch.Tensor))
+    wide = (value.float() if isinstance(value, torch.Tensor) else value for value in args)
+    found: torch.Tensor = operator(*wide, **kwargs)
+    return found.to(half)
+
+
+def imitations(declared: Declared) -> dict[Operator, Imitated]:
+    """Return what takes an operator's place where the declared arithmetic is not the CPU's."""
+    if declared.dtype != "fp32":
+        return dict.fromkeys(ADDED_UP_IN_FP32, added_up_in_fp32)
+    return {
+        operator: with_rounded_inputs(places, MANTISSA_BITS[mode])
+        for mode, rounded in ((declared.matmul, PRODUCTS), (declared.convolution, CONVOLUTIONS))
+        if mode != "fp32"
+        for operator, places in rounded.items()
+    }
+
+
+class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
+    """Computes in the declared arithmetic while it is active; use it without gradients.
+
+    inference_mode must be off: it hands composite operators to the mode undivided.
+    """
+
+    def __init__(self, declared: Declared) -> None:
+        """Compute as `declared` says."""
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own base is untyped
+        self.imitated = imitations(declared)
+
+    def __torch_dispatch__(
+        self,
+        func: Operator,
+        types: Sequence[type],
+        args: Arguments = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operator returns
+        """Run one operator, or what imitates it."""
+        imitated = self.imitated.get(func)
+        if imitated is None:
+            return func(*args, **(kwargs or {}))
+        return imitated(func, args, dict(kwargs or {}))
+
+
+def in_declared_type(model: PreTrainedModel, declared: Declared) -> PreTrainedModel:
+    """Return the CPU model with its weights in the declared type: itself for fp32, else a copy."""
+    return model if declared.dtype == "fp32" else copy_in(model, DTYPES[declared.dtype])
+
+
+def copy_in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy of the model with its floating tensors in `dtype`; no other copy is made."""
+    converted: dict[int, torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            changed = tensor.detach().to(dtype, copy=True)
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            converted[id(tensor)] = (
+                torch.nn.Parameter(changed, requires_grad=False) if is_parameter else changed
+            )
+    copied: PreTrainedModel = copy.deepcopy(model, converted)
+    return copied
+
+
+# ---- Sides ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward of one side.
+
+    Attributes:
+        features: on the CPU, in the side's dtype.
+        stages: number of the stage -> what it saw.
+    """
+
+    features: Features
+    stages: dict[int, StageRecord]
+
+
+class Side:
+    """A model on the CPU that computes in one arithmetic.
+
+    Attributes:
+        model: in evaluation mode; its dtype is its input's too.
+        declared: the arithmetic; None imitates nothing.
+    """
+
+    def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
+        """Take the model as it is."""
+        self.model = model
+        self.declared = declared
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute without gradients in this side's arithmetic in the block."""
+        with torch.no_grad(), contextlib.ExitStack() as arithmetic:
+            if self.declared is not None and not self.declared.plain:
+                arithmetic.enter_context(Imitation(self.declared))
+            yield
+
+    def forward(self, pixels: torch.Tensor) -> Features:
+        """Run one forward on the CPU; while this side is `computing`.
+
+        Args:
+            pixels: float32 on the CPU, batch x 3 x rows x columns.
+
+        Raises:
+            KitError: where anything of it is not on the CPU.
+        """
+        for parameter in self.model.parameters():
+            require_on(parameter, "cpu")
+        dtype = next(self.model.parameters()).dtype
+        features = features_of(self.model, self.model(pixels.to(dtype, copy=True)))
+        require_on(features.last_hidden_state, "cpu")
+        require_on(features.pooler_output, "cpu")
+        return features
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Run one forward without recording anything; as `forward`."""
+        with self.computing():
+            return self.forward(pixels)
+
+    def run(self, pixels: torch.Tensor, stages: Sequence[Stage]) -> Run:
+        """Run one forward, and record its stages' inputs, outputs and arguments; as `forward`."""
+        with self.computing():
+            return Run(*recorded(lambda: self.forward(pixels), self.model, stages))
+
+    def replay(self, stage: Stage, own: StageRecord, main: torch.Tensor | None) -> Points:
+        """Repeat one stage's call and return its points.
+
+        Args:
+            stage: which stage.
+            own: this side's own record of the stage.
+            main: takes the place of the first tensor, in its dtype; None where the call has none.
+        """
+        module = self.model.get_submodule(stage.path)
+        before = main_input(own.args, own.kwargs)
+
+        def call() -> None:
+            args, kwargs = own.args, own.kwargs
+            if main is not None and before is not None:  # a copy, the call may write into it
+                args, kwargs = with_main_input(args, kwargs, main.to(before.dtype, copy=True))
+            module(*args, **kwargs)
+
+        # The rotary embedding has run before the block: its points are the first run's.
+        alone = Stage(stage.number, stage.path)
+        with self.computing():
+            return recorded(call, self.model, [alone], detail=True)[1][stage.number].points
+
+
+@dataclass(frozen=True)
+class ReferenceRuns:
+    """One image on the CPU's fp32 sides.
+
+    Attributes:
+        pixels: the reference's own input, float32 on the CPU, a batch of one.
+        fp32: in plain fp32.
+        imitation: in the declared arithmetic; `fp32` itself where that is plain fp32.
+    """
+
+    pixels: torch.Tensor
+    fp32: Run
+    imitation: Run
+
+
+class References:
+    """All CPU sides of one model, each made when it is first asked for.
+
+    Attributes:
+        stages: of the model.
+        declared: the arithmetic that the device declares.
+        fp32: plain fp32.
+    """
+
+    def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
+        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed.
+
+        Its fp64 copy is begun at once in a thread, while the device has its first work.
+        """
+        self.stages = find_stages(model)
+        self.declared = declared
+        self.fp32 = Side(model, Declared())
+        with_one_thread = ThreadPoolExecutor(1, "fp64")
+        self._fp64: Future[Side] = with_one_thread.submit(fp64_side, model)
+        with_one_thread.shutdown(wait=False)
+
+    @property
+    def fp64(self) -> Side:
+        """The same model in fp64, of twice the fp32 weights' memory; waits until it is copied."""
+        return self._fp64.result()
+
+    @cached_property
+    def imitation(self) -> Side:
+        """The model in the declared arithmetic; the plain fp32 side where that is declared."""
+        if self.declared.plain:
+            return self.fp32
+        return Side(in_declared_type(self.fp32.model, self.declared), self.declared)
+
+    def run(self, pixels: torch.Tensor) -> ReferenceRuns:
+        """Run one image on the fp32 sides; fp64 runs when the device is examined.
+
+        Args:
+            pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
+        """
+        _ = self.fp64  # copied whole before hooks are put on the model
+        fp32 = self.fp32.run(pixels, self.stages.all)
+        same = self.declared.plain
+        imitation = fp32 if same else self.imitation.run(pixels, self.stages.all)
+        return ReferenceRuns(pixels, fp32, imitation)
+
+
+def fp64_side(model: PreTrainedModel) -> Side:
+    """Return the model's copy in fp64."""
+    exact = copy_in(model, torch.float64)
+    # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
+    use_attention(exact, "sdpa")
+    return Side(exact, None)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The device's model and all CPU sides of the same weights.
+
+    Attributes:
+        setup: the device, whose model has been moved to it.
+        model: on the device.
+        references: on the CPU.
+        factor: how many times the expected error still counts as explained.
+    """
+
+    setup: Setup
+    model: PreTrainedModel
+    references: References
+    factor: float
+
+    @property
+    def self_check(self) -> bool:
+        """Whether the device is the CPU itself."""
+        return self.setup.device.type == "cpu"
+
+    @property
+    def reference(self) -> Side:
+        """The side that the thresholds are held against."""
+        return self.references.fp64 if self.self_check else self.references.fp32
+
+
+def make_sides(setup: Setup, factor: float, log: RunLog) -> Sides:
+    """Keep the CPU's model, and move one to the device.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    shared = setup.device.type == "cpu" and setup.dtype == torch.float32
+    on_cpu = setup.model if shared else copy.deepcopy(setup.model)
+    model = move_model(setup, log)
+    return Sides(setup, model, References(on_cpu, declared_by(setup)), factor)
