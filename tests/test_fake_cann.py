@@ -1,6 +1,7 @@
 """The emulated NPU as a host: devices, versions, missing operators, the build and the fixture."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,44 @@ print("emulated", library.fake_cann_emulated())
     assert "emulated 1\n" in finished.stdout, finished.stderr
 
 
+def test_the_devices_that_are_visible_have_to_ascend(npu_host: EmulatedNpu) -> None:
+    for visible, count in {"1": 1, "0,1": 2, "1,0": 0, "0,7": 1}.items():
+        finished = npu_host.run_code(HOST, environment={"ASCEND_RT_VISIBLE_DEVICES": visible})
+        assert f"count {count} {count > 0}\n" in finished.stdout, (visible, finished.stderr)
+
+
+def test_a_drivers_version_can_be_unreadable_or_unknown(npu_host: EmulatedNpu) -> None:
+    source = """
+from torch_npu.npu.utils import get_cann_version
+print("CANN", get_cann_version("CANN"))
+try:
+    print("driver", repr(get_cann_version("DRIVER")))
+except UnicodeDecodeError as error:
+    print("driver is no text")
+"""
+    for driver, answer in {
+        "garbage": " is no text",
+        "none": " ''",
+        "24.1.rc2": " '24.1.rc2'",
+    }.items():
+        finished = npu_host.run_code(source, environment={"FAKECANN_DRIVER": driver})
+        assert f"CANN 9.1.0\ndriver{answer}\n" in finished.stdout, finished.stderr
+    finished = npu_host.run_code(source, environment={"FAKECANN_FAIL": "aclsysGetCANNVersion"})
+    assert "CANN \ndriver ''\n" in finished.stdout, finished.stderr
+
+
+def test_without_the_drivers_library_torch_npu_cannot_be_imported(npu_host: EmulatedNpu) -> None:
+    finished = npu_host.run_code("import torch", environment={"FAKECANN_DRIVER": "missing"})
+    assert finished.returncode == 1
+    assert "ImportError: libascend_hal.so: cannot open shared object file" in finished.stderr
+
+
+def test_cann_writes_lines_on_stdout_when_its_variable_says_so(npu_host: EmulatedNpu) -> None:
+    source = "import torch; torch.ones(2, device='npu'); print('done')"
+    finished = npu_host.run_code(source, environment={"ASCEND_SLOG_PRINT_TO_STDOUT": "1"})
+    assert re.fullmatch(r"\[INFO\] ACL\(.* aclInit\ndone\n", finished.stdout), finished.stderr
+
+
 def test_a_host_without_a_device_says_so(npu_host: EmulatedNpu) -> None:
     finished = npu_host.run_code(HOST, environment={"FAKECANN_DEVICES": "0"})
     assert finished.returncode == 0, finished.stderr
@@ -73,6 +112,9 @@ print("hypot", x.cpu().tolist(), x.device)
     assert "hypot [5.0, 5.0] npu:0" in finished.stdout
     assert "aten::hypot" in finished.stderr
     assert "fall back to run on the CPU" in finished.stderr
+    silenced = npu_host.run_code(source, environment={"TORCH_NPU_DISABLED_WARNING": "1"})
+    assert "hypot [5.0, 5.0] npu:0" in silenced.stdout
+    assert "fall back" not in silenced.stderr
 
 
 def test_an_operator_that_is_not_emulated_ends_the_process_or_raises_as_asked(
@@ -184,7 +226,7 @@ def _package(folder: Path, name: str, version: str, cuda: str | None = None) -> 
         ("2.14.1+cu130", "13.0", "2.14.1", "aborts beside a CUDA build of torch"),
         ("2.9.0+cpu", None, "2.13.0", "torch-npu 2.13.0 is not made for torch 2.9.0+cpu"),
         ("2.13.1+cpu", None, "2.13.0", "torch-npu 2.13.0 is not made for torch 2.13.1+cpu"),
-        ("2.13.0+cpu", None, None, "pip install --no-deps --upgrade --target"),
+        ("2.13.0+cpu", None, None, "pip install --no-deps --upgrade -r"),
     ],
 )
 def test_a_pair_that_cannot_be_loaded_is_named_and_not_imported(

@@ -5,6 +5,7 @@ Every child works on one device with a stack of ten GELUs, whose values are know
 
 import json
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -165,6 +166,65 @@ print("again")
     assert "total 536870912 536870912" in finished.stdout, finished.stdout + finished.stderr
     assert "caught NPU out of memory" in finished.stdout
     assert "again" in finished.stdout
+
+
+CALLS = {
+    "ones": "torch.ones(2, device='npu').sum().item()",
+    "memory": "torch.empty(300 << 20, dtype=torch.uint8, device='npu')",
+    "gelu": "torch.nn.functional.gelu(torch.ones(2, device='npu'))",
+    "graph": "torch.npu.graph(torch.npu.NPUGraph()).__enter__()",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "call", "cause"),
+    [
+        (
+            {"FAKECANN_FAIL": "aclInit:*:500001"},
+            "ones",
+            "EC0010: .* Failed to import Python module .*`np.float_` was removed",
+        ),
+        (
+            {"FAKECANN_FAIL": "aclSetCompileopt", "FAKECANN_VERSION": "8.2.RC1"},
+            "ones",
+            "EC0010: .*np.float_",
+        ),
+        ({"FAKECANN_FAIL": "aclrtSetDevice"}, "ones", "injected failure of aclrtSetDevice"),
+        (
+            {"FAKECANN_FAIL": "aclnnGelu:1:561103"},
+            "gelu",
+            "EZ9999: .* Cannot find bin of op Gelu",
+        ),
+        ({"FAKECANN_FAIL": "aclnnGelu:1:500002"}, "gelu", "E40021: .* No module named 'attr'"),
+        ({"FAKECANN_FAIL": "aclmdlRICaptureBegin"}, "graph", "EE1023: .* too many streams"),
+        (
+            {"FAKECANN_OOM": "207018", "FAKECANN_HBM_GIB": "0.25"},
+            "memory",
+            "EL0004: .* Failed to allocate memory",
+        ),
+        ({"FAKECANN_FAIL": "aclnnGelu:1:207018"}, "gelu", "EL0004: .* Failed to allocate memory"),
+        ({"FAKECANN_FAIL": "aclrtMalloc"}, "ones", "EL0004: .* Failed to allocate memory"),
+    ],
+)
+def test_an_error_has_its_cause_in_a_later_line_as_cann_says_it(
+    npu_host: EmulatedNpu, environment: dict[str, str], call: str, cause: str
+) -> None:
+    source = f"""
+import torch
+try:
+    {CALLS[call]}
+except RuntimeError as error:
+    print(type(error).__name__, error)
+"""
+    finished = npu_host.run_code(source, environment={**environment, "TASK_QUEUE_ENABLE": "0"})
+    assert finished.returncode == 0, finished.stderr
+    first, *others = finished.stdout.splitlines()
+    code = environment.get("FAKECANN_OOM") or environment["FAKECANN_FAIL"].split(":")[-1]
+    assert first.split()[0] == ("OutOfMemoryError" if "EL0004" in cause else "RuntimeError")
+    assert not code.isdigit() or f"error code is {code}" in first
+    found = [index for index, line in enumerate(others) if re.search(cause, line)]
+    assert found, finished.stdout
+    assert found[0] >= 2
 
 
 @pytest.mark.parametrize(

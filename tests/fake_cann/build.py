@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,17 @@ def emulated_variables(libraries: Path, environment: Mapping[str, str]) -> dict[
     """Return the variables that put a process with this environment on the emulated NPU.
 
     They are those of CANN's set_env.sh, the folder of torch-npu, and a mark: records keep
-    EMULATED_NPU, and a report on them is never one of a validated chip.
+    EMULATED_NPU, and a report on them is never one of a validated chip. FAKECANN_DRIVER=missing
+    leaves the driver's library out of reach, as in a container into which it is not mounted.
     """
+    driver = [] if environment.get("FAKECANN_DRIVER") == "missing" else [libraries / "driver"]
 
-    def before(folder: Path, variable: str) -> str:
-        return os.pathsep.join(filter(None, [str(folder), environment.get(variable)]))
+    def before(folders: Sequence[Path], variable: str) -> str:
+        return os.pathsep.join(filter(None, [*map(str, folders), environment.get(variable)]))
 
     return {
-        "LD_LIBRARY_PATH": before(libraries, "LD_LIBRARY_PATH"),
-        "PYTHONPATH": before(torch_npu_folder(), "PYTHONPATH"),
+        "LD_LIBRARY_PATH": before([libraries, *driver], "LD_LIBRARY_PATH"),
+        "PYTHONPATH": before([torch_npu_folder()], "PYTHONPATH"),
         "ASCEND_HOME_PATH": str(libraries),
         "ASCEND_OPP_PATH": str(libraries),
         "EMULATED_NPU": "1",
@@ -211,13 +213,20 @@ def link_all(torch: Path, objects: Path, libraries: Path) -> None:
     """Link the runtime and the operators, and name the runtime as torch_npu looks for it."""
     runtime = [objects / f"{path.stem}.o" for path in SOURCE_FOLDER.glob("*.cpp")]
     operators = [objects / f"{path.stem}.o" for path in (SOURCE_FOLDER / "operators").glob("*.cpp")]
-    shared = ("-shared", "-Wl,--no-undefined", "-pthread")
-    run_compiler(*shared, *runtime, "-o", libraries / "libascendcl.so")
+    driver = libraries / "driver"
+    driver.mkdir()
+    shared = ("-shared", "-Wl,--no-undefined", "-pthread", f"-Wl,-rpath-link,{driver}")
+    run_compiler(*shared, objects / "ascend_hal.o", "-o", driver / "libascend_hal.so")
+    run_compiler(
+        *shared,
+        *runtime,
+        *("-o", libraries / "libascendcl.so"),
+        *(f"-L{driver}", "-Wl,--no-as-needed", "-lascend_hal"),
+    )
     run_compiler(
         *shared,
         *operators,
-        "-o",
-        libraries / "libopapi.so",
+        *("-o", libraries / "libopapi.so"),
         *(f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", f"-L{libraries}", "-lascendcl"),
     )
     for name in OTHER_NAMES:

@@ -20,6 +20,10 @@ namespace fake_cann {
 // `code`.
 SHARED aclError fail(aclError code, const std::string& message);
 
+// The same with the lines that CANN has for the code, where messages.cpp knows them. `name` is the
+// operator's or the call's.
+SHARED aclError fail_as_cann(aclError code, const std::string& name);
+
 // One line on stderr when FAKECANN_LOG is at least `level`.
 SHARED void log(int level, const char* format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -1,6 +1,7 @@
 // libascendcl.so: what the chip and CANN say of themselves, and options that torch_npu sets.
 #include "chip.h"
 
+#include "faults.h"
 #include "options.h"
 
 #include <acl/acl_op_compiler.h>
@@ -19,7 +20,6 @@ namespace {
 constexpr int64_t kCubeCores = 24;
 constexpr int64_t kVectorCores = 48;
 constexpr int64_t kL2CacheBytes = 192ll << 20;
-constexpr const char* kDriverVersion = "26.1.0";
 
 std::mutex mutex;
 std::map<int, std::string> compile_options;
@@ -30,7 +30,15 @@ uint32_t cores(aclrtDevResLimitType type) {
   return type == ACL_RT_DEV_RES_CUBE_CORE ? kCubeCores : kVectorCores;
 }
 
-const char* version_of(bool driver) { return driver ? kDriverVersion : options().version.c_str(); }
+// Writes the version of CANN or of the driver; the error of one that cannot be asked.
+aclError write_version(bool driver, char* version, size_t size) {
+  if (aclError error = refused("aclsysGetCANNVersion")) return error;
+  const std::string& driver_version = options().driver_version;
+  if (driver && driver_version == "none") return fail(ACL_ERROR_INTERNAL_ERROR, "no version");
+  const char* bytes = driver_version == "garbage" ? "\xf8\x80\x01?" : driver_version.c_str();
+  snprintf(version, size, "%s", driver ? bytes : options().version.c_str());
+  return ACL_SUCCESS;
+}
 
 // The caller holds the mutex.
 std::string compile_option(aclCompileOpt option) {
@@ -92,14 +100,11 @@ API aclError aclrtGetDeviceUtilizationRate(int32_t, aclrtUtilizationInfo* rate) 
   return ACL_SUCCESS;
 }
 API aclError aclsysGetVersionStr(char* package, char* version) {
-  strcpy(version, version_of(!strcasecmp(package, "driver")));
-  return ACL_SUCCESS;
+  return write_version(!strcasecmp(package, "driver"), version, ACL_PKG_VERSION_MAX_SIZE);
 }
 API aclError aclsysGetCANNVersion(aclCANNPackageName package, aclCANNPackageVersion* version) {
   memset(version, 0, sizeof *version);
-  snprintf(version->version, sizeof version->version, "%s",
-           version_of(package == ACL_PKG_NAME_DRIVER));
-  return ACL_SUCCESS;
+  return write_version(package == ACL_PKG_NAME_DRIVER, version->version, sizeof version->version);
 }
 API aclError aclGetCannAttributeList(const aclCannAttr** list, size_t* count) {
   static const aclCannAttr attributes[] = {ACL_CANN_ATTR_JIT_COMPILE, ACL_CANN_ATTR_INF_NAN,
@@ -128,6 +133,7 @@ API aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t* value) {
   return ACL_SUCCESS;
 }
 API aclError aclSetCompileopt(aclCompileOpt option, const char* value) {
+  if (aclError error = refused("aclSetCompileopt")) return error;
   std::lock_guard<std::mutex> guard(mutex);
   compile_options[option] = value;
   log(2, "compile option %d = %s", option, value);

@@ -2,12 +2,14 @@
 #include "devices.h"
 
 #include "faults.h"
+#include "messages.h"
 #include "options.h"
 
 #include <unistd.h>
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -38,6 +40,14 @@ aclError fail(aclError code, const std::string& message) {
   return code;
 }
 
+aclError fail_as_cann(aclError code, const std::string& name) {
+  std::string message = cann_message(code, name);
+  if (message.empty()) return fail(code, "injected failure of " + name);
+  thread_error = message;
+  log(1, "error %d as CANN says it: %s", code, name.c_str());
+  return code;
+}
+
 void log(int level, const char* format, ...) {
   if (options().log_level < level) return;
   char line[2048];
@@ -56,6 +66,13 @@ using namespace fake_cann;
 API aclError aclInit(const char*) {
   options();
   if (initialized) return ACL_ERROR_REPEAT_INITIALIZE;
+  if (aclError error = refused("aclInit")) return error;
+  const char* to_stdout = getenv("ASCEND_SLOG_PRINT_TO_STDOUT");
+  if (to_stdout && !strcmp(to_stdout, "1")) {
+    printf("[INFO] ACL(%d,python3):2026-01-02-03:04:05.678.901 [acl.cpp:1]%d aclInit\n", getpid(),
+           getpid());
+    fflush(stdout);
+  }
   initialized = true;
   return ACL_SUCCESS;
 }
@@ -63,7 +80,12 @@ API aclError aclFinalize() {
   initialized = false;
   return ACL_SUCCESS;
 }
-API const char* aclGetRecentErrMsg() { return thread_error.c_str(); }
+// torch_npu keeps the pointer while it asks other things, which may fail too.
+API const char* aclGetRecentErrMsg() {
+  thread_local std::string asked;
+  asked = thread_error;
+  return asked.c_str();
+}
 API aclError aclrtGetLastError(aclrtLastErrLevel) { return current_device_error(); }
 API aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return current_device_error(); }
 API void aclAppLog(aclLogLevel level, const char* function, const char*, uint32_t line,
@@ -86,6 +108,7 @@ API aclError aclrtSetDevice(int32_t device) {
   if (!exists(device)) {
     return fail(ACL_ERROR_RT_INVALID_DEVICEID, "there is no device " + std::to_string(device));
   }
+  if (aclError error = refused("aclrtSetDevice")) return error;
   std::lock_guard<std::mutex> guard(mutex);
   // A device in use is only selected, which asks nothing of the chip.
   if (!active[device]) {

@@ -51,8 +51,15 @@ bool any_names(const std::vector<Rule>& rules, const std::string& name) {
 
 }  // namespace
 
-bool launch_fails(const std::string& operator_name) {
-  return counters().matching(options().launch_fails, operator_name) != nullptr;
+aclError refused(const std::string& name) {
+  constexpr int kLaunchFailed = 561103;
+  const Rule* rule = counters().matching(options().refusals, name);
+  if (!rule) return ACL_SUCCESS;
+  auto usual = runtime_calls().find(name);
+  int code = usual == runtime_calls().end() ? kLaunchFailed : usual->second;
+  if (rule->has_value) code = static_cast<int>(rule->value);
+  bool as_cann = rule->has_value || usual != runtime_calls().end();
+  return as_cann ? fail_as_cann(code, name) : fail(code, "injected failure of " + name);
 }
 
 ExecutionFaults next_execution(const std::string& operator_name, int device) {

@@ -7,8 +7,9 @@
 
 namespace fake_cann {
 
-// True when this launch of the operator has to be refused. Counts the launch.
-SHARED bool launch_fails(const std::string& operator_name);
+// The error with which this launch of an operator, or this call of the runtime, has to be refused,
+// or ACL_SUCCESS. Counts it.
+SHARED aclError refused(const std::string& name);
 
 // What one execution of an operator has to do wrong.
 struct ExecutionFaults {

@@ -37,6 +37,7 @@ API aclError aclmdlRICaptureBegin(aclrtStream handle, aclmdlRICaptureMode) {
   Stream& stream = stream_of(handle);
   if (aclError error = device_error(stream.device)) return error;
   if (stream.capture) return fail(ACL_ERROR_RT_STREAM_CAPTURED, "the stream is capturing already");
+  if (aclError error = refused("aclmdlRICaptureBegin")) return error;
   stream.capture = std::make_shared<Graph>();
   stream.capture->id = static_cast<uint32_t>(next_id());
   std::lock_guard<std::mutex> guard(mutex);
@@ -47,6 +48,7 @@ API aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* graph) {
   std::shared_ptr<Graph> captured = stream_of(handle).capture;
   if (!captured) return fail(ACL_ERROR_RT_STREAM_NOT_CAPTURED, "the stream is not capturing");
   end_capture(captured);
+  if (aclError error = refused("aclmdlRICaptureEnd")) return error;
   log(1, "captured %zu tasks", captured->nodes.size());
   *graph = captured.get();
   return ACL_SUCCESS;

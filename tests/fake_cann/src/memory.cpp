@@ -48,16 +48,18 @@ auto block_around(Blocks& blocks, const void* pointer) {
 }
 
 aclError out_of_memory(int device, size_t bytes) {
-  return fail(ACL_ERROR_RT_MEMORY_ALLOCATION,
-              "device " + std::to_string(device) + " is out of memory: " + std::to_string(bytes) +
-                  " bytes asked, " + std::to_string(options().device_bytes - used_bytes[device]) +
-                  " free");
+  int code = options().out_of_memory_code;
+  if (code != ACL_ERROR_RT_MEMORY_ALLOCATION) return fail_as_cann(code, "aclrtMalloc");
+  return fail(code, "device " + std::to_string(device) +
+                        " is out of memory: " + std::to_string(bytes) + " bytes asked, " +
+                        std::to_string(options().device_bytes - used_bytes[device]) + " free");
 }
 
 aclError allocate(void** pointer, size_t bytes) {
   int device = current_device();
   if (device < 0) return fail(ACL_ERROR_RT_CONTEXT_NULL, "device memory needs a device");
   if (aclError error = device_error(device)) return error;
+  if (aclError error = refused("aclrtMalloc")) return error;
   std::lock_guard<std::mutex> guard(mutex);
   if (used_bytes[device] + bytes > options().device_bytes) return out_of_memory(device, bytes);
   void* block = map_pages(bytes, PROT_READ | PROT_WRITE);

@@ -71,12 +71,13 @@ std::vector<std::string> split(const std::string& written, char separator) {
   return parts;
 }
 
-Rule parse_rule(const std::string& variable, const std::string& written) {
+Rule parse_rule(const std::string& variable, const std::string& written, bool of_the_runtime) {
   std::vector<std::string> parts = split(written, ':');
   if (parts.empty() || parts.size() > 3) {
     reject(variable, "'" + written + "' is not operator[:call[:value]]");
   }
-  if (parts[0] != "*" && parts[0].rfind("aclnn", 0) != 0) {
+  bool runtime_call = of_the_runtime && runtime_calls().count(parts[0]);
+  if (parts[0] != "*" && parts[0].rfind("aclnn", 0) != 0 && !runtime_call) {
     reject(variable, "'" + parts[0] + "' is neither * nor the name of an aclnn operator");
   }
   Rule rule;
@@ -92,10 +93,10 @@ Rule parse_rule(const std::string& variable, const std::string& written) {
   return rule;
 }
 
-std::vector<Rule> rules(const char* variable) {
+std::vector<Rule> rules(const char* variable, bool of_the_runtime = false) {
   std::vector<Rule> parsed;
   for (const std::string& entry : split(text(variable, ""), ',')) {
-    parsed.push_back(parse_rule(variable, entry));
+    parsed.push_back(parse_rule(variable, entry, of_the_runtime));
   }
   return parsed;
 }
@@ -123,10 +124,10 @@ std::vector<std::string> functions(const char* variable) {
 
 void reject_unknown_variables() {
   static const char* const known[] = {
-      "DEVICES",   "SOC",       "VERSION",  "HBM_GIB",  "LOG",         "POISON",
-      "ASYNC",     "NOOP",      "NAN",      "STRICT",   "FAIL",        "ABORT",
-      "WRONG",     "LOST",      "GELU",     "CONV",     "WRONG_TOKEN", "MATMUL",
-      "ATTENTION", "SUM_ORDER", "MANTISSA", "TRUNCATE", "DELAY_US",    "POLYNOMIAL"};
+      "DEVICES",  "SOC",    "VERSION",     "HBM_GIB",  "LOG",       "POISON",    "ASYNC",
+      "NOOP",     "NAN",    "STRICT",      "FAIL",     "ABORT",     "WRONG",     "LOST",
+      "GELU",     "CONV",   "WRONG_TOKEN", "MATMUL",   "ATTENTION", "SUM_ORDER", "MANTISSA",
+      "TRUNCATE", "DRIVER", "OOM",         "DELAY_US", "POLYNOMIAL"};
   for (char** entry = environ; *entry; ++entry) {
     if (strncmp(*entry, "FAKECANN_", 9) != 0) continue;
     std::string name(*entry + 9, strcspn(*entry + 9, "="));
@@ -136,13 +137,33 @@ void reject_unknown_variables() {
   }
 }
 
+// How many of the devices ASCEND_RT_VISIBLE_DEVICES leaves: the list has to ascend and ends at the
+// first number that no device has.
+int visible_devices(int devices) {
+  const char* listed = getenv("ASCEND_RT_VISIBLE_DEVICES");
+  if (!listed) return devices;
+  int count = 0, before = -1;
+  for (const std::string& entry : split(listed, ',')) {
+    char* end = nullptr;
+    long device = strtol(entry.c_str(), &end, 10);
+    if (entry.empty() || *end || device >= devices) break;
+    if (device <= before) return 0;
+    before = static_cast<int>(device);
+    ++count;
+  }
+  return count;
+}
+
 Options read_options() {
   reject_unknown_variables();
   Options read;
-  read.devices = static_cast<int>(number("FAKECANN_DEVICES", "2"));
-  if (read.devices > kMaxDevices) reject("FAKECANN_DEVICES", "at most 64 devices");
+  int devices = static_cast<int>(number("FAKECANN_DEVICES", "2"));
+  if (devices > kMaxDevices) reject("FAKECANN_DEVICES", "at most 64 devices");
+  read.devices = visible_devices(devices);
   read.soc = text("FAKECANN_SOC", "Ascend910_9362");
   read.version = text("FAKECANN_VERSION", "9.1.0");
+  read.driver_version = text("FAKECANN_DRIVER", "26.1.0");
+  read.out_of_memory_code = static_cast<int>(number("FAKECANN_OOM", "207001"));
   read.device_bytes = static_cast<size_t>(number("FAKECANN_HBM_GIB", "64") * (1ull << 30));
   read.log_level = static_cast<int>(number("FAKECANN_LOG", "0"));
   read.poison = flag("FAKECANN_POISON", true);
@@ -152,7 +173,7 @@ Options read_options() {
   read.durations = durations("FAKECANN_DELAY_US");
   // A duration is meant to pass on the device while the host goes on.
   read.asynchronous = flag("FAKECANN_ASYNC", !read.durations.empty());
-  read.launch_fails = rules("FAKECANN_FAIL");
+  read.refusals = rules("FAKECANN_FAIL", true);
   read.aborts = rules("FAKECANN_ABORT");
   read.nans = rules("FAKECANN_NAN");
   read.wrong_results = rules("FAKECANN_WRONG");
@@ -170,6 +191,19 @@ Options read_options() {
 }
 
 }  // namespace
+
+const std::map<std::string, int>& runtime_calls() {
+  static const std::map<std::string, int> calls = {
+      {"aclInit", ACL_ERROR_INTERNAL_ERROR},
+      {"aclrtSetDevice", ACL_ERROR_RT_DRV_INTERNAL_ERROR},
+      {"aclrtMalloc", 207018},  // its name differs between releases of the header
+      {"aclSetCompileopt", ACL_ERROR_FAILURE},
+      {"aclsysGetCANNVersion", ACL_ERROR_INTERNAL_ERROR},
+      {"aclmdlRICaptureBegin", ACL_ERROR_RT_NO_STREAM_RESOURCE},
+      {"aclmdlRICaptureEnd", ACL_ERROR_RT_NO_STREAM_RESOURCE},
+  };
+  return calls;
+}
 
 const Options& options() {
   static const Options read = read_options();

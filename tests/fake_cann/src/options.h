@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,13 +14,15 @@ namespace fake_cann {
 
 // One entry of a variable such as FAKECANN_NAN: `operator[:call[:value]]`.
 struct Rule {
-  std::string operator_name;  // "*" is any operator
-  int64_t call = 0;           // counted from 1; 0 is every call
-  double value = 0;           // its meaning depends on the variable
+  std::string operator_name;
+  int64_t call = 0;  // counted from 1; 0 is every call
+  double value = 0;  // its meaning depends on the variable
   bool has_value = false;
 
+  // "*" is any operator, but no call of the runtime.
   bool names(const std::string& name) const {
-    return operator_name == "*" || operator_name == name;
+    bool is_operator = name.rfind("acl", 0) != 0 || name.rfind("aclnn", 0) == 0;
+    return operator_name == "*" ? is_operator : operator_name == name;
   }
 };
 
@@ -29,11 +32,16 @@ enum class Arithmetic { kFp32, kHf32, kTf32, kBf16, kFp16 };
 // The order in which a product's terms are added up.
 enum class SumOrder { kHalves, kReversed, kBlocks };
 
+// The calls of the runtime that FAKECANN_FAIL can name, beside operators, and their usual errors.
+const std::map<std::string, int>& runtime_calls();
+
 struct Options {
   int devices;
   std::string soc;
   std::string version;
+  std::string driver_version;  // "none" and "garbage" cannot be read
   size_t device_bytes;
+  int out_of_memory_code;
   int log_level;
   bool poison;        // fresh device memory is 0xA5, so that reading it before writing shows
   bool asynchronous;  // one worker thread per stream
@@ -46,7 +54,7 @@ struct Options {
   std::vector<std::string> polynomials;  // functions that are computed by a short polynomial
 
   std::vector<Rule> durations;  // value: microseconds
-  std::vector<Rule> launch_fails;
+  std::vector<Rule> refusals;   // value: error code
   std::vector<Rule> aborts;
   std::vector<Rule> nans;
   std::vector<Rule> wrong_results;  // value: factor
