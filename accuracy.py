@@ -30,7 +30,6 @@ from kit.options import (
     whole_number,
 )
 from kit.output import RunLog
-from kit.progress import Progress
 from kit.run import ROOT, Outcome, now, quick_imports, run_script
 
 BATCH_SIZE = 8
@@ -136,10 +135,9 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         patch = report_patch(npu_patch.status(), log)
         device = open_device(options, patch, log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
-        progress = Progress(silent=not group.place.leads)
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
-            measured = compare(options, setup, inputs, group, progress, log)
+            measured = compare(options, setup, inputs, group, log)
     report_fallbacks(fallen, log)
     results = measured.results
     images = 1 if results.folder is None else results.folder.images

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kit.records import Statistics
@@ -353,3 +354,38 @@ def percentiles_of(values: torch.Tensor) -> tuple[tuple[float, float], ...]:
         between = position - low
         found.append((percent, below if between == 0 else below + (above - below) * between))
     return tuple(found)
+
+
+CONTRAST = 2.0  # the sigmoid's slope that DINOv3's authors draw features with
+Tokens = npt.NDArray[np.floating]
+
+
+def principal_components(tokens: Tokens, basis_of: Tokens | None = None, count: int = 3) -> Tokens:
+    """Return the tokens on the first principal components, whitened.
+
+    Args:
+        tokens: patches x width.
+        basis_of: the tokens whose mean, components and spread are the basis; these by default.
+        count: how many components.
+
+    Returns:
+        patches x count; of `basis_of` itself each column has mean 0 and standard deviation 1, and
+        its largest entry by magnitude is positive, so that the same features give the same colours.
+        Zeros where there are too few patches or no variance.
+    """
+    wide = tokens.astype(np.float64)
+    basis = wide if basis_of is None else basis_of.astype(np.float64)
+    mean = basis.mean(axis=0)
+    left, values, components = np.linalg.svd(basis - mean, full_matrices=False)
+    usable = min(count, int((values > values.max(initial=0.0) * 1e-10).sum()))
+    scores = np.zeros((len(tokens), count))
+    peaks = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)[0, :usable]
+    scale = np.sqrt(len(basis)) * np.where(peaks < 0, -1.0, 1.0) / values[:usable]
+    scores[:, :usable] = (wide - mean) @ components[:usable].T * scale
+    return scores
+
+
+def as_colours(components: Tokens) -> Tokens:
+    """Return whitened components as parts of red, green and blue, from 0 to 1."""
+    shares: Tokens = 1.0 / (1.0 + np.exp(-CONTRAST * components))
+    return shares

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,6 @@ from kit.model.preprocessing import Preprocessing, preprocess
 from kit.model.setup import model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog
-from kit.progress import Bar, Progress
 from kit.records import (
     BrokenImage,
     FolderAccuracy,
@@ -127,7 +126,7 @@ class FolderRun:
         self.broken: list[BrokenImage] = []
         self.cache = ReferenceCache(options.references, about(sides), log)
 
-    def run(self, inputs: Inputs, progress: Progress) -> FolderAccuracy | None:
+    def run(self, inputs: Inputs) -> FolderAccuracy | None:
         """Compare every image once, over all ranks; None on ranks that do not lead.
 
         The ranks share the first one's list of images: a file that a rank cannot read is a broken
@@ -145,8 +144,8 @@ class FolderRun:
         if self.cache.folder is not None:
             self.log.info(f"CPU references are kept in {self.cache.folder}")
         rounds = math.ceil(math.ceil(len(paths) / place.world_size) / self.batch_size)
-        with progress.bar(len(paths), "comparing", "image") as bar:
-            mine = list(self.compare_all(paths[place.rank :: place.world_size], rounds, bar))
+        with self.log.bar(len(paths), "comparing", "image") as step:
+            mine = list(self.compare_all(paths[place.rank :: place.world_size], rounds, step))
         shares = self.group.gather((mine, self.broken, self.cache.hits), "the results")
         compared = {found.accuracy.image: found for share, _, _ in shares for found in share}
         if not compared:
@@ -165,13 +164,15 @@ class FolderRun:
             ranks=place.world_size,
         )
 
-    def compare_all(self, paths: Sequence[Path], rounds: int, bar: Bar) -> Iterator[Compared]:
+    def compare_all(
+        self, paths: Sequence[Path], rounds: int, step: Callable[[int], object]
+    ) -> Iterator[Compared]:
         """Compare this rank's images, in step with the other ranks.
 
         Args:
             paths: this rank's.
             rounds: how many batches the longest share has.
-            bar: shows all ranks' progress.
+            step: shows all ranks' progress.
         """
         with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
             finished = self.finish_batches(self.batches(self.stream(paths, decoders)), references)
@@ -179,7 +180,7 @@ class FolderRun:
                 found = next(finished, [])
                 yield from found
                 # So no rank runs ahead by more than a batch, and none waits long at the end.
-                bar.step(sum(self.group.gather(len(found), "the progress")))
+                step(sum(self.group.gather(len(found), "the progress")))
             # Inputs of several shapes make more batches than counted.
             yield from itertools.chain.from_iterable(finished)
 

@@ -29,7 +29,6 @@ from kit.model.model import (
 from kit.model.setup import Setup, model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog
-from kit.progress import Progress
 from kit.records import AccuracyResults, FolderAccuracy, ImageAccuracy
 
 
@@ -59,7 +58,6 @@ def compare(
     setup: Setup,
     inputs: Inputs,
     group: Group,
-    progress: Progress,
     log: RunLog,
 ) -> Measured:
     """Compare the device with the CPU on one image, or on a folder of them.
@@ -75,7 +73,7 @@ def compare(
     log.info(f"Comparing {sides.references.declared} with the CPU...")
     if not inputs.is_folder:
         return in_full(options, sides, inputs.first, None, log)
-    folder = FolderRun(options, sides, group, log).run(inputs, progress)
+    folder = FolderRun(options, sides, group, log).run(inputs)
     measured = None
     if folder is not None:
         measured = in_full(options, sides, decode_unchanged(folder.worst, log), folder, log)

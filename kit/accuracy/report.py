@@ -11,7 +11,6 @@ import torch
 from kit.accuracy.measure import Measured
 from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.device import LABELS
-from kit.inference.picture import colours, principal_components
 from kit.model.model import TENSORS
 from kit.output import RULE
 from kit.records import (
@@ -21,7 +20,7 @@ from kit.records import (
     FolderAccuracy,
     TensorAccuracy,
 )
-from kit.statistics import compare_tokens
+from kit.statistics import as_colours, compare_tokens, principal_components
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -389,7 +388,8 @@ def draw_pca(measured: Measured, title: str, label: str) -> bytes:
     prefix = prefix_of(measured.stages)
     sides = [tokens[0, prefix:].double().numpy() for tokens in tokens_of(measured)]
     reference, device = (
-        colours(principal_components(side, sides[0])).reshape(*measured.grid, 3) for side in sides
+        as_colours(principal_components(side, sides[0])).reshape(*measured.grid, 3)
+        for side in sides
     )
     difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
     figure = figure_of(13, 3.8, title)

@@ -8,48 +8,19 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from kit.statistics import as_colours, principal_components
+
 PANEL_HEIGHT = 427  # of the default image, so that it is shown pixel for pixel
 GAP = 8
 LARGEST_RATIO = 4.0  # a 1 x 4000 image would else be a line
 BACKGROUND = (255, 255, 255)
-CONTRAST = 2.0  # the sigmoid's slope that the authors use
-Tokens = npt.NDArray[np.floating]
 
 
-def principal_components(tokens: Tokens, basis_of: Tokens | None = None, count: int = 3) -> Tokens:
-    """Return the tokens on the first principal components, whitened.
-
-    Args:
-        tokens: patches x width.
-        basis_of: the tokens whose mean, components and spread are the basis; these by default.
-        count: how many components.
-
-    Returns:
-        patches x count; of `basis_of` itself each column has mean 0 and standard deviation 1, and
-        its largest entry by magnitude is positive, so that the same features give the same colours.
-        Zeros where there are too few patches or no variance.
-    """
-    wide = tokens.astype(np.float64)
-    basis = wide if basis_of is None else basis_of.astype(np.float64)
-    mean = basis.mean(axis=0)
-    left, values, components = np.linalg.svd(basis - mean, full_matrices=False)
-    usable = min(count, int((values > values.max(initial=0.0) * 1e-10).sum()))
-    scores = np.zeros((len(tokens), count))
-    peaks = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)[0, :usable]
-    scale = np.sqrt(len(basis)) * np.where(peaks < 0, -1.0, 1.0) / values[:usable]
-    scores[:, :usable] = (wide - mean) @ components[:usable].T * scale
-    return scores
-
-
-def colours(components: Tokens) -> Tokens:
-    """Return whitened components as parts of red, green and blue, from 0 to 1."""
-    shares: Tokens = 1.0 / (1.0 + np.exp(-CONTRAST * components))
-    return shares
-
-
-def feature_colours(tokens: Tokens, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+def feature_colours(
+    tokens: npt.NDArray[np.float32], rows: int, columns: int
+) -> npt.NDArray[np.uint8]:
     """Return the patch tokens as colours, uint8, rows x columns x 3."""
-    eight_bits = (255.0 * colours(principal_components(tokens))).round().astype(np.uint8)
+    eight_bits = (255.0 * as_colours(principal_components(tokens))).round().astype(np.uint8)
     return eight_bits.reshape(rows, columns, 3)
 
 
