@@ -37,6 +37,7 @@ import inspect
 import io
 import json
 import logging
+import math
 import os
 import re
 import runpy
@@ -129,11 +130,20 @@ _FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /de
 
 @dataclass(frozen=True)
 class Status:
-    """What this module did on this host: the state, its cause and, where one is needed, the fix."""
+    """What this module did on this host.
+
+    Attributes:
+        state: one of the above.
+        reason: its cause.
+        fix: what to do about it, where something is wrong.
+        gelu: what GELU on the NPU computes: "asked", the form that is asked for; or "chip", the
+            tanh form whatever is asked for. Empty while the patch is not applied.
+    """
 
     state: State
     reason: str
     fix: str = ""
+    gelu: Literal["asked", "chip", ""] = ""
 
     @property
     def applied(self) -> bool:
@@ -375,11 +385,12 @@ def _do_all() -> Status:
         _name_devices()
         for row in TABLE:
             _do_row(row)
+        gelu = _replace_gelu()
         _stop_compiling()
     except BaseException:
         _undo_all()
         raise
-    return Status("applied", "torch_npu, CANN and an NPU answer", _age_problem())
+    return Status("applied", "torch_npu, CANN and an NPU answer", _age_problem(), gelu)
 
 
 def _undo_all() -> None:
@@ -1037,6 +1048,80 @@ HF32 = (
     Row("torch.backends.cuda", "sdp_kernel enable_flash_sdp enable_math_sdp", left(_SDPA)),
     Row("torch.backends.cuda", "enable_mem_efficient_sdp enable_cudnn_sdp", left(_SDPA)),
 )
+
+
+# ---- GELU in the form that is asked for --------------------------------------------------------
+#
+# torch_npu's kernels of gelu compute the tanh form whatever is asked for, up to 4.7e-4 from erf;
+# torch_npu.npu_gelu takes the form (op-plugin's documentation of npu_gelu says both). Every gelu
+# comes to one of four kernels by torch's dispatcher, which are replaced there.
+
+GELU_VARIABLE = "NPU_PATCH_GELU"  # "chip" leaves torch_npu's kernels in place
+
+
+def _gelu_from_parts(x: Any, approximate: str, grad: Any = None) -> Any:
+    """Compute GELU, or its gradient times `grad`, in fp32 from other operators."""
+    y = x.float()
+    if approximate == "tanh":  # y * (1 + tanh(z)) / 2, which is y * sigmoid(2 z)
+        slope = math.sqrt(2 / math.pi)
+        gate = torch.sigmoid(2 * slope * (y + 0.044715 * y**3))
+        steepness = 2 * gate * (1 - gate) * slope * (1 + 3 * 0.044715 * y**2)
+    else:
+        gate = 0.5 * (1 + torch.erf(y * math.sqrt(0.5)))
+        steepness = torch.exp(-0.5 * y**2) * math.sqrt(0.5 / math.pi)
+    return (y * gate if grad is None else grad * (gate + y * steepness)).to(x.dtype)
+
+
+def _takes_form(name: str) -> Callable[..., Any]:
+    """Return torch_npu's operator, or where it or CANN's part of it is missing, what stands in."""
+    operator = getattr(getattr(torch.ops.npu, name, None), "default", None)
+    lacking = f"This host has no {name}: GELU is put together from other operators, and slower."
+
+    def compute(*tensors: Any, approximate: str = "none") -> Any:
+        if operator is not None and lacking not in _state.said:
+            try:
+                return operator(*tensors, approximate=approximate)
+            except RuntimeError as error:
+                if "GetWorkspaceSize not in" not in str(error):
+                    raise
+        _warn_once(lacking)
+        *grad, x = tensors
+        return _gelu_from_parts(x, approximate, *grad)
+
+    return compute
+
+
+def _replace_gelu() -> Literal["asked", "chip"]:
+    """Register the kernels, unless the variable says otherwise; return the form that runs now."""
+    choice = os.environ.get(GELU_VARIABLE, "")
+    if choice == "chip":
+        return "chip"
+    if choice:
+        _warn_once(f"{GELU_VARIABLE}={choice} is ignored: it may be unset, or chip.")
+    forward, backward = _takes_form("npu_gelu"), _takes_form("npu_gelu_backward")
+
+    def gelu(x: Any, *, approximate: str = "none") -> Any:
+        y = forward(x, approximate=approximate)
+        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)  # torch keeps the strides
+
+    def gelu_(x: Any, *, approximate: str = "none") -> Any:
+        return x.copy_(forward(x, approximate=approximate))
+
+    def gelu_out(x: Any, *, approximate: str = "none", out: Any) -> Any:
+        if out.shape != x.shape:
+            out.resize_(x.shape)
+        return out.copy_(forward(x, approximate=approximate))
+
+    library = torch.library.Library("aten", "IMPL", "PrivateUse1")  # kept alive by its undoing
+    _state.undo.append(library._destroy)
+    for name, kernel in (
+        ("gelu", gelu),
+        ("gelu_", gelu_),
+        ("gelu.out", gelu_out),
+        ("gelu_backward", backward),
+    ):
+        library.impl(name, kernel)
+    return "asked"
 
 
 # ---- torch.compile, whose back end needs a Triton for the NPU that torch_npu does not bring -----

@@ -37,10 +37,11 @@ Call = Callable[[], object]
 # Tensor.to and device, taken anew for each side.
 SETUP = """
 import torch
+from torch.nn import functional
 x = torch.ones(2); y = torch.ones(2); on_npu = torch.ones(2, device="npu"); model = torch.nn.ReLU()
-cpu = torch.device("cpu"); there = on_npu.device
+cpu = torch.device("cpu"); there = on_npu.device; leaf = on_npu.clone().requires_grad_()
 """
-# name: (plain, patched); {device} is "npu:0" without the patch and "cuda:0" with it
+# name: the call; {device} is "npu:0" without the patch and "cuda:0" with it
 NO_DEVICE = {
     "torch.ones(2)": "torch.ones(2)",
     "torch.ones(2, device='cpu')": "torch.ones(2, device='cpu')",
@@ -70,6 +71,14 @@ DEVICE = {
     "current_device()": "torch.{module}.current_device()",
     "module.to(D)": "model.to('{device}')",
 }
+# GELU in the form that is asked for, by kernels in Python, beside torch_npu's own
+GELU = {
+    "gelu(x)": "functional.gelu(on_npu)",
+    "gelu_(x)": "torch._C._nn.gelu_(on_npu)",
+    "gelu(x), backward": "functional.gelu(leaf).backward(on_npu)",
+}
+# title, rows, what npu_patch may add to each in microseconds
+GROUPS = (("no CUDA device", NO_DEVICE, 0.5), ("a CUDA device", DEVICE, 1.5), ("GELU", GELU, 8.0))
 PLAIN = {"device": "npu:0", "method": "npu", "is_there": "is_npu", "module": "npu"}
 PATCHED = {"device": "cuda:0", "method": "cuda", "is_there": "is_cuda", "module": "cuda"}
 
@@ -114,7 +123,7 @@ def measure_calls(rounds: int) -> dict[str, tuple[float, float]]:
         npu_patch.apply() if on else npu_patch.restore()
 
     rows = {}
-    for name, code in {**NO_DEVICE, **DEVICE}.items():
+    for name, code in {**NO_DEVICE, **DEVICE, **GELU}.items():
         plain = compile_call(code.format(**PLAIN), scope)
         patched = compile_call(code.format(**PATCHED), scope)
         rows[name] = differences(plain, patched, switch, rounds)
@@ -127,7 +136,7 @@ def measure_one_side(rounds: int, side: dict[str, str]) -> dict[str, float]:
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(SETUP, scope)
     rows = {}
-    for name, code in {**NO_DEVICE, **DEVICE}.items():
+    for name, code in {**NO_DEVICE, **DEVICE, **GELU}.items():
         call = compile_call(code.format(**side), scope)
         rows[name] = statistics.median(time_batch(call) for _ in range(rounds))
     return rows
@@ -241,7 +250,7 @@ def main() -> int:
     print(
         "\none call, us: without a patch, what npu_patch adds, what transfer_to_npu adds (medians)"
     )
-    for title, rows, limit in (("no CUDA device", NO_DEVICE, 0.5), ("a CUDA device", DEVICE, 1.5)):
+    for title, rows, limit in GROUPS:
         print(f"  {title} (limit for npu_patch {limit} us)")
         for name in rows:
             before, added = calls[name]

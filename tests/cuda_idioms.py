@@ -20,7 +20,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Idiom = Callable[[], None]
-SUBJECTS = ("devices", "tensors", "modules", "runtime", "memory", "precision", "torch_tools")
+SUBJECTS = (
+    "devices",
+    "tensors",
+    "modules",
+    "runtime",
+    "memory",
+    "precision",
+    "gelu",
+    "torch_tools",
+)
 MODULES = tuple(f"tests.cuda_idioms_{subject}" for subject in SUBJECTS)
 
 

@@ -4,15 +4,18 @@ tests/test_npu_patch_on_npu.py runs them, by tests/cuda_idioms.py, on the emulat
 the patch applied, as it found it.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import logging
 import multiprocessing
 import os
 import pickle
 import sys
 import threading
 import types
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -339,6 +342,106 @@ def precision_names_reach_hf32() -> None:
     assert npu.conv.allow_hf32 is True
 
 
+def _gelu_is_tanh() -> bool:
+    """Whether GELU on the NPU computes tanh though erf is asked for, forward and backward."""
+    x = torch.tensor([-2.3, 2.3], device="npu", requires_grad=True)
+    y = torch.nn.functional.gelu(x)
+    y.sum().backward()
+    answers = []
+    for form in ("none", "tanh"):
+        other = x.detach().cpu().double().requires_grad_()
+        expected = torch.nn.functional.gelu(other, approximate=form)
+        expected.sum().backward()
+        near = (y.detach().cpu() - expected).abs().max() < 1e-6
+        answers.append((bool(near), bool((x.grad.cpu() - other.grad).abs().max() < 1e-6)))
+    assert sorted(answers) == [(False, False), (True, True)], answers
+    return answers[1] == (True, True)
+
+
+def gelu_is_the_chips_own_again_after_restore() -> None:
+    assert npu_patch.status().gelu == "asked" and not _gelu_is_tanh()
+    assert npu_patch.restore().gelu == "" and _gelu_is_tanh()
+    assert npu_patch.apply().gelu == "asked" and not _gelu_is_tanh()
+
+
+def gelu_is_the_chips_own_where_the_variable_says_so() -> None:
+    npu_patch.restore()
+    os.environ["NPU_PATCH_GELU"] = "chip"
+    try:
+        assert npu_patch.apply().gelu == "chip" and _gelu_is_tanh()
+    finally:
+        del os.environ["NPU_PATCH_GELU"]
+        npu_patch.restore()
+        npu_patch.apply()
+
+
+def another_value_of_the_variable_is_named_and_ignored() -> None:
+    npu_patch.restore()
+    os.environ["NPU_PATCH_GELU"] = "Chip"
+    try:
+        with _warnings() as given:
+            assert npu_patch.apply().gelu == "asked"
+    finally:
+        del os.environ["NPU_PATCH_GELU"]
+    assert given == ["NPU_PATCH_GELU=Chip is ignored: it may be unset, or chip."]
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what npu_patch warns of, as if nothing had been said before."""
+    given: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: given.append(record.getMessage())
+    logger = logging.getLogger("npu_patch")
+    said, npu_patch._state.said = npu_patch._state.said, set()
+    logger.addHandler(handler)
+    try:
+        yield given
+    finally:
+        logger.removeHandler(handler)
+        npu_patch._state.said = said
+
+
+def gelu_has_its_form_where_cann_lacks_the_operator() -> None:
+    def absent(*tensors: object, approximate: str) -> NoReturn:
+        raise RuntimeError("aclnnGeluV2 or aclnnGeluV2GetWorkspaceSize not in libopapi.so, or ...")
+
+    import tests.cuda_idioms_gelu as idioms
+
+    names = ("npu_gelu", "npu_gelu_backward")
+    originals = [getattr(torch.ops.npu, name) for name in names]
+    npu_patch.restore()
+    for name in names:
+        setattr(torch.ops.npu, name, types.SimpleNamespace(default=absent))
+    try:
+        npu_patch.apply()
+        with _warnings() as given:
+            for _ in range(2):
+                idioms.gelu_has_the_form_asked_for()
+                idioms.gelu_has_the_gradient_of_its_form()
+        assert sorted(given) == [
+            f"This host has no {name}: GELU is put together from other operators, and slower."
+            for name in names
+        ]
+        npu_patch.restore()
+        for name in names:  # as in a torch_npu that never had it
+            setattr(torch.ops.npu, name, None)
+        npu_patch.apply()
+        with _warnings():
+            idioms.gelu_has_the_gradient_of_its_form()
+    finally:
+        npu_patch.restore()
+        for name, original in zip(names, originals, strict=True):
+            setattr(torch.ops.npu, name, original)
+        npu_patch.apply()
+
+
+def an_error_of_gelu_is_raised() -> None:
+    x = torch.ones(2, device="cuda")
+    with pytest.raises(RuntimeError, match="approximate argument must be either none or tanh"):
+        torch.nn.functional.gelu(x, approximate="sigmoid")
+
+
 def back_ends_are_named_exactly() -> None:
     assert npu_patch.hccl("nccl") == "hccl"
     assert npu_patch.hccl("NCCL") == "hccl"
@@ -430,8 +533,8 @@ def _wrappers_passed(layers: int) -> int:
     return len(passed)
 
 
-def a_block_of_dinov3_passes_no_wrapper() -> None:
-    assert 0 < _wrappers_passed(2) == _wrappers_passed(12)
+def a_block_of_dinov3_passes_the_kernel_of_gelu_alone() -> None:
+    assert _wrappers_passed(12) - _wrappers_passed(2) == 10 * 2  # it calls one function
 
 
 def torch_compile_is_off_until_restored() -> None:

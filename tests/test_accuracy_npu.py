@@ -15,13 +15,13 @@ OPERATORS = tuple(
     f"aclnn{name}"
     for name in (
         "Add", "Addmm", "Arange", "Cat", "Convolution", "Cos", "Divs", "FlashAttentionScore",
-        "Gelu", "InplaceCopy", "InplaceOne", "LayerNorm", "Matmul", "Mul", "Muls", "Neg", "Repeat",
-        "Sin", "Stack", "Subs",
+        "GeluV2", "InplaceCopy", "InplaceOne", "LayerNorm", "Matmul", "Mul", "Muls", "Neg",
+        "Repeat", "Sin", "Stack", "Subs",
     )
 )  # fmt: skip
 
 # Those among them that the device is asked with a known answer before the model runs.
-ASKED_FIRST = ("aclnnAdd", "aclnnGelu", "aclnnInplaceOne", "aclnnMatmul")
+ASKED_FIRST = ("aclnnAdd", "aclnnGeluV2", "aclnnInplaceOne", "aclnnMatmul")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_explain_names_hf32_convolution_as_what_it_removes(run_npu: Any) -> None
     [
         ("FAKECANN_NAN=aclnnConvolution:1", -1, "embedding"),
         ("FAKECANN_NAN=aclnnFlashAttentionScore:2", 1, "attention"),
-        ("FAKECANN_WRONG_TOKEN=aclnnGelu:3:200", 1, "MLP"),
+        ("FAKECANN_WRONG_TOKEN=aclnnGeluV2:3:200", 1, "MLP"),
         ("FAKECANN_WRONG=aclnnLayerNorm:*:1.5", 0, "norm"),
     ],
 )
@@ -137,9 +137,9 @@ def test_an_operator_two_thousandths_off_is_unexplained_and_fails_under_strict(
 @pytest.mark.parametrize(
     ("fault", "queue"),
     [
-        ("FAKECANN_WRONG_TOKEN=aclnnGelu:1:3", "1"),  # the known answer that is asked first
-        ("FAKECANN_FAIL=aclnnGelu:2", "0"),
-        ("FAKECANN_FAIL=aclnnGelu:2", "1"),
+        ("FAKECANN_WRONG_TOKEN=aclnnGeluV2:1:3", "1"),  # the known answer that is asked first
+        ("FAKECANN_FAIL=aclnnGeluV2:2", "0"),
+        ("FAKECANN_FAIL=aclnnGeluV2:2", "1"),
         ("FAKECANN_HBM_GIB=0.0001", "1"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_fault_in_the_middle_of_a_folder_fails_one_image_or_its_batch(
     run_npu: Any, tmp_path: Path, kind: str  # noqa: ANN401 - the fixture
 ) -> None:  # fmt: skip
     images = make_images(tmp_path / "images", 5)
-    fault = {f"FAKECANN_{kind}": "aclnnGelu:6:3"}
+    fault = {f"FAKECANN_{kind}": "aclnnGeluV2:6:3"}
     options = ["--image", images, "--batch-size", "1", "--no-references", "--workers", "1"]
     done, folder = run_npu(*options, environment=fault)
     assert done.returncode == 1, done.stderr

@@ -35,7 +35,7 @@ print(json.dumps(found))
 
 
 def test_a_warm_up_that_drifts_is_noticed_and_one_that_settles_ends(npu_host: EmulatedNpu) -> None:
-    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGelu:4000"})
+    done = npu_host.run_code(DRIFT, environment={"FAKECANN_DELAY_US": "aclnnGeluV2:4000"})
     assert done.returncode == 0, done.stderr
     (steady, count, _), (settled, settled_count, settled_ms) = json.loads(
         done.stdout.splitlines()[-1]

@@ -42,7 +42,7 @@ def run(
 
 def known_durations(npu_host: EmulatedNpu, command: Sequence[str], folder: Path) -> dict[str, Any]:
     """Return the results of a run whose every forward takes the device BLOCKS * GELU_MS."""
-    done = run(npu_host, command, FAKECANN_DELAY_US=f"aclnnGelu:{GELU_MS * 1000:.0f}")
+    done = run(npu_host, command, FAKECANN_DELAY_US=f"aclnnGeluV2:{GELU_MS * 1000:.0f}")
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = record_of(folder)["results"]
     return results
@@ -110,13 +110,13 @@ def test_an_operator_that_fails_at_a_later_forward_ends_the_run_with_its_name(
     done = run(
         npu_host,
         arguments(tmp_path, tiny_weights, photo),
-        FAKECANN_FAIL="aclnnGelu:25",
+        FAKECANN_FAIL="aclnnGeluV2:25",
         TASK_QUEUE_ENABLE=queue,
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
-    assert "aclnnGelu" in last
+    assert "aclnnGeluV2" in last
     assert "fp32-sdpa" in last
     assert list(tmp_path.iterdir()) == []
 

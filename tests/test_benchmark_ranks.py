@@ -69,7 +69,7 @@ def test_two_ranks_on_the_cpu_give_each_ranks_and_the_total_throughput(
 def test_on_npus_each_rank_takes_its_own_and_they_scale(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
-    environment = npu_host.environment({**ENVIRONMENT, "FAKECANN_DELAY_US": "aclnnGelu:100000"})
+    environment = npu_host.environment({**ENVIRONMENT, "FAKECANN_DELAY_US": "aclnnGeluV2:100000"})
     running = launch(
         2, tmp_path, tiny_weights, photo, "--batch-sizes", "1", environment=environment
     )

@@ -145,7 +145,7 @@ def test_a_broken_operator_shows_so_the_comparison_is_not_vacuous(host: Host) ->
 def test_an_operator_that_is_wrong_from_the_start_ends_the_run_before_the_model(
     host: Host,
 ) -> None:
-    done = host.infer(environment={"FAKECANN_WRONG": "aclnnGelu"})
+    done = host.infer(environment={"FAKECANN_WRONG": "aclnnGeluV2"})
     assert done.returncode == 2
     assert (
         "a product with a known answer came back wrong); see the device's messages" in done.stderr
@@ -161,17 +161,17 @@ def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
     # three of the timed forward.
     host.weights = save_tiny_vit(tmp_path_factory.mktemp("three") / "blocks", blocks=3)
     done = host.infer(
-        environment={"FAKECANN_FAIL": f"aclnnGelu:{call}", "TASK_QUEUE_ENABLE": queue}
+        environment={"FAKECANN_FAIL": f"aclnnGeluV2:{call}", "TASK_QUEUE_ENABLE": queue}
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2
     assert len(errors) == 1
-    assert "operator aclnnGelu failed while" in errors[0]
+    assert "operator aclnnGeluV2 failed while" in errors[0]
     assert list(host.folder.iterdir()) == []
 
 
 def test_a_nan_from_one_operator_is_no_result(host: Host) -> None:
-    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGelu:{1 + 2 * BLOCKS}"})
+    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGeluV2:{1 + 2 * BLOCKS}"})
     assert done.returncode == 2
     assert "values that are NaN" in done.stderr
     assert list(host.folder.iterdir()) == []
@@ -187,7 +187,7 @@ def test_device_memory_that_runs_out_is_one_line_with_the_mend(host: Host) -> No
 
 
 def test_a_device_that_vanishes_ends_the_run(host: Host) -> None:
-    done = host.infer(environment={"FAKECANN_LOST": "aclnnGelu:3"})
+    done = host.infer(environment={"FAKECANN_LOST": "aclnnGeluV2:3"})
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2
     assert len(errors) == 1
