@@ -697,7 +697,7 @@ DEVICES = (
 )
 
 
-# ---- Functions that take a device --------------------------------------------------------------
+# ---- Functions that take a device, or a memory format ------------------------------------------
 
 
 @functools.cache
@@ -750,22 +750,47 @@ def device(original: Any, place: Place) -> Any:
             npu = get(kwargs.get("device"))
             if npu is not None:
                 kwargs["device"] = npu
+            if "memory_format" in kwargs:
+                return _with_format(original, args, kwargs)
         return original(*args, **kwargs)
 
     def by_position(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > index:
-            if type(args[index]) in kinds:  # else it is a dtype or a tensor
-                npu = get(args[index])
-                if npu is not None:
-                    args = (*args[:index], npu, *args[index + 1 :])
-        elif kwargs:
-            npu = get(kwargs.get("device"))
+        if len(args) > index and type(args[index]) in kinds:  # else it is a dtype or a tensor
+            npu = get(args[index])
             if npu is not None:
-                kwargs["device"] = npu
-        return original(*args, **kwargs)
+                args = (*args[:index], npu, *args[index + 1 :])
+        return by_name(*args, **kwargs) if kwargs else original(*args, **kwargs)
 
     index = NAMED if position is None else position
     return by_name if index == NAMED else by_position
+
+
+def _with_format(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call with a memory format. channels_last, which torch_npu refuses, is taken as contiguous.
+
+    It is a hint for speed: what a program computes does not depend on it.
+    """
+    wanted = kwargs["memory_format"]
+    try:
+        return function(*args, **kwargs)
+    except RuntimeError as error:
+        hint = wanted in {torch.channels_last, torch.channels_last_3d} and _state.devices
+        if not hint or "ontiguous" not in str(error):
+            raise
+    _warn_once("On an NPU channels_last, which torch_npu does not have, is taken as contiguous.")
+    result = function(*args, **{**kwargs, "memory_format": torch.contiguous_format})
+    return result.contiguous(memory_format=wanted) if result.is_cpu else result
+
+
+def with_format(original: Any, place: Place) -> Any:
+    """Let a function that takes a memory format, and no device, take channels_last."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs and "memory_format" in kwargs:
+            return _with_format(original, args, kwargs)
+        return original(*args, **kwargs)
+
+    return wrapper
 
 
 def to_cuda(original: Any, place: Place) -> Any:
@@ -815,6 +840,8 @@ _CHECKPOINT = "torch.utils.checkpoint.DefaultDeviceType"
 FUNCTIONS = (
     Row("torch torch.fft torch.nested torch.Tensor", device_takers, device),
     Row("torch.Tensor", "new_tensor", device),
+    Row("torch.Tensor", "contiguous resize_as_ cpu npu float double half bfloat16", with_format),
+    Row("torch.Tensor", "int long short char byte bool", with_format),
     Row("torch.Tensor", "cuda", to_cuda),
     Row("torch.nn.Module", "to", argument(npu_device, "device", 1)),
     Row("torch.nn.Module", "to_empty", device),
@@ -864,6 +891,8 @@ def tensor_type(original: Any, place: Place) -> Any:
         if dtype is not None:
             if _state.devices and isinstance(dtype, str) and dtype.startswith("torch.cuda."):
                 dtype = dtype.replace("cuda", "npu", 1)
+            if "memory_format" in kwargs:
+                return _with_format(original, (self, dtype, *args), kwargs)
             return original(self, dtype, *args, **kwargs)
         answer = original(self)
         if "npu" in answer and _state.devices and _asked_by_user():

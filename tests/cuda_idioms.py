@@ -28,6 +28,7 @@ SUBJECTS = (
     "memory",
     "precision",
     "gelu",
+    "formats",
     "torch_tools",
 )
 MODULES = tuple(f"tests.cuda_idioms_{subject}" for subject in SUBJECTS)

@@ -23,6 +23,7 @@ HOLD_ANYWHERE = frozenset(
         "autocast_is_an_instance",
         "autocast_is_available",
         "autocast_state_is_set",
+        "channels_last_stays_on_the_host",
         "compile_is_imported",
         "cudnn_switches",
         "device_class_is_pickled",
