@@ -135,9 +135,10 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         patch = report_patch(npu_patch.status(), log)
         device = open_device(options, patch, log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
+        own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
-            measured = compare(options, setup, inputs, group, log)
+            measured = compare(options, setup, inputs, group, log, own_gelu)
     report_fallbacks(fallen, log)
     results = measured.results
     images = 1 if results.folder is None else results.folder.images
@@ -146,7 +147,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=device_info(setup, fallen.names),
+        device=device_info(measured.setup, fallen.names),
         model=setup.model_info,
         input=input_info(setup, inputs, measured.input_shape, images),
         results=results,

@@ -66,6 +66,7 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
             report_fallbacks,
             report_patch,
             set_up,
+            with_arithmetic,
         )
         from kit.records import InferenceRecord
 
@@ -75,6 +76,7 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
     with health.watch(device.type == "npu") as fallen:
         setup = set_up(options, inputs, device, log)
         found = features.extract(setup, inputs, log, keep_all=options.save_features is not None)
+        setup = with_arithmetic(setup, log)
     report_fallbacks(fallen, log)
     record = InferenceRecord(
         status="complete",

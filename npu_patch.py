@@ -8,6 +8,7 @@ logs one line to the logger ``npu_patch`` that says which.
     npu_patch.apply()             apply it again
     npu_patch.restore()           undo it: every attribute is the very object again that it was
     with npu_patch.patched():     have it for a while
+    with npu_patch.chips_gelu():  GELU as the chip has it, see below
 
     python3 -m npu_patch script.py ARGS...    run somebody's CUDA script unmodified
     python3 -m npu_patch -m module ARGS...    the same for a module
@@ -95,6 +96,19 @@ def patched() -> Iterator[Status]:
     finally:
         if not was_applied:
             restore()
+
+
+@contextlib.contextmanager
+def chips_gelu() -> Iterator[None]:
+    """Let GELU be the chip's own for a while, whatever form is asked for."""
+    with _state.lock:
+        replaced = _state.gelu is not None
+        _leave_gelu_to_the_chip()
+    try:
+        yield
+    finally:
+        if replaced:
+            _register_gelu()
 
 
 def _apply_at_import() -> None:
@@ -278,6 +292,7 @@ class _State:
         hidden: why torch_npu is hidden from libraries, or None.
         ranges: the open nvtx ranges of each thread, as handles of mstx.
         said: the warnings that were given, each once in a process.
+        gelu: the library that holds the kernels of GELU while they take the place of the chip's.
     """
 
     def __init__(self) -> None:
@@ -290,6 +305,7 @@ class _State:
         self.hidden: Status | None = None
         self.ranges = threading.local()
         self.said: set[str] = set()
+        self.gelu: Any = None
 
 
 class _Torch:
@@ -1127,6 +1143,18 @@ def _replace_gelu() -> Literal["asked", "chip"]:
         return "chip"
     if choice:
         _warn_once(f"{GELU_VARIABLE}={choice} is ignored: it may be unset, or chip.")
+    _state.undo.append(_leave_gelu_to_the_chip)
+    _register_gelu()
+    return "asked"
+
+
+def _leave_gelu_to_the_chip() -> None:
+    if _state.gelu is not None:
+        _state.gelu._destroy()
+        _state.gelu = None
+
+
+def _register_gelu() -> None:
     forward, backward = _takes_form("npu_gelu"), _takes_form("npu_gelu_backward")
 
     def gelu(x: Any, *, approximate: str = "none") -> Any:
@@ -1141,16 +1169,14 @@ def _replace_gelu() -> Literal["asked", "chip"]:
             out.resize_(x.shape)
         return out.copy_(forward(x, approximate=approximate))
 
-    library = torch.library.Library("aten", "IMPL", "PrivateUse1")  # kept alive by its undoing
-    _state.undo.append(library._destroy)
+    _state.gelu = torch.library.Library("aten", "IMPL", "PrivateUse1")
     for name, kernel in (
         ("gelu", gelu),
         ("gelu_", gelu_),
         ("gelu.out", gelu_out),
         ("gelu_backward", backward),
     ):
-        library.impl(name, kernel)
-    return "asked"
+        _state.gelu.impl(name, kernel)
 
 
 # ---- torch.compile, whose back end needs a Triton for the NPU that torch_npu does not bring -----

@@ -36,6 +36,8 @@ SCHEMA_VERSION = "2.0"
 
 DeviceType = Literal["npu", "cuda", "cpu"]
 FloatMode = Literal["fp32", "hf32", "tf32"]
+Products = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
+GeluForm = Literal["erf", "tanh"]
 Source = Literal["local", "modelscope", "huggingface", "random"]
 Status = Literal["complete", "partial"]
 RowStatus = Literal["measured", "out_of_memory", "interrupted"]
@@ -135,8 +137,11 @@ class DeviceInfo:
     name: str = described("The chip's or processor's name.")
     count: int = described("Visible devices of this type on this host; 1 for the CPU.")
     torch_device: str = described("As torch prints it, for example npu:0.")
-    matmul_fp32: FloatMode = described("What an fp32 matrix product computes with.")
-    convolution_fp32: FloatMode = described("What an fp32 convolution computes with.")
+    matmul_fp32: FloatMode = described("What an fp32 matrix product is set to compute with.")
+    convolution_fp32: FloatMode = described("What an fp32 convolution is set to compute with.")
+    arithmetic: DeviceArithmetic | None = described(
+        "What it computes in, measured; null for the CPU, which computes as it is set."
+    )
     cpu_fallbacks: tuple[str, ...] | None = described(
         "Operators that the NPU back end handed to the CPU during the run; null where a variable "
         "silences its messages, so that nobody knows."
@@ -702,6 +707,15 @@ class FolderAccuracy:
 
 
 @record_type
+class ChipGelu:
+    """The device's outputs with the chip's own form of GELU, which npu_patch replaces."""
+
+    form: str = described("The form: tanh, or that it is none of the known ones.")
+    pooler_relative_error: float | None = described("pooler_output against the reference.")
+    relative_error: float | None = described("last_hidden_state against the reference.")
+
+
+@record_type
 class AccuracyResults:
     """What accuracy.py found; of the worst image where there is a folder."""
 
@@ -724,6 +738,9 @@ class AccuracyResults:
     )
     first_unexplained_operator: OperatorError | None = described(
         "The first operator inside that block beyond its limit; null where there is none."
+    )
+    chip_gelu: ChipGelu | None = described(
+        "The outputs with the chip's own GELU; null where it is the form that was asked for."
     )
     explain: tuple[Cause, ...] = described("Known causes switched one by one; --explain only.")
     folder: FolderAccuracy | None = described("The whole folder; null for a single image.")

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
 
-from kit.accuracy.references import round_mantissa
+from kit.device.arithmetic import round_mantissa
 from kit.model.preprocessing import IMAGENET_MEAN, IMAGENET_STD, preprocess
 from tests.accuracy_model import SIZE, STEPS, Case, picture
 

@@ -83,6 +83,7 @@ def header(script: str) -> Json:
         "device": DeviceInfo(
             type="npu", index=0, name="Ascend910_9362", count=2, torch_device="npu:0",
             matmul_fp32="fp32", convolution_fp32="hf32", cpu_fallbacks=(), known_answer_checks=5,
+            arithmetic=None,
             jit_compile=False, internal_format=True,
             memory_free_bytes=61_203_283_968, memory_total_bytes=65_464_696_832,
         ),
@@ -253,7 +254,7 @@ def accuracy() -> AccuracyRecord:
                 block(12, "norm", 0.003887),
             ),
             first_unexplained_block=None, first_unexplained_operator=None,
-            explain=(
+            chip_gelu=None, explain=(
                 Cause("convolutions in fp32", "device", 0.000217, 0.003887, 0.9441, ""),
                 Cause("eager attention", "device", None, None, None, "this run is eager already"),
             ),

@@ -13,8 +13,8 @@ from kit.accuracy.references import (
     References,
     Side,
     in_declared_type,
-    round_mantissa,
 )
+from kit.device.arithmetic import round_mantissa
 from tests.accuracy_model import good_pixels, trained_like_model
 
 

@@ -13,6 +13,7 @@ from kit.accuracy.folder import FolderRun
 from kit.accuracy.recorder import Stages, recorded, require_on
 from kit.accuracy.references import Run, Sides, make_sides
 from kit.accuracy.verdict import Grid, assess
+from kit.device.arithmetic import CHIPS_GELU, OwnGelu, found
 from kit.device.device import Device, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
@@ -22,6 +23,7 @@ from kit.model.model import (
     TENSORS,
     Features,
     features_of,
+    forward,
     patch_grid,
     require_patch_tokens,
     to_host,
@@ -29,7 +31,9 @@ from kit.model.model import (
 from kit.model.setup import Setup, model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog
-from kit.records import AccuracyResults, FolderAccuracy, ImageAccuracy
+from kit.records import AccuracyResults, ChipGelu, FolderAccuracy, ImageAccuracy
+from kit.statistics import compare as compare_tensors
+from kit.statistics import finite
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Measured:
         examination: what the results were made from, for the pictures.
         stages: of the model.
         grid: rows and columns of patches.
+        setup: with what the device was found to compute in.
     """
 
     results: AccuracyResults
@@ -51,6 +56,7 @@ class Measured:
     examination: Examination
     stages: Stages
     grid: Grid
+    setup: Setup
 
 
 def compare(
@@ -59,14 +65,23 @@ def compare(
     inputs: Inputs,
     group: Group,
     log: RunLog,
+    own_gelu: OwnGelu | None = None,
 ) -> Measured:
     """Compare the device with the CPU on one image, or on a folder of them.
+
+    Args:
+        options: of the run.
+        setup: the device and the model on the CPU.
+        inputs: the images.
+        group: torchrun's processes, or this one alone.
+        log: told what is compared.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
 
     Raises:
         KitError: where an input does not allow it, or another rank is lost.
         DeviceError: where the device fails or no longer computes.
     """
-    sides = make_sides(setup, options.budget_factor, log)
+    sides = make_sides(setup, options.budget_factor, log, own_gelu)
     shape = preprocessing.preprocess(inputs.first.pixels, setup.steps).shape
     log.info(f"Input shape: {shape}")
     log.info(f"Device: {setup.device.torch_device}")
@@ -116,6 +131,8 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
     pixel_values = model_input(setup, pixels, log)
     _ = references.fp64  # copied before the model, which the device may share, is watched
     device = run_device(setup.device, sides.model, pixel_values, references.stages)
+    if setup.arithmetic is not None and setup.arithmetic.overflow == "saturates":
+        device = with_overflow(device)
     setup.health.after("the recorded forward")
     runs = references.run(pixels)
     require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
@@ -131,7 +148,52 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
         factor=sides.factor,
         self_check=sides.self_check,
     )
-    return Measured(results, image, tuple(pixels.shape), examination, references.stages, grid)
+    results = replace(results, chip_gelu=with_chips_gelu(sides, pixel_values, runs.fp32.features))
+    return Measured(
+        results, image, tuple(pixels.shape), examination, references.stages, grid, setup
+    )
+
+
+def with_overflow(run: Run) -> Run:
+    """Return the run of a device that saturates, its largest numbers as infinity."""
+    for record in run.stages.values():
+        record.points = {name: overflowed(tensor) for name, tensor in record.points.items()}
+    features = (overflowed(getattr(run.features, name)) for name in TENSORS)
+    return Run(Features(*features), run.stages)
+
+
+def overflowed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose largest numbers are infinite; fp16's count in fp32 too.
+
+    An Ascend 310P computes fp32 products in fp16 and saturates there (INF_NAN_MODE_ENABLE).
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    size = tensor.abs()
+    saturated = (size >= torch.finfo(tensor.dtype).max) | (size == torch.finfo(torch.float16).max)
+    if not bool(saturated.any()):
+        return tensor  # itself: points that are one tensor are told by that
+    return torch.where(saturated, tensor.sign() * torch.inf, tensor)
+
+
+def with_chips_gelu(
+    sides: Sides, pixel_values: torch.Tensor, reference: Features
+) -> ChipGelu | None:
+    """Return the device's errors with the chip's own GELU; None where that is what runs anyway.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    own = found(sides.setup.arithmetic, CHIPS_GELU)
+    if sides.own_gelu is None or own in {None, found(sides.setup.arithmetic, "GELU")}:
+        return None
+    with device_errors("computing with the chip's own GELU"), sides.own_gelu():
+        features = to_host(forward(sides.model, pixel_values))
+    pooled, hidden = (
+        finite(compare_tensors(getattr(reference, name), getattr(features, name)).relative_error)
+        for name in TENSORS
+    )
+    return ChipGelu(own or "", pooled, hidden)
 
 
 def run_device(
@@ -144,7 +206,7 @@ def run_device(
         KitError: where a tensor is not on it.
     """
 
-    def forward() -> Features:  # the tensors count what is written into them, as in no_grad alone
+    def watched() -> Features:  # the tensors count what is written into them, as in no_grad alone
         with torch.no_grad():
             return features_of(model, model(pixel_values.clone()))
 
@@ -152,7 +214,7 @@ def run_device(
         for parameter in model.parameters():
             require_on(parameter, device.type)
         require_on(pixel_values, device.type)
-        features, record = recorded(forward, model, stages.all, device.type, detail=True)
+        features, record = recorded(watched, model, stages.all, device.type, detail=True)
         synchronize(device)
     for name in TENSORS:
         require_on(getattr(features, name), device.type)

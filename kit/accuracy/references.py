@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,26 +32,26 @@ from kit.accuracy.recorder import (
     require_on,
     with_main_input,
 )
+from kit.device.arithmetic import OwnGelu, found, rounded_to
 from kit.device.device import DTYPES, float_modes
 from kit.model.model import Features, features_of, use_attention
-from kit.model.setup import Setup, move_model
+from kit.model.setup import Setup, move_model, with_arithmetic
 from kit.output import RunLog
-from kit.records import FloatMode
+from kit.records import GeluForm, Products
 
 Operator = Any  # torch's overloads have no type of their own
 Arguments = tuple[Any, ...]
 Imitated = Callable[[Operator, Arguments, dict[str, Any]], Any]
 
-FP32_MANTISSA_BITS = 23
-MANTISSA_BITS: dict[FloatMode, int] = {"hf32": 11, "tf32": 10}
-
 aten = torch.ops.aten
-# Operators whose inputs a reduced fp32 mode rounds, and where these inputs stand.
+# Operators whose inputs a matrix unit may round, and where these inputs stand.
 PRODUCTS = {
     aten.mm.default: (0, 1),
     aten.addmm.default: (1, 2),
     aten.bmm.default: (0, 1),
     aten.baddbmm.default: (1, 2),
+}
+ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: (0, 1, 2),
     aten._scaled_dot_product_attention_math.default: (0, 1, 2),
 }
@@ -68,63 +68,76 @@ ADDED_UP_IN_FP32 = (
 
 @dataclass(frozen=True)
 class Declared:
-    """What a run says it computes with.
+    """What a run's device computes with: as it is set, or as it was found to.
 
     Attributes:
         dtype: fp32, bf16 or fp16.
         matmul: what an fp32 matrix product computes with.
         convolution: what an fp32 convolution computes with.
+        attention: what fp32 attention computes its products with; None as `matmul`.
+        gelu: the form of GELU.
     """
 
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    matmul: FloatMode = "fp32"
-    convolution: FloatMode = "fp32"
+    matmul: Products = "fp32"
+    convolution: Products = "fp32"
+    attention: Products | None = None
+    gelu: GeluForm = "erf"
 
     @property
     def arithmetic(self) -> Arithmetic:
         """The row of the limits' table."""
-        return arithmetic_of(self.dtype, self.matmul, self.convolution)
+        return arithmetic_of(self.dtype, self.matmul, self.attention or "fp32", self.convolution)
 
     @property
     def plain(self) -> bool:
         """Whether it is fp32 throughout, which the CPU computes as it is."""
-        return self.arithmetic == "fp32"
+        return self.arithmetic == "fp32" and self.gelu == "erf"
 
     def __str__(self) -> str:
         """Return it in words, for reports."""
-        if self.dtype != "fp32":
-            return self.dtype
-        return f"fp32 (matrix products {self.matmul}, convolutions {self.convolution})"
+        words: str = self.dtype
+        if self.dtype == "fp32":
+            words += f" (matrix products {self.matmul}, convolutions {self.convolution}"
+            attention = self.attention or self.matmul
+            words += ")" if attention == self.matmul else f", attention {attention})"
+        return words if self.gelu == "erf" else f"{words} with the tanh form of GELU"
 
 
 def declared_by(setup: Setup) -> Declared:
-    """Return what a run's dtype and its device's modes declare."""
-    if setup.dtype == torch.float32:
-        return Declared("fp32", *float_modes(setup.device))
-    return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16")
+    """Return what a run's device was found to compute in, as far as it was measured.
+
+    What meets no documented arithmetic explains nothing: there the settings stand.
+    """
+    gelu: GeluForm = "tanh" if found(setup.arithmetic, "GELU") == "tanh" else "erf"
+    if setup.dtype != torch.float32:
+        return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16", gelu=gelu)
+    matmul, convolution = float_modes(setup.device)
+
+    def measured(operator: str, set_to: Products) -> Products:
+        name = found(setup.arithmetic, operator)
+        return next((known for known in get_args(Products) if known == name), set_to)
+
+    matmul_found = measured("matrix product", matmul)
+    attention = measured("attention", matmul_found)
+    return Declared(
+        "fp32",
+        matmul_found,
+        measured("convolution", convolution),
+        None if attention == matmul_found else attention,
+        gelu,
+    )
 
 
 # ---- Imitation -----------------------------------------------------------------------------------
 
 
-def round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return fp32 values rounded to `bits` mantissa bits, to nearest, ties to even.
-
-    Infinities and NaN stay; subnormal numbers are rounded at the same bit position.
-    """
-    shift = FP32_MANTISSA_BITS - bits
-    pattern = tensor.contiguous().view(torch.int32)
-    odd = (pattern >> shift) & 1
-    rounded = (pattern + odd + ((1 << (shift - 1)) - 1)) & -(1 << shift)
-    return torch.where(torch.isfinite(tensor), rounded.view(torch.float32), tensor)
-
-
-def with_rounded_inputs(places: Sequence[int], bits: int) -> Imitated:
+def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
     """Return what runs an operator with the fp32 inputs at these places rounded."""
 
     def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
         rounded = (
-            round_mantissa(value, bits)
+            rounded_to(products, value)
             if index in places and value.dtype == torch.float32
             else value
             for index, value in enumerate(args)
@@ -144,14 +157,22 @@ def added_up_in_fp32(operator: Operator, args: Arguments, kwargs: dict[str, Any]
 
 def imitations(declared: Declared) -> dict[Operator, Imitated]:
     """Return what takes an operator's place where the declared arithmetic is not the CPU's."""
+    taken: dict[Operator, Imitated] = {}
+    if declared.gelu == "tanh":
+        taken[aten.gelu.default] = lambda operator, args, _: operator(args[0], approximate="tanh")
     if declared.dtype != "fp32":
-        return dict.fromkeys(ADDED_UP_IN_FP32, added_up_in_fp32)
-    return {
-        operator: with_rounded_inputs(places, MANTISSA_BITS[mode])
-        for mode, rounded in ((declared.matmul, PRODUCTS), (declared.convolution, CONVOLUTIONS))
-        if mode != "fp32"
-        for operator, places in rounded.items()
-    }
+        return taken | dict.fromkeys(ADDED_UP_IN_FP32, added_up_in_fp32)
+    for products, rounded in (
+        (declared.matmul, PRODUCTS),
+        (declared.attention or declared.matmul, ATTENTION),
+        (declared.convolution, CONVOLUTIONS),
+    ):
+        if products != "fp32":
+            taken |= {
+                operator: with_rounded_inputs(places, products)
+                for operator, places in rounded.items()
+            }
+    return taken
 
 
 class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
@@ -363,12 +384,14 @@ class Sides:
         model: on the device.
         references: on the CPU.
         factor: how many times the expected error still counts as explained.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
     """
 
     setup: Setup
     model: PreTrainedModel
     references: References
     factor: float
+    own_gelu: OwnGelu | None = None
 
     @property
     def self_check(self) -> bool:
@@ -381,8 +404,8 @@ class Sides:
         return self.references.fp64 if self.self_check else self.references.fp32
 
 
-def make_sides(setup: Setup, factor: float, log: RunLog) -> Sides:
-    """Keep the CPU's model, and move one to the device.
+def make_sides(setup: Setup, factor: float, log: RunLog, own_gelu: OwnGelu | None = None) -> Sides:
+    """Keep the CPU's model, move one to the device, and find what the device computes in.
 
     Raises:
         DeviceError: where the device fails.
@@ -390,4 +413,5 @@ def make_sides(setup: Setup, factor: float, log: RunLog) -> Sides:
     shared = setup.device.type == "cpu" and setup.dtype == torch.float32
     on_cpu = setup.model if shared else copy.deepcopy(setup.model)
     model = move_model(setup, log)
-    return Sides(setup, model, References(on_cpu, declared_by(setup)), factor)
+    setup = with_arithmetic(setup, log, own_gelu)
+    return Sides(setup, model, References(on_cpu, declared_by(setup)), factor, own_gelu)

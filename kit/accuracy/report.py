@@ -10,6 +10,7 @@ import torch
 
 from kit.accuracy.measure import Measured
 from kit.accuracy.verdict import block_name, place_words, prefix_of
+from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
 from kit.model.model import TENSORS
 from kit.output import RULE
@@ -36,6 +37,7 @@ def report(record: AccuracyRecord) -> list[str]:
     lines = validation_block(results)
     lines += ["", verdict_line(record)]
     lines += [f"  {reason}" for reason in results.reasons]
+    lines += arithmetic_lines(record)
     lines += ["", *columns(record), "", *blocks(results)]
     if results.explain:
         lines += ["", *causes(results)]
@@ -111,6 +113,42 @@ def verdict_line(record: AccuracyRecord) -> str:
             f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
         )
     return f"Verdict: {results.verdict} ({'; '.join(remarks)})"
+
+
+def arithmetic_lines(record: AccuracyRecord) -> list[str]:
+    """Return a line for each operator that does not compute in what was asked for."""
+    measured, results = record.device.arithmetic, record.results
+    if measured is None:
+        return []
+    lines = [
+        f"{row.operator}: {row.found} on this chip (asked: {row.asked}; "
+        f"nearest {row.nearest}, {residual_words(row)} away)"
+        for row in measured.operators
+        if is_less_exact(row) and not row.operator.startswith("GELU")
+    ]
+    form, own = found(measured, "GELU"), found(measured, CHIPS_GELU)
+    if form == "tanh":
+        explained = number(results.last_hidden_state.expected_error, ".2g")
+        lines.append(
+            "GELU is the tanh form on this chip (asked: erf), which with all else that it "
+            f"computes in explains {explained}"
+        )
+    elif form != "erf":
+        lines.append("GELU on this chip is neither the erf nor the tanh form")
+    elif own not in (None, "erf"):
+        lines.append(
+            f"GELU is the {own} form on this chip (asked: erf); npu_patch computes erf instead"
+        )
+    if results.chip_gelu is not None:
+        errors = results.chip_gelu.pooler_relative_error, results.chip_gelu.relative_error
+        lines.append(
+            "  with the chip's own form the relative errors would be "
+            + " and ".join(number(error, ".3g") for error in errors)
+            + " (pooler_output, last_hidden_state)"
+        )
+    if measured.overflow == "saturates":
+        lines.append("Overflow saturates on this chip: the largest number counts as infinity")
+    return lines
 
 
 def columns(record: AccuracyRecord) -> list[str]:

@@ -165,6 +165,7 @@ def assess(
         pooler_output=pooled,
         last_hidden_state=hidden,
         parts=parts_of(examination, expected, stages),
+        chip_gelu=None,
         blocks=tuple(block_accuracy(examined, stages, grid) for examined in examination.stages),
         first_unexplained_block=None if at_fault is None else at_fault.stage.number,
         first_unexplained_operator=operator,

@@ -17,7 +17,7 @@ from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryErr
 from kit.model import preprocessing
 from kit.model.images import Inputs
 from kit.model.model import Features, forward, require_finite, to_host
-from kit.model.setup import Setup, device_info
+from kit.model.setup import Setup, device_info, with_arithmetic
 from kit.options import BenchmarkOptions, Mode
 from kit.output import RunLog
 from kit.records import (
@@ -148,6 +148,7 @@ class Run:
                 latency = self.main_latency(mode, call)
                 error = reference and modes.error(runner, call, pixel_values, reference)
             runner.peaks.take()
+            self.device = device_info(with_arithmetic(runner.setup, self.log), ())
             sweep = self.sweep(runner)
             try:
                 sweep.run(self.options.batch_sizes)

@@ -22,7 +22,8 @@ Sources of the entries:
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,9 +31,11 @@ from torch.nn import functional
 
 from kit.device.device import DTYPES, Device, device_errors, synchronize
 from kit.records import DeviceArithmetic, OperatorArithmetic
+from kit.statistics import finite
 
-Products = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
+OwnGelu = Callable[[], AbstractContextManager[object]]
 UNKNOWN = "none of the known ones"
+CHIPS_GELU = "GELU of the chip"  # which npu_patch replaces
 FP32_MANTISSA_BITS = 23
 MANTISSA_BITS: dict[str, int] = {"hf32": 11, "tf32": 10}
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,23 +104,27 @@ def rounded_to(arithmetic: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def measure(
-    device: Device, dtype: str, asked: Mapping[str, str], operators: Operators | None = None
+    device: Device,
+    dtype: str,
+    asked: Mapping[str, str],
+    operators: Operators | None = None,
+    own_gelu: OwnGelu | None = None,
 ) -> DeviceArithmetic:
     """Return what the device computes in.
 
     Args:
         device: idle, or with work in its queue.
         dtype: fp32, bf16 or fp16: the inputs' type.
-        asked: what was asked for, by "matrix product" and "convolution" (fp32, hf32, tf32), and
-            by "GELU" (erf); what is not named is asked for in `dtype`.
+        asked: what was asked for, by operator; what is not named is asked for in `dtype`.
         operators: what is probed; torch's own by default.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
 
     Raises:
         DeviceError: where the device fails.
     """
     probe = Probe(device, DTYPES[dtype], operators or Operators())
     with device_errors("measuring its arithmetic"):
-        found = (
+        matches = [
             probe.matmul(),
             probe.convolution(),
             probe.attention(),
@@ -127,23 +134,45 @@ def measure(
             probe.function("exp", probe.operators.exp, torch.linspace(-20, 1, 4096)),
             probe.function("sin", probe.operators.sin, torch.linspace(-7, 7, 4096)),
             probe.function("cos", probe.operators.cos, torch.linspace(-7, 7, 4096)),
-        )
+        ]
+        if own_gelu is not None:
+            with own_gelu():
+                matches.insert(4, replace(probe.gelu(), operator=CHIPS_GELU))
         overflow, repeatable = probe.overflow(), probe.repeatable()
         synchronize(device)
     rows = tuple(
         OperatorArithmetic(
             operator=one.operator,
-            asked=asked.get(one.operator, asked.get("matrix product", dtype))
-            if one.operator == "attention" and dtype == "fp32"
-            else asked.get(one.operator, dtype),
+            asked=asked.get(one.operator, dtype),
             found=one.found,
             nearest=one.nearest,
-            residual=one.residual if math.isfinite(one.residual) else None,
+            residual=finite(one.residual),
             tolerance=one.tolerance,
         )
-        for one in found
+        for one in matches
     )
     return DeviceArithmetic(operators=rows, overflow=overflow, repeatable=repeatable)
+
+
+def found(measured: DeviceArithmetic | None, operator: str) -> str | None:
+    """Return what an operator was found to compute in; None where it was not measured."""
+    rows = measured.operators if measured else ()
+    return next((row.found for row in rows if row.operator == operator), None)
+
+
+def residual_words(row: OperatorArithmetic) -> str:
+    """Return the distance from the nearest entry, for a reader."""
+    return "not finite" if row.residual is None else f"{row.residual:.2g}"
+
+
+def is_less_exact(row: OperatorArithmetic) -> bool:
+    """Return whether an operator is less exact than what was asked for, or nobody knows what."""
+    if row.found in {row.asked, "fp32"}:
+        return False
+    order = ("fp32", *MANTISSA_BITS, "fp16", "bf16")
+    if row.found in order and row.asked in order:
+        return order.index(row.found) > order.index(row.asked)
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Set up what every script works with: the device, the model on it, and how they are recorded."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
+from kit.device import arithmetic
 from kit.device.device import (
     Device,
     choose,
@@ -26,7 +27,7 @@ from kit.model.images import Inputs
 from kit.model.preprocessing import Preprocessing
 from kit.options import Options
 from kit.output import RunLog
-from kit.records import DeviceInfo, InputInfo, ModelInfo, Patch
+from kit.records import DeviceArithmetic, DeviceInfo, InputInfo, ModelInfo, Patch
 
 HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
@@ -43,6 +44,8 @@ class Setup:
         model_info: for the record.
         health: known-answer checks on the device.
         load_ms: how long it took to load the weights into the model, in ms.
+        arithmetic: what the device was found to compute in; None for the CPU, and before it is
+            measured.
     """
 
     device: Device
@@ -52,6 +55,7 @@ class Setup:
     model_info: ModelInfo
     health: HealthChecks
     load_ms: float
+    arithmetic: DeviceArithmetic | None = None
 
 
 class PatchStatus(Protocol):
@@ -154,6 +158,38 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
     return Setup(device, dtype, model, steps, info, HealthChecks(device), load_ms)
 
 
+def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | None = None) -> Setup:
+    """Return the setup with what the device computes in, measured as it is set now.
+
+    Args:
+        setup: of the run.
+        log: warned of each operator that is less exact than what was asked for.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    device = setup.device
+    if device.type == "cpu":
+        return setup
+    dtype = arithmetic.name_of(setup.dtype)
+    asked = {"GELU": "erf", arithmetic.CHIPS_GELU: "erf"}
+    if dtype == "fp32":
+        products, convolution = float_modes(device)
+        asked |= {"matrix product": products, "attention": products, "convolution": convolution}
+    measured = arithmetic.measure(device, dtype, asked, own_gelu=own_gelu)
+    for row in measured.operators:
+        if arithmetic.is_less_exact(row) and row.operator not in ("GELU", arithmetic.CHIPS_GELU):
+            log.warning(
+                f"{row.operator} on {device.name}: {row.found} where {row.asked} was asked for "
+                f"(nearest {row.nearest}, {arithmetic.residual_words(row)} away)"
+            )
+    if not measured.repeatable:
+        log.warning(f"{device.name} gives other bits when the same product is computed again")
+    setup.health.after("measuring its arithmetic")
+    return replace(setup, arithmetic=measured)
+
+
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
     """Move the model to the device and into the dtype, and prove that the device computes.
 
@@ -217,6 +253,7 @@ def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceIn
         torch_device=str(setup.device.torch_device),
         matmul_fp32=matmul,
         convolution_fp32=convolution,
+        arithmetic=setup.arithmetic,
         cpu_fallbacks=cpu_fallbacks,
         jit_compile=jit_compile,
         internal_format=internal_format,
