@@ -10,7 +10,7 @@ os.environ.pop("DINOV3_WEIGHTS", None)
 
 import npu_patch  # isort: skip - it makes the imports of torch below safe on any host
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,10 @@ def whole(whole_run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def npu_host() -> EmulatedNpu:
+def npu_host() -> Iterator[EmulatedNpu]:
     """Build the emulated NPU once; skip with the reason in one line where it cannot be had."""
     if reason := build.unavailable_reason():
         pytest.skip(reason)
-    return EmulatedNpu(build.build())
+    host = EmulatedNpu(build.build())
+    yield host
+    host.close()

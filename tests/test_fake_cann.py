@@ -167,6 +167,40 @@ def test_the_launcher_runs_a_script_with_its_arguments_and_exit_code(
     assert npu_host.library_folder.is_dir()
 
 
+ENDINGS = {
+    "words": "import sys\nprint(sys.argv, __name__)\nprint('aside', file=sys.stderr)",
+    "code": "import sys\nsys.exit(7)",
+    "error": "{}['absent']",
+    "signal": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
+    "module": "import __main__, pickle\ndef f(): return 5\nprint(pickle.loads(pickle.dumps(f))())",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_fork_of_the_warm_python_ends_and_prints_as_a_new_process(
+    npu_host: EmulatedNpu, tmp_path: Path, ending: str, in_file: bool
+) -> None:
+    (tmp_path / "script.py").write_text(ENDINGS[ending])
+    command = ["script.py", "-x", "y"] if in_file else ["-c", ENDINGS[ending], "-x", "y"]
+    forked, new = (npu_host.run(command, cwd=tmp_path, fresh=fresh) for fresh in (False, True))
+    assert npu_host.warm and npu_host.warm.serves(command, npu_host.environment())
+    assert (forked.returncode, forked.stdout) == (new.returncode, new.stdout)
+    assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
+
+
+def test_what_a_fork_cannot_change_is_run_in_a_new_process(npu_host: EmulatedNpu) -> None:
+    code = "import os, torch\nprint(os.environ.get('FAKECANN_DEVICES'), torch.npu.device_count())"
+    assert npu_host.run_code(code).stdout == "None 2\n"
+    assert npu_host.run_code(code, environment={"FAKECANN_DEVICES": "5"}).stdout == "5 5\n"
+
+
+def test_a_child_that_takes_too_long_is_ended(npu_host: EmulatedNpu) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        npu_host.run_code("import time\ntime.sleep(600)", timeout_s=0.5)
+    assert npu_host.run_code("print(1)").stdout == "1\n"
+
+
 def test_a_child_does_not_inherit_the_faults_of_its_parent(
     npu_host: EmulatedNpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

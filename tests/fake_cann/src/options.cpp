@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include "api.h"
+
 #include <unistd.h>
 
 #include <cstdio>
@@ -190,6 +192,12 @@ Options read_options() {
   return read;
 }
 
+// Never freed: torch_npu keeps what it was given of the texts.
+const Options*& current() {
+  static const Options* read = new Options(read_options());
+  return read;
+}
+
 }  // namespace
 
 const std::map<std::string, int>& runtime_calls() {
@@ -205,9 +213,11 @@ const std::map<std::string, int>& runtime_calls() {
   return calls;
 }
 
-const Options& options() {
-  static const Options read = read_options();
-  return read;
-}
+const Options& options() { return *current(); }
 
 }  // namespace fake_cann
+
+// For a fork whose environment is another: see warm.py.
+API void fakecannReadOptions() {
+  fake_cann::current() = new fake_cann::Options(fake_cann::read_options());
+}
