@@ -28,19 +28,21 @@ ASKED_FIRST = ("aclnnAdd", "aclnnGeluV2", "aclnnInplaceOne", "aclnnMatmul")
 def run_npu(npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path) -> Any:  # noqa: ANN401 - a function with options
     """Run accuracy.py on the emulated NPU; returns the process and its output folder."""
 
-    def run(*options: str | Path, environment: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - as above
+    def run(
+        *options: str | Path, environment: Mapping[str, str] | None = None, fresh: bool = False
+    ) -> Any:  # noqa: ANN401 - as above
         folder = tmp_path / "out"
         given = [str(option) for option in options]
         argv: list[str | Path] = [SCRIPT, "--weights", tiny_weights, "--output-dir", folder, *given]
         if "--image" not in given:
             argv += ["--image", photo]
-        return npu_host.run(argv, environment=environment), folder
+        return npu_host.run(argv, environment=environment, fresh=fresh), folder
 
     return run
 
 
 def test_a_sound_npu_passes_and_its_hf32_is_explained(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
-    done, folder = run_npu("--strict")
+    done, folder = run_npu("--strict", fresh=True)
     assert done.returncode == 0, done.stderr
     results = results_of(folder)
     assert results["verdict"] == "PASS"

@@ -31,13 +31,13 @@ class Host:
         return self.folder / "features.safetensors"
 
     def infer(
-        self, *options: str, environment: Mapping[str, str] | None = None
+        self, *options: str, environment: Mapping[str, str] | None = None, fresh: bool = False
     ) -> CompletedProcess[str]:
-        """Run inference.py with these options added."""
+        """Run inference.py with these options added; see EmulatedNpu.run."""
         arguments: list[str | Path] = ["inference.py", "--weights", self.weights]
         arguments += ["--image", self.photo, "--output-dir", self.folder]
         arguments += ["--save-features", self.features_file, *options]
-        return self.npu.run(arguments, environment=environment)
+        return self.npu.run(arguments, environment=environment, fresh=fresh)
 
     def record(self) -> dict[str, Any]:
         """Return the record of the last run, held to its schema."""
@@ -67,7 +67,7 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_inference_runs_on_the_npu_and_prints_the_seed_report(
     host: Host, option: str, index: int
 ) -> None:
-    done = host.infer("--device", option)
+    done = host.infer("--device", option, fresh=True)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("Latency: ")]
     pooled = "Pooled output first 5 values: ["

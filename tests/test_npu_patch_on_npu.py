@@ -123,7 +123,8 @@ def test_transfer_to_npu_active_already_is_said_and_left_alone(npu_host: Emulate
         "assert status.state == 'transfer_to_npu_active', status\n"
         "assert 'transfer_to_npu is active' in status.message, status\n"
         "assert (torch.cuda.is_available, torch.ones, torch.Tensor.cuda) == before\n"
-        "assert torch.ones(1).cuda().is_npu\n"
+        "assert torch.ones(1).cuda().is_npu\n",
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -155,7 +156,8 @@ def test_importing_changes_nothing_but_what_the_table_says(npu_host: EmulatedNpu
         "assert state() == before\n"
         "environment.setdefault('TORCH_COMPILE_DISABLE', '1')\n"
         "assert dict(os.environ) == environment\n"
-        "assert npu_patch.status().applied\n"
+        "assert npu_patch.status().applied\n",
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "npu_patch" not in done.stdout + done.stderr
@@ -168,7 +170,8 @@ def test_importing_logs_the_one_line(npu_host: EmulatedNpu) -> None:
         "handler = logging.StreamHandler()\n"
         "handler.setFormatter(logging.Formatter('[%(levelname)s] %(message)s'))\n"
         "logging.getLogger('npu_patch').addHandler(handler)\n"
-        "import npu_patch\n"
+        "import npu_patch\n",
+        fresh=True,
     )
     lines = [line for line in done.stderr.splitlines() if "patch" in line]
     assert lines == ["[INFO] Applied NPU monkey-patch (torch.cuda -> torch.npu)"]
@@ -177,6 +180,7 @@ def test_importing_logs_the_one_line(npu_host: EmulatedNpu) -> None:
 def test_torch_imported_first_is_patched_too(npu_host: EmulatedNpu) -> None:
     done = npu_host.run_code(
         "import torch\nimport torch.cuda as cuda\nfrom torch import nn\nimport npu_patch\n"
-        "assert cuda.is_available() and nn.Linear(1, 1).cuda().weight.is_cuda\n"
+        "assert cuda.is_available() and nn.Linear(1, 1).cuda().weight.is_cuda\n",
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
