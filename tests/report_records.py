@@ -223,8 +223,9 @@ def tensor(shape: tuple[int, ...], error: float) -> TensorAccuracy:
 
 def block(number: int, name: str, error: float) -> BlockAccuracy:
     """Return one block's part of an accuracy record."""
-    gap = OperatorError("mlp.up_proj.output", "MLP", error / 3.1, 0.0002917, error / 1.7, 0.0009733,
-                      0.4271 + number / 37, 137)  # fmt: skip
+    own, token = error / 3.1, error / 1.7
+    times = max(own / (10 * 0.0002917), token / (10 * 0.0009733))
+    gap = OperatorError("mlp.up_proj.output", "MLP", own, 0.0002917, token, 0.0009733, times, 137)
     return BlockAccuracy(number, name, error, error / 2013, error / 1.3, True, True, gap, None)
 
 

@@ -98,6 +98,14 @@ def fewer_iterations(records: dict[str, Json]) -> None:
     results["latency"] = results["ladder"][0]["latency"]
 
 
+def wide_expectation(records: dict[str, Json]) -> None:
+    """Let accuracy.py have run with ten times the default of --budget-factor."""
+    results = records["accuracy"]["results"]
+    results["limits"]["budget_factor"] *= 10
+    for block in results["blocks"]:
+        block["worst_operator"]["times_limit"] /= 10
+
+
 LATENCY = ("results", "ladder", 2)
 
 
@@ -119,7 +127,10 @@ LATENCY = ("results", "ladder", 2)
         (in_one("benchmark", "status", value="partial"), "benchmark.json is from an interrupted"),
         (in_one("inference", "model", "sha256", value="ff" * 32), "Mixed records: infe"),
         (in_one("benchmark", "device", "name", value="Ascend310"), "name: Ascend310 ≠ Asc"),
-        (in_one("benchmark", "device", "torch_device", value="npu:0 "), "device.torch_device"),
+        (
+            lambda records: records["benchmark"]["device"].update(index=1, torch_device="npu:1"),
+            "device.torch_device: npu:1 ≠ npu:0",
+        ),
         (in_one("inference", "environment", "torch", value="2.1"), "environment.torch: 2.1 ≠"),
         (in_one("benchmark", "environment", "git_commit", value="beef"), "git_commit: beef ≠"),
         (in_one("benchmark", "environment", "platform", value="Linux-6"), "platform: Linux-6 ≠"),
@@ -131,10 +142,7 @@ LATENCY = ("results", "ladder", 2)
         (in_one("benchmark", "input", "shape", value=[1, 3, 64, 64]), "input.shape: [3, 64, 64]"),
         (in_one("accuracy", "schema_version", value="9.0"), "schema version 9.0, this kit reads"),
         (in_one("accuracy", "script", value="benchmark"), "Invalid enum value 'benchmark'"),
-        (
-            in_one("accuracy", "results", "limits", "budget_factor", value=1e5),
-            "--budget-factor 100000; the default is 10",
-        ),
+        (wide_expectation, "--budget-factor 100; the default is 10"),
         (fewer_iterations, "from 12 iterations; at least 20"),
         (in_one("benchmark", *LATENCY, "bits_equal_eager", value=None), "eager mode: bf16-sdpa-g"),
         (every("started_at", value="2019-03-14T09:26:53+08:00"), "more than a year old (2019"),
@@ -147,7 +155,7 @@ def test_what_is_not_proven_is_named_and_nothing_is_validated(
     records = everything()
     edit(records)
     found = concluded(tmp_path, records)
-    assert found.state != "validated"
+    assert found.state == "incomplete", found.failures
     assert any(words in sentence for sentence in found.reasons), found.reasons
 
 

@@ -157,9 +157,16 @@ EDITS: dict[str, tuple[Edit, str]] = {
         results("accuracy", "pooler_output", relative_error=None),
         "pooler_output.relative_error_passed is true",
     ),
+    "an operator beyond its limit": (
+        results("accuracy", "blocks", 3, "worst_operator", relative_error=0.7),
+        "results.blocks[3].worst_operator.times_limit is",
+    ),
     "a block that is explained": (
-        results("accuracy", "blocks", 3, "worst_operator", times_limit=7.0),
+        results("accuracy", "blocks", 3, "worst_operator", relative_error=None, times_limit=None),
         "results.blocks[3].explained is true",
+    ),
+    "a sum that is explained": (
+        results("accuracy", "blocks", 3, relative_error=0.7), "blocks[3].sum_explained is true",
     ),
     "a first block that is left out": (
         results("accuracy", "blocks", 3, sum_explained=False),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kit.accuracy.limits import SMALLEST_LIMIT
 from kit.accuracy.recorder import (
     Call,
     OperatorClass,
@@ -38,9 +39,6 @@ from kit.model.model import Features
 from kit.records import OperatorError
 from kit.statistics import finite, ratio
 
-# Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
-# last place where the CPU's own happens to be exact, so what is below this is always explained.
-SMALLEST_LIMIT = 2.0**-20
 IMAGE, DEVICE_INPUT = 0, 1  # places in the batch that fp64 computes
 SideName = Literal["imitation", "fp32", "device"]
 

@@ -9,6 +9,10 @@ from typing import Literal
 from kit.options import BUDGET_FACTOR
 from kit.records import LimitsInfo, Products
 
+# Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
+# last place where the CPU's own happens to be exact, so what is below this is always explained.
+SMALLEST_LIMIT = 2.0**-20
+
 Arithmetic = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
 
 # A token whose cosine is just 0.999 has the relative error sqrt(1 - 0.999^2) = 4.5 %. An operator

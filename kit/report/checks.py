@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.accuracy.limits import LIMITS, Arithmetic, arithmetic_of
+from kit.accuracy.limits import LIMITS, SMALLEST_LIMIT, Arithmetic, arithmetic_of
 from kit.records import (
     AccuracyRecord,
     AccuracyResults,
@@ -24,6 +24,7 @@ from kit.records import (
     LadderRow,
     Latency,
     LimitsInfo,
+    OperatorError,
     Ranks,
     Record,
     Regression,
@@ -318,10 +319,8 @@ def check_accuracy(record: AccuracyRecord) -> Iterator[Check]:
     """Yield what accuracy.py claims beside the kit's limits, and its figures beside each other."""
     checks, results, device = Checks("accuracy.json"), record.results, record.device
     limits = LIMITS[arithmetic(record)]
-    recorded = results.limits.arithmetic
-    yield checks.same("results.limits.arithmetic", recorded, arithmetic(record), "fields")
     for field in fields(limits):
-        if hasattr(results.limits, field.name):
+        if field.name not in ("budget_factor", "reason"):  # an option, and words
             recorded, kits = getattr(results.limits, field.name), getattr(limits, field.name)
             yield checks.same(f"results.limits.{field.name}", recorded, kits, "limits")
     for name in ("pooler_output", "last_hidden_state"):
@@ -393,12 +392,16 @@ def check_verdict(
     yield checks.same("results.reference", results.reference, reference, "fields")
     blocks = results.blocks[:CHECKED_ROWS]
     for number, block in enumerate(blocks):
-        worst = block.worst_operator
+        place, worst = f"results.blocks[{number}]", block.worst_operator
         if worst is not None:
+            times = times_limit(worst, results.limits.budget_factor)
+            field = f"{place}.worst_operator.times_limit"
+            yield checks.same(field, worst.times_limit, times, "fields")
             explained = worst.times_limit is not None and worst.times_limit <= 1
-            yield checks.same(
-                f"results.blocks[{number}].explained", block.explained, explained, "rows"
-            )
+            yield checks.same(f"{place}.explained", block.explained, explained, "rows")
+        limit = max(results.limits.budget_factor * block.expected_error, SMALLEST_LIMIT)
+        if block.relative_error is None or block.relative_error > limit:
+            yield checks.same(f"{place}.sum_explained", block.sum_explained, False, "fields")
     first = next((one.block for one in blocks if not one.explained), None)
     if first is None:
         first = next((one.block for one in blocks if not one.sum_explained), None)
@@ -424,6 +427,16 @@ def check_verdict(
         yield checks.same("results.outcome", outcome, clean, "limits")
     word = {"fail": "FAIL", "self-check": "SELF-CHECK"}.get(outcome, "PASS")
     yield checks.same("results.verdict", results.verdict[: len(word)], word, "fields")
+
+
+def times_limit(operator: OperatorError, factor: float) -> float | None:
+    """Return how many times its limit an operator's error is; None where it is not finite."""
+    if operator.relative_error is None or operator.token_error is None:
+        return None
+    return max(
+        operator.relative_error / max(factor * operator.expected_error, SMALLEST_LIMIT),
+        operator.token_error / max(factor * operator.expected_token_error, SMALLEST_LIMIT),
+    )
 
 
 def image_inside(image: ImageAccuracy, limits: LimitsInfo) -> bool:
