@@ -20,6 +20,7 @@ from kit.records import (
     BrokenImage,
     Cause,
     Comparison,
+    DeviceArithmetic,
     DeviceInfo,
     Environment,
     FolderAccuracy,
@@ -34,6 +35,7 @@ from kit.records import (
     Memory,
     ModelInfo,
     NeighbourAgreement,
+    OperatorArithmetic,
     OperatorError,
     PartAccuracy,
     Patch,
@@ -62,6 +64,17 @@ STARTED_AT = {
     "accuracy": "2026-03-14T09:44:29+08:00",
 }
 NOW = datetime.fromisoformat("2026-03-14T12:00:00+08:00")  # when the report is made
+ARITHMETIC = DeviceArithmetic(
+    operators=(
+        OperatorArithmetic("matrix product", "fp32", "fp32", "fp32", 2.583e-7, 8e-6),
+        OperatorArithmetic("convolution", "hf32", "hf32", "hf32", 4.987e-7, 8e-6),
+        OperatorArithmetic("GELU", "erf", "erf", "erf", 7.061e-4, 0.005),
+        OperatorArithmetic("GELU of the chip", "erf", "tanh", "tanh", 8.113e-4, 0.005),
+        OperatorArithmetic("softmax", "fp32", "none of the known ones", "fp32", 3.171e-5, 9.5e-7),
+    ),
+    overflow="infinity",
+    repeatable=True,
+)
 SHA256 = "5a1c0b7de3" * 6 + "f00d"
 
 
@@ -83,7 +96,7 @@ def header(script: str) -> Json:
         "device": DeviceInfo(
             type="npu", index=0, name="Ascend910_9362", count=2, torch_device="npu:0",
             matmul_fp32="fp32", convolution_fp32="hf32", cpu_fallbacks=(), known_answer_checks=5,
-            arithmetic=None,
+            arithmetic=ARITHMETIC,
             jit_compile=False, internal_format=True,
             memory_free_bytes=61_203_283_968, memory_total_bytes=65_464_696_832,
         ),

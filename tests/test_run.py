@@ -88,7 +88,7 @@ def test_a_picture_that_fails_is_a_warning_and_costs_nothing_else(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+@pytest.mark.parametrize("package", ["jinja2", "msgspec", "matplotlib"])
 def test_a_package_of_the_report_that_is_missing_costs_no_record(
     run_inference: Run,
     monkeypatch: pytest.MonkeyPatch,

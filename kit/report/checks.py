@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from kit.records import (
     AccuracyRecord,
     AccuracyResults,
     BenchmarkRecord,
+    FloatMode,
     ImageAccuracy,
     InferenceRecord,
     LadderRow,
     Latency,
     LimitsInfo,
     OperatorError,
+    Products,
     Ranks,
     Record,
     Regression,
@@ -343,7 +345,15 @@ def arithmetic(record: Record) -> Arithmetic:
     device, dtype = record.device, record.model.dtype
     if dtype not in ("fp32", "bf16", "fp16"):
         return "fp32"  # the strictest
-    return arithmetic_of(dtype, device.matmul_fp32, device.convolution_fp32)
+    rows = device.arithmetic.operators if device.arithmetic else ()
+    measured = {row.operator: row.found for row in rows}
+
+    def products(operator: str, set_to: FloatMode) -> Products:
+        return next((one for one in get_args(Products) if one == measured.get(operator)), set_to)
+
+    matmul = products("matrix product", device.matmul_fp32)
+    attention = products("attention", "fp32")
+    return arithmetic_of(dtype, matmul, attention, products("convolution", device.convolution_fp32))
 
 
 def check_tensor(
