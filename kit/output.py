@@ -220,7 +220,7 @@ def current_umask() -> int:
 
 
 def write_error(path: Path, error: OSError) -> KitError:
-    """Return the error that names the path, the cause and the mend."""
+    """Return the error that names the path, the cause and how to fix it."""
     return KitError(
         f"cannot write {path}: {error.strerror or error}; "
         "free the space or the permission, or choose another --output-dir"

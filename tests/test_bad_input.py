@@ -207,7 +207,7 @@ def test_an_unknown_device(expect_error: Expect, device: str) -> None:
 
 
 def test_a_device_that_is_not_there_is_never_replaced(expect_error: Expect) -> None:
-    expect_error("--device", "npu", words="--device npu: no NPU answers here")
+    expect_error("--device", "npu", words="--device npu: no NPU is available here")
 
 
 @pytest.mark.parametrize(

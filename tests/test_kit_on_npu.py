@@ -197,7 +197,7 @@ def test_a_device_that_vanishes_ends_the_run(host: Host) -> None:
 def test_no_device_is_named_with_its_cause(host: Host) -> None:
     done = host.infer("--device", "npu", environment={"FAKECANN_DEVICES": "0"})
     assert done.returncode == 2
-    assert "--device npu: no NPU answers here (torch_npu and CANN are here, but" in done.stderr
+    assert "--device npu: no NPU is available here (torch_npu and CANN are here, but" in done.stderr
 
 
 def test_an_index_beyond_the_last_device_is_named(host: Host) -> None:
@@ -209,7 +209,7 @@ def test_an_index_beyond_the_last_device_is_named(host: Host) -> None:
 def test_cuda_is_not_to_be_had_on_an_npu_host(host: Host) -> None:
     done = host.infer("--device", "cuda")
     assert done.returncode == 2
-    assert "--device cuda: no GPU answers here (this is an NPU host" in done.stderr
+    assert "--device cuda: no GPU is available here (this is an NPU host" in done.stderr
 
 
 def test_chip_and_cann_are_captured_and_not_typed(host: Host) -> None:

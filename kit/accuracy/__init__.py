@@ -1,1 +1,1 @@
-"""accuracy.py's own rooms: reference, budget, verdict, record and pictures."""
+"""accuracy.py's own modules: references, recording, examination, verdict, folder, report."""

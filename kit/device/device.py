@@ -76,8 +76,8 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
         return Device("cpu", None, cpu_name(), 1, torch.device("cpu"))
     if kind != accelerator or count == 0:
         raise KitError(
-            f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} answers here "
-            f"({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
+            f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} is available "
+            f"here ({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
         )
     index = int(index_text or local_rank)
     if index >= count and not index_text:
@@ -151,9 +151,9 @@ def require_dtype(device: Device, dtype: str) -> torch.dtype:
         if not bool((answer == 16).all()):  # exact in every dtype
             raise DeviceError("a product with a known answer came back wrong")
     except DeviceError as error:
-        mend = "use --dtype fp32" if dtype != "fp32" else "see the device's messages and reset it"
+        fix = "use --dtype fp32" if dtype != "fp32" else "see the device's messages and reset it"
         raise KitError(
-            f"--dtype {dtype}: {device.name} cannot compute in it ({error}); {mend}"
+            f"--dtype {dtype}: {device.name} cannot compute in it ({error}); {fix}"
         ) from error
     return wanted
 

@@ -1,1 +1,1 @@
-"""inference.py's own rooms: the features, their record and their picture."""
+"""inference.py's own modules: the features and their picture."""

@@ -109,7 +109,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
         local_rank=local_rank,
     )
     if device.type == "cpu" and options.device == "auto":
-        log.warning("No NPU and no GPU answers: running on the CPU, which validates no NPU")
+        log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
     if device.type == "npu":
         quiet_torch_npu()
     if options.strict_fp32:
