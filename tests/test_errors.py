@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from kit.device.device import device_errors, is_out_of_memory, quiet_torch_npu
+from kit.device.device import device_errors, is_out_of_memory, quiet_libraries
 from kit.errors import DeviceError, OutOfDeviceMemoryError, advice, cause, failed_operator
 
 NUMPY_2 = """npuSynchronizeDevice:build/CMakeFiles/torch_npu.dir/compiler_depend.ts:456 NPU function error: call aclrtSetDevice failed, error code is 500001
@@ -96,12 +96,13 @@ def test_memory_that_runs_out_in_a_plain_error_is_known_as_such(message: str) ->
     assert is_out_of_memory(torch.OutOfMemoryError("typed"))
 
 
-def test_only_torch_npu_s_own_use_of_typed_storage_is_kept_quiet() -> None:
+def test_only_the_libraries_own_deprecations_are_kept_quiet() -> None:
     text = "TypedStorage is deprecated. It will be removed in the future"
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        quiet_torch_npu()
+        quiet_libraries()
         for module in ("torch_npu.utils.storage", "somebody"):
             warnings.warn_explicit(text, UserWarning, f"{module}.py", 1, module=module)
+        warnings.warn("Please use the new API settings to control TF32 behavior", stacklevel=1)
         warnings.warn_explicit("other", UserWarning, "x.py", 1, module="torch_npu.utils.storage")
     assert [warning.filename for warning in shown] == ["somebody.py", "x.py"]

@@ -97,12 +97,14 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
         return Device(accelerator, index, name, count, torch.device("cuda", index))
 
 
-def quiet_torch_npu() -> None:
-    """Keep torch's warning about TypedStorage off the console where torch_npu's own code meets it.
+def quiet_libraries() -> None:
+    """Keep two warnings off the console, which nobody who reads them can do anything about.
 
-    It does up to 2.12, whenever a model is copied; nobody who reads it can change that.
+    torch_npu up to 2.12 itself uses TypedStorage when a model is copied, and torch 2.9 announces
+    other switches for TF32 to whoever asks for it or sets it.
     """
     warnings.filterwarnings("ignore", "TypedStorage is deprecated", module=r"torch_npu\.")
+    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
 
 
 def no_device_reason(kind: str, patched: bool, patch_reason: str) -> str:

@@ -14,7 +14,7 @@ from kit.device.device import (
     device_errors,
     float_modes,
     memory_info,
-    quiet_torch_npu,
+    quiet_libraries,
     require_dtype,
     torch_npu_switches,
     use_strict_fp32,
@@ -110,8 +110,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
     )
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
-    if device.type == "npu":
-        quiet_torch_npu()
+    quiet_libraries()
     if options.strict_fp32:
         use_strict_fp32()
     return device

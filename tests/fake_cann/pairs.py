@@ -5,9 +5,10 @@
 
 Makes an environment for each, one after the other, with torch as the package index gives it (on
 x86-64 that is the CUDA build, which needs no GPU), runs the three scripts with tiny weights and the
-idioms, and prints a row of a Markdown table; what failed, and the console's lines that are not the
-kit's, stand below it. An environment has 2 to 8 GB and is deleted unless --keep is given. Needs
-Linux x86-64, g++ 12 and the network.
+idioms, plays faults, and prints a row of a Markdown table; what failed, and the console's lines
+that are not the kit's, stand below it. The exit code is 0 where all work but for idioms, 3 where
+the index lacks one, 1 otherwise. An environment has 2 to 8 GB and is deleted unless --keep is
+given. Needs Linux x86-64, g++ 12 and the network.
 
 With --resolve it installs nothing: it asks pip whether the commands that the doctor prescribes for
 each row of its table resolve, for both architectures and every Python, from the ordinary index.
@@ -48,6 +49,16 @@ SCRIPTS = (
     ("benchmark.py", "--iterations", "5", "--modes", "all"),
     ("accuracy.py", "--strict"),
 )
+# What a run meets, how it is played, and options; each is to end with one line and exit code 2.
+FAULTS = (
+    ("an operator fails", {"FAKECANN_FAIL": "aclnnGelu:3"}, ()),
+    ("an operator returns NaN", {"FAKECANN_NAN": "aclnnGelu:5"}, ()),
+    ("an operator is wrong", {"FAKECANN_WRONG": "aclnnGelu"}, ()),
+    ("the device vanishes", {"FAKECANN_LOST": "aclnnGelu:3"}, ()),
+    ("memory runs out", {"FAKECANN_HBM_GIB": "0.02"}, ("--size", "1024")),
+    ("no chip answers", {"FAKECANN_DEVICES": "0"}, ("--device", "npu")),
+)
+NOT_INSTALLED = "cannot be installed"
 SECONDS = 1800
 
 
@@ -58,6 +69,12 @@ class Pair:
     name: str
     cells: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether it starts, the scripts pass on the NPU, and faults end as they should."""
+        wanted = ["starts", *("passes" for _ in SCRIPTS), f"{len(FAULTS)} of {len(FAULTS)}"]
+        return list(self.cells[1:-1]) == wanted
 
 
 def execute(python: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -129,12 +146,23 @@ def idioms(python: Path) -> tuple[str, list[str]]:
     return f"{len(results) - len(failed)} of {len(results)}", notes
 
 
+def faults(python: Path, *options: str) -> tuple[str, list[str]]:
+    """Play faults; return how many end as they should, and what the others did."""
+    wrong = []
+    for name, variables, more in FAULTS:
+        done = execute(python, "-c", RUN, "inference.py", *options, *more, **variables)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+        if done.returncode != 2 or len(lines) != 1 or "Traceback" in done.stdout:
+            wrong.append(f"fault, {name}: {last_words(done)}")
+    return f"{len(FAULTS) - len(wrong)} of {len(FAULTS)}", wrong
+
+
 def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
     """Install a pair and try all."""
     try:
         python = install(torch_npu, folder, options)
     except subprocess.CalledProcessError as error:
-        return Pair(torch_npu, ("cannot be installed",), (f"pip: exit {error.returncode}",))
+        return Pair(torch_npu, (NOT_INSTALLED,), (f"pip: exit {error.returncode}",))
     asked = (
         "import importlib.metadata as m, importlib.util as u, pathlib, re\n"
         "folder = pathlib.Path(u.find_spec('torch').submodule_search_locations[0])\n"
@@ -163,8 +191,9 @@ def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
             for line in done.stdout.splitlines()[len(first) :]
             if re.search(r"Warning: |^\[W\d", line)
         ]
+    ended, others = faults(python, "--weights", str(weights), "--output-dir", str(output))
     right, wrong = idioms(python)
-    return Pair(torch_npu, (*cells, right), (*notes, *wrong))
+    return Pair(torch_npu, (*cells, ended, right), (*notes, *others, *wrong))
 
 
 @functools.cache
@@ -239,19 +268,23 @@ def main() -> int:
     if options.resolve:
         return resolve_all()
     base = options.folder or Path(tempfile.mkdtemp())
-    notes = []
-    heads = "| torch-npu | torch | import | inference | benchmark | accuracy --strict | idioms |"
-    sys.stdout.write(f"{heads}\n{'| --- ' * 7}|\n")
+    notes, code = [], 0
+    heads = (
+        "torch-npu | torch | import | inference | benchmark | accuracy --strict | faults | idioms"
+    )
+    sys.stdout.write(f"| {heads} |\n{'| --- ' * 8}|\n")
     for version in options.torch_npu:
         pair = try_pair(version, base / version, options)
-        empty = [""] * (6 - len(pair.cells))
+        empty = [""] * (7 - len(pair.cells))
         sys.stdout.write(f"| {' | '.join([pair.name, *pair.cells, *empty])} |\n")
         sys.stdout.flush()
         notes += [f"- {pair.name}: {note}\n" for note in pair.notes]
+        if not pair.works:
+            code = max(code, 3 if NOT_INSTALLED in pair.cells else 1)
         if not options.keep:
             shutil.rmtree(base / version, ignore_errors=True)
     sys.stdout.write("\n" + "".join(notes))
-    return 0
+    return code
 
 
 if __name__ == "__main__":
