@@ -78,6 +78,7 @@ class Pairs:
     recommended: Pair
     rows: tuple[Pair, ...]
     python_of_torch: Mapping[str, tuple[str, ...]]
+    python_of_torch_npu: Mapping[str, tuple[str, ...]]  # where the index has wheels for fewer
     cuda_build_aborts: tuple[str, ...]  # releases of torch; tried on the emulated NPU
 
     def of_torch_npu(self, version: str) -> Pair | None:
@@ -85,10 +86,10 @@ class Pairs:
         public = version.partition("+")[0]
         return next((row for row in self.rows if row.torch_npu == public), None)
 
-    def has_python(self, row: Pair, python: str) -> bool:
-        """Return whether the row's torch is built for this Python, True where nobody says."""
-        known = self.python_of_torch.get(row.torch)
-        return known is None or ".".join(python.split(".")[:2]) in known
+    def pythons(self, row: Pair) -> tuple[str, ...]:
+        """Return the releases of Python that a row's wheels are for; none where nobody says."""
+        torch = self.python_of_torch.get(row.torch, ())
+        return self.python_of_torch_npu.get(row.torch_npu, torch)
 
 
 @functools.cache
@@ -101,6 +102,7 @@ def pairs() -> Pairs:
         next(row for row in rows if row.torch_npu == content["recommended"]),
         rows,
         {torch: tuple(pythons) for torch, pythons in content["python_of_torch"].items()},
+        {row: tuple(pythons) for row, pythons in content["python_of_torch_npu"].items()},
         tuple(content["cuda_build_aborts"]),
     )
 
@@ -350,21 +352,23 @@ def prescribe(host: Host) -> Prescription:
     Where the table has no row, the vendor's recommended pair is named, and that it is a guess.
     """
     table, cann = pairs(), host.cann_version
-    rows = [
+    python = ".".join(host.python.split(".")[:2])
+    of_cann = [
         row
         for row in table.rows
-        if cann
-        and minor(row.cann) == minor(cann)
-        and table.has_python(row, host.python)
-        and release(row.torch) >= OLDEST_TORCH
+        if cann and minor(row.cann) == minor(cann) and release(row.torch) >= OLDEST_TORCH
     ]
+    rows = [row for row in of_cann if python in table.pythons(row)]
     installed = release(host.versions.get("torch", ""))[:3]
     kept = [row for row in rows if release(row.torch) == installed]
     pair = (kept or rows or [table.recommended])[0]
     if rows:
         reason = f"for CANN {cann} and Python {host.python}"
+    elif of_cann:
+        known = sorted({name for row in of_cann for name in table.pythons(row)}, key=release)
+        reason = f"a guess: wheels for CANN {cann} are for Python {', '.join(known)}, not {python}"
     elif cann:
-        reason = f"a guess: the table has no row for CANN {cann} and Python {host.python}"
+        reason = f"a guess: the table has no row for CANN {cann}"
     else:
         reason = f"a guess: CANN's version is unknown, and this is recommended with {pair.cann}"
     # Where the ordinary index serves torch, the CPU build is smaller; where its CUDA build would

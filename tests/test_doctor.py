@@ -195,8 +195,12 @@ def test_the_pair_is_that_of_the_host_s_cann(cann: str, python: str, torch: str,
     ("cann", "python", "reason"),
     [
         (None, "3.11.9", "a guess: CANN's version is unknown, and this is recommended with 9.1.0"),
-        ("9.7.0", "3.11.9", "a guess: the table has no row for CANN 9.7.0 and Python 3.11.9"),
-        ("9.0.0", "3.14.1", "a guess: the table has no row for CANN 9.0.0 and Python 3.14.1"),
+        ("9.7.0", "3.11.9", "a guess: the table has no row for CANN 9.7.0"),
+        (
+            "8.5.0",
+            "3.13.1",
+            "a guess: wheels for CANN 8.5.0 are for Python 3.10, 3.11, 3.12, not 3.13",
+        ),
     ],
 )
 def test_outside_the_table_the_pair_is_said_to_be_a_guess(

@@ -124,9 +124,7 @@ def install(torch_npu: str, folder: Path, options: argparse.Namespace) -> Path:
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
     """Return the exit code and the line that says why."""
-    lines = [line.strip() for line in done.stdout.splitlines() if ": " in line]
-    telling = [line for line in lines if re.search(r"what\(\)|Error|rror:", line)]
-    return f"exit {done.returncode}: {(telling or lines or [''])[-1][:300]}"
+    return f"exit {done.returncode}: {doctor.last_words(done.stdout)[:300]}"
 
 
 def idioms(python: Path) -> tuple[str, list[str]]:
