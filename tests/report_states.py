@@ -13,7 +13,7 @@ HOSTILE = (
 ) + "long" * 90
 # Fields whose values are a closed list, and the time: anything else is no record.
 CLOSED = {
-    "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
+    "overflow", "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
     "matmul_fp32", "convolution_fp32", "garbage_collector", "reference", "where",
 }  # fmt: skip
 

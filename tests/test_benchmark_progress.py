@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -30,7 +31,9 @@ def test_a_terminal_sees_how_far_the_work_is_and_no_trace_stays() -> None:
         with log.bar(4, "batch 8") as step:
             for _ in range(4):
                 step(1)
-        drawn = os.read(terminal, 4096).decode()
+        drawn = ""
+        while select.select([terminal], [], [], 5)[0] and not drawn.rstrip(" ").endswith("\r"):
+            drawn += os.read(terminal, 4096).decode()
     assert "batch 8" in drawn
     assert "0/4" in drawn
     assert drawn.rstrip(" ").endswith("\r")

@@ -96,7 +96,7 @@ def test_inference_runs_on_the_npu_and_prints_the_seed_report(
     assert record["device"]["index"] == index
     assert record["device"]["count"] == 2
     assert record["device"]["cpu_fallbacks"] == []
-    assert record["device"]["known_answer_checks"] == 3
+    assert record["device"]["known_answer_checks"] == 4
     assert record["environment"]["cann"] == "9.1.0"
     assert record["results"]["last_hidden_state"]["device"] == f"npu:{index}"
     assert record["warnings"] == []
