@@ -93,7 +93,7 @@ def test_a_killed_run_continues_with_the_same_record_to_the_byte(
         "import sys, time; sys.argv = sys.argv[1:]; sys.path.insert(0, '.');"
         "import npu_patch, accuracy; from kit.accuracy.folder import FolderRun as F;"
         "plain = F.finish;"
-        "F.finish = lambda self, pending: (time.sleep(0.5), plain(self, pending))[1];"
+        "F.finish = lambda *given: (time.sleep(0.5), plain(*given))[1];"
         "accuracy.main(sys.argv)"
     )
     process = subprocess.Popen(
@@ -125,11 +125,11 @@ def test_a_run_that_was_interrupted_leaves_its_references_to_the_next(
     plain = folders.FolderRun.finish
     finished: list[int] = []
 
-    def finish(self: folders.FolderRun, pending: folders.Pending) -> Any:  # noqa: ANN401 - as finish
+    def finish(self: folders.FolderRun, *given: Any) -> Any:  # noqa: ANN401 - as finish
         if len(finished) == 2:
             raise KeyboardInterrupt
         finished.append(1)
-        return plain(self, pending)
+        return plain(self, *given)
 
     with monkeypatch.context() as patched:
         patched.setattr(folders.FolderRun, "finish", finish)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kit.accuracy.limits import SMALLEST_LIMIT
 from kit.accuracy.recorder import (
@@ -75,32 +74,22 @@ class TokenNorms:
 
     def distances(self) -> dict[SideName, Distance]:
         """Return how far each side is; nothing differs in a tensor without elements."""
-        norms = self.reference.numpy()  # whose operators cost less than torch's on so few numbers
-        norm = math.sqrt(norms @ norms)
-        return {
-            side: distance(errors.numpy(), norms, norm) for side, errors in self.differences.items()
-        }
+        return {side: self._distance(errors) for side, errors in self.differences.items()}
 
-
-def distance(errors: NDArray[np.float64], norms: NDArray[np.float64], norm: float) -> Distance:
-    """Return what the tokens' norms come to.
-
-    Args:
-        errors: of each token's difference.
-        norms: of each token of the reference.
-        norm: of the whole reference.
-    """
-    if errors.size == 0:
-        return Distance(0.0, 0.0, 0)
-    relative = np.zeros_like(errors)
-    with np.errstate(all="ignore"):  # what is not finite is told apart below
-        np.divide(errors, norms, out=relative, where=errors != 0)
-    relative[~np.isfinite(relative)] = math.inf
-    token = int(relative.argmax())
-    whole = math.sqrt(errors @ errors)
-    if math.isfinite(whole) and math.isfinite(norm):
-        return Distance(ratio(whole, norm), float(relative[token]), token)
-    return Distance(math.inf, math.inf, token)
+    def _distance(self, differences: torch.Tensor) -> Distance:
+        # numpy's operators cost less than torch's on so few numbers.
+        errors, norms = differences.numpy(), self.reference.numpy()
+        if errors.size == 0:
+            return Distance(0.0, 0.0, 0)
+        relative = np.zeros_like(errors)
+        with np.errstate(all="ignore"):  # what is not finite is told apart below
+            np.divide(errors, norms, out=relative, where=errors != 0)
+        relative[~np.isfinite(relative)] = math.inf
+        token = int(relative.argmax())
+        whole, norm = math.sqrt(errors @ errors), math.sqrt(norms @ norms)
+        if math.isfinite(whole) and math.isfinite(norm):
+            return Distance(ratio(whole, norm), float(relative[token]), token)
+        return Distance(math.inf, math.inf, token)
 
 
 class NormPool:

@@ -56,7 +56,6 @@ from kit.records import (
 )
 from kit.statistics import finite, percentiles_of
 
-BATCHES_IN_FLIGHT = 2
 MOST_DECODERS = 4
 WORST_SHOWN = 10
 Pooled = npt.NDArray[np.float32]
@@ -101,15 +100,6 @@ class Compared:
     accuracy: ImageAccuracy
     device: Pooled
     reference: Pooled
-
-
-@dataclass(frozen=True)
-class Pending:
-    """One batch on its way: the device's features and its images' references to come."""
-
-    images: Sequence[Prepared]
-    device: Features
-    references: Sequence[Future[Features]]
 
 
 class FolderRun:
@@ -216,14 +206,15 @@ class FolderRun:
         self, batches: Iterable[list[Prepared]], references: ThreadPoolExecutor
     ) -> Iterator[list[Compared]]:
         """Yield every batch's results, with the next batch already under way."""
-        waiting: deque[Pending] = deque()
+        before = None
         for batch in batches:
             coming = [references.submit(self.reference, image) for image in batch]
-            waiting.append(Pending(batch, self.device_features(batch), coming))
-            if len(waiting) == BATCHES_IN_FLIGHT:
-                yield self.finish(waiting.popleft())
-        while waiting:
-            yield self.finish(waiting.popleft())
+            begun = batch, self.device_features(batch), coming
+            if before is not None:
+                yield self.finish(*before)
+            before = begun
+        if before is not None:
+            yield self.finish(*before)
 
     def device_features(self, batch: Sequence[Prepared]) -> Features:
         """Compute a batch on the device and prove that the device still computes.
@@ -253,17 +244,15 @@ class FolderRun:
         self.cache.write(image.input_sha256, found)
         return found
 
-    def finish(self, pending: Pending) -> list[Compared]:
-        """Compare one batch with its references."""
+    def finish(
+        self, batch: Sequence[Prepared], features: Features, references: Sequence[Future[Features]]
+    ) -> list[Compared]:
+        """Compare the device's features of one batch with its images' references."""
         found = []
         arithmetic = self.sides.references.declared.arithmetic
-        for number, (image, coming) in enumerate(
-            zip(pending.images, pending.references, strict=True)
-        ):
+        for number, (image, coming) in enumerate(zip(batch, references, strict=True)):
             one = slice(number, number + 1)
-            device = Features(
-                pending.device.pooler_output[one], pending.device.last_hidden_state[one]
-            )
+            device = Features(features.pooler_output[one], features.last_hidden_state[one])
             reference = coming.result()
             pooled = (
                 side.pooler_output[0].to(torch.float32).numpy().copy()
