@@ -19,6 +19,7 @@ from kit.records import (
     BlockAccuracy,
     BrokenImage,
     Cause,
+    ChipGelu,
     Comparison,
     DeviceArithmetic,
     DeviceInfo,
@@ -268,7 +269,7 @@ def accuracy() -> AccuracyRecord:
                 block(12, "norm", 0.003887),
             ),
             first_unexplained_block=None, first_unexplained_operator=None,
-            chip_gelu=None, explain=(
+            chip_gelu=ChipGelu("tanh", 0.007193, 0.004649), explain=(
                 Cause("convolutions in fp32", "device", 0.000217, 0.003887, 0.9441, ""),
                 Cause("eager attention", "device", None, None, None, "this run is eager already"),
             ),

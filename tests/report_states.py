@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kit.report.load import load_records
 from kit.report.render import files
 from tests.report_records import NOW, Json, everything, write
 
@@ -13,8 +14,8 @@ HOSTILE = (
 ) + "long" * 90
 # Fields whose values are a closed list, and the time: anything else is no record.
 CLOSED = {
-    "overflow", "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
-    "matmul_fp32", "convolution_fp32", "garbage_collector", "reference", "where",
+    "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
+    "matmul_fp32", "convolution_fp32", "overflow", "garbage_collector", "reference", "where",
 }  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def make(state: str, language: str, folder: Path) -> Path:
     records = everything()
     STATES[state](records)
     write(folder, records, pictures=state != "no pictures")
+    assert len(load_records(folder).problems) == (2 if state == "damaged" else 0)
     for path, content in files(folder, language, NOW).items():
         path.write_bytes(content)
     return folder / "report.html"

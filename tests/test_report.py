@@ -138,6 +138,10 @@ LATENCY = ("results", "ladder", 2)
             in_one("benchmark", "environment", "variables", value={"TASK_QUEUE_ENABLE": "1"}),
             "environment.variables: TASK_QUEUE_ENABLE=1 ≠ TASK_QUEUE_ENABLE=2",
         ),
+        (
+            in_one("benchmark", "device", "arithmetic", value=None),
+            "device.arithmetic:  ≠ matrix product fp32",
+        ),
         (in_one("benchmark", "input", "sha256", value="00" * 32), "input.sha256: 0000"),
         (in_one("benchmark", "input", "shape", value=[1, 3, 64, 64]), "input.shape: [3, 64, 64]"),
         (in_one("accuracy", "schema_version", value="9.0"), "schema version 9.0, this kit reads"),
@@ -174,6 +178,10 @@ def test_a_run_on_another_kind_of_device_validates_no_npu(tmp_path: Path) -> Non
         (in_one("benchmark", "results", "latency", "unsupported", value=["p99_ms"]), "p99_ms: 1"),
         (every("environment", "git_commit", value="beef+dirty"), "changes (beef+dirty)"),
         (every("environment", "git_commit", value=None), "has no git commit"),
+        (
+            every("device", "arithmetic", "operators", 2, "found", value="none of the known ones"),
+            "matches what the device computes: GELU, softmax",
+        ),
         (
             in_one("inference", "results", "repeats", "differing", value=2),
             "inference.py: 2 of 3, by at most 0",
@@ -382,6 +390,7 @@ def test_every_value_that_a_record_may_hold_has_its_word() -> None:
     assert set(words["row_states"]) == choices(kit_records.ThroughputRow, "status")
     assert set(words["comparisons"]) == choices(kit_records.Comparison, "status")
     assert set(words["token_kinds"]) == choices(kit_records.TokenPlace, "kind")
+    assert set(words["overflow_values"]) == choices(kit_records.DeviceArithmetic, "overflow")
     assert set(words["sides"]) == choices(kit_records.Cause, "where")
     assert set(words["states"]) == set(typing.get_args(verdict.State))
     assert set(words["state_sentences"]) == set(typing.get_args(verdict.State))

@@ -199,6 +199,12 @@ EDITS: dict[str, tuple[Edit, str]] = {
         results("inference", "last_hidden_state", device="cpu"), "last_hidden_state.device is cpu",
     ),
     "a CPU called an NPU": (cpu_record_renamed, "device.type is npu"),
+    "an arithmetic that is too far away": (
+        lambda records: records["accuracy"]["device"]["arithmetic"]["operators"][1].update(
+            residual=0.5
+        ),
+        "device.arithmetic.operators[1].residual is 0.5",
+    ),
     "an NPU without CANN": (every("environment", cann=None), "environment.cann is null"),
     "a run of tomorrow": (
         lambda records: records["accuracy"].update(started_at="2031-01-01T00:00:00+08:00"),

@@ -13,6 +13,7 @@ import pytest
 
 from kit.report import __main__ as report_command
 from kit.report import render
+from kit.report.load import load_records
 from kit.run import ROOT
 from tests.report_records import NOW, everything, write
 from tests.report_states import HOSTILE, hostile
@@ -194,6 +195,7 @@ def test_markdown_reads_as_the_page_does(tmp_path: Path) -> None:
     records = everything()
     hostile(records)
     write(tmp_path, records)
+    assert load_records(tmp_path).problems == {}
     made = render.files(tmp_path, "en", NOW)
     tokens = reader.MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(
         made[tmp_path / "report.md"].decode()

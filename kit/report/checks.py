@@ -165,6 +165,12 @@ def check_header(record: Record, now: datetime) -> Iterator[Check]:
         yield Check(checks.file, "started_at", record.started_at, str(now), "clock", False)
     yield checks.open("environment", "…")
     yield checks.open("device.name", device.name)
+    rows = device.arithmetic.operators if device.arithmetic else ()
+    for number, row in enumerate(rows[:CHECKED_ROWS]):
+        place = f"device.arithmetic.operators[{number}]"
+        if row.found == row.nearest:
+            yield checks.within(f"{place}.residual", real(row.residual), 0, row.tolerance)
+        yield checks.open(f"{place}.found", row.found)
     yield checks.open("model.sha256", record.model.sha256)
     yield checks.open("input.sha256", record.input.sha256)
 

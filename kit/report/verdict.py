@@ -12,6 +12,7 @@ import numpy as np
 from kit.accuracy.limits import LIMITS
 from kit.options import BUDGET_FACTOR
 from kit.records import (
+    AccuracyRecord,
     BenchmarkRecord,
     BenchmarkResults,
     InferenceRecord,
@@ -346,6 +347,8 @@ def differences(records: Records, words: Words) -> Iterator[str]:
 def setup(record: Record) -> list[tuple[str, str]]:
     """Return what must be the same in all records, by its place."""
     found = [(path, str(attrgetter(path)(record))) for path in SAME]
+    rows = record.device.arithmetic.operators if record.device.arithmetic else ()
+    found.append(("device.arithmetic", ", ".join(f"{row.operator} {row.found}" for row in rows)))
     found.append(("input.shape", str(list(record.input.shape[1:]))))
     found.append(("environment.variables", " ".join(settings(record))))
     return found
@@ -367,12 +370,7 @@ def remarks(records: Records, words: Words) -> Iterator[str]:
         yield say(words, "repeats_differ", differing=repeats.differing, forwards=repeats.forwards,
                   largest=largest)  # fmt: skip
     if records.accuracy is not None:
-        results = records.accuracy.results
-        if results.outcome == "unexplained":
-            yield say(words, "unexplained", reasons=named(results.reasons))
-        if results.folder is not None and results.folder.broken:
-            names = named([image.image for image in results.folder.broken])
-            yield say(words, "broken_images", names=names)
+        yield from accuracy_remarks(records.accuracy, words)
     if records.benchmark is not None:
         yield from doubts(records.benchmark.results, words)
     for record in records.found():
@@ -383,6 +381,20 @@ def remarks(records: Records, words: Words) -> Iterator[str]:
             yield say(words, "dirty_commit", file=file, commit=commit)
         if record.warnings:
             yield say(words, "has_warnings", script=f"{record.script}.py")
+
+
+def accuracy_remarks(record: AccuracyRecord, words: Words) -> Iterator[str]:
+    """Yield what accuracy.py did not explain or left out."""
+    results, measured = record.results, record.device.arithmetic
+    if results.outcome == "unexplained":
+        yield say(words, "unexplained", reasons=named(results.reasons))
+    rows = measured.operators if measured else ()
+    unknown = [row.operator for row in rows if row.found != row.nearest]
+    if unknown:
+        yield say(words, "undocumented", names=named(unknown))
+    if results.folder is not None and results.folder.broken:
+        names = named([image.image for image in results.folder.broken])
+        yield say(words, "broken_images", names=names)
 
 
 def doubts(results: BenchmarkResults, words: Words) -> Iterator[str]:
