@@ -51,10 +51,10 @@ SCRIPTS = (
 )
 # What a run meets, how it is played, and options; each is to end with one line and exit code 2.
 FAULTS = (
-    ("an operator fails", {"FAKECANN_FAIL": "aclnnGelu:3"}, ()),
-    ("an operator returns NaN", {"FAKECANN_NAN": "aclnnGelu:5"}, ()),
-    ("an operator is wrong", {"FAKECANN_WRONG": "aclnnGelu"}, ()),
-    ("the device vanishes", {"FAKECANN_LOST": "aclnnGelu:3"}, ()),
+    ("an operator fails", {"FAKECANN_FAIL": "aclnnGeluV2:3"}, ()),
+    ("an operator returns NaN", {"FAKECANN_NAN": "aclnnGeluV2:5"}, ()),
+    ("an operator is wrong", {"FAKECANN_WRONG": "aclnnGeluV2"}, ()),
+    ("the device vanishes", {"FAKECANN_LOST": "aclnnGeluV2:3"}, ()),
     ("memory runs out", {"FAKECANN_HBM_GIB": "0.02"}, ("--size", "1024")),
     ("no chip answers", {"FAKECANN_DEVICES": "0"}, ("--device", "npu")),
 )
