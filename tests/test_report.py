@@ -408,3 +408,17 @@ def test_a_year_and_a_day_are_measured_from_when_the_report_is_made(tmp_path: Pa
     earlier = conclude(found, load_words("en"), NOW - timedelta(days=30))
     assert earlier.state == "failed"
     assert "started_at" in earlier.failures[0]
+
+
+def test_records_of_one_setup_agree_though_accuracy_alone_asks_for_the_chips_own_gelu(
+    tmp_path: Path,
+) -> None:
+    records = everything()
+    for script in ("inference", "benchmark"):
+        operators = records[script]["device"]["arithmetic"]["operators"]
+        operators[:] = [one for one in operators if one["operator"] != "GELU of the chip"]
+    text = render.files(write(tmp_path, records), "en", NOW)[tmp_path / "report.md"].decode()
+    assert "Mixed records" not in text
+    records["benchmark"]["device"]["arithmetic"]["operators"][0]["found"] = "fp16"
+    text = render.files(write(tmp_path, records), "en", NOW)[tmp_path / "report.md"].decode()
+    assert "Mixed records" in text
