@@ -30,7 +30,7 @@ from kit.model.model import (
 )
 from kit.model.setup import Setup, model_input
 from kit.options import AccuracyOptions
-from kit.output import RunLog
+from kit.output import RunLog, alive
 from kit.records import AccuracyResults, ChipGelu, FolderAccuracy, ImageAccuracy
 from kit.statistics import compare as compare_tensors
 from kit.statistics import finite
@@ -130,7 +130,8 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
     pixels = preprocessing.preprocess(image.pixels, setup.steps)
     pixel_values = model_input(setup, pixels, log)
     _ = references.fp64  # copied before the model, which the device may share, is watched
-    device = run_device(setup.device, sides.model, pixel_values, references.stages)
+    with alive(log, "The first forward has run"):
+        device = run_device(setup.device, sides.model, pixel_values, references.stages)
     if setup.arithmetic is not None and setup.arithmetic.overflow == "saturates":
         device = with_overflow(device)
     setup.health.after("the recorded forward")

@@ -19,7 +19,7 @@ from kit.model.images import Inputs
 from kit.model.model import Features, forward, require_finite, to_host
 from kit.model.setup import Setup, device_info, with_arithmetic
 from kit.options import BenchmarkOptions, Mode
-from kit.output import RunLog
+from kit.output import RunLog, alive
 from kit.records import (
     BenchmarkResults,
     DeviceInfo,
@@ -224,7 +224,8 @@ class Run:
         """
         stopwatch = self.meter.stopwatch
         with device_errors("computing the first forward"):
-            first = stopwatch.time(call)
+            with alive(self.log, "The first forward has run"):
+                first = stopwatch.time(call)
             copies = [stopwatch.time(lambda: runner.input(1)).wall_ms for _ in range(COPIES_TIMED)]
             empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS_TIMED)]
         self.meter.health.after("the first forward")

@@ -25,7 +25,7 @@ from kit.model.model import (
     to_host,
 )
 from kit.model.setup import Setup, model_input, move_model
-from kit.output import RULE, RunLog
+from kit.output import RULE, RunLog, alive
 from kit.records import (
     ImageResult,
     InferenceRecord,
@@ -106,7 +106,8 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     log.info(f"Input shape: {pixel_values.shape}")
     log.info(f"Device: {setup.device.torch_device}")
     log.info("Warm-up inference...")
-    warm_up, _ = timed_forward(setup.device, model, pixel_values)
+    with alive(log, "The first forward has run"):
+        warm_up, _ = timed_forward(setup.device, model, pixel_values)
     setup.health.after("the warm-up")
     log.info("Running timed inference...")
     on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
