@@ -72,7 +72,9 @@ def test_the_position_of_an_operators_worst_token_is_kept() -> None:
         def change(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
             return output * torch.ones(21, 1).index_fill(0, torch.tensor([17]), 1.5)
 
-        model.get_submodule("layer.2.mlp.act_fn").register_forward_hook(change, prepend=True)
+        block = next(stage for stage in find_stages(model).all if stage.number == 2)
+        activation = model.get_submodule(f"{block.path}.mlp.act_fn")
+        activation.register_forward_hook(change, prepend=True)
 
     found = examined(Case("one token of an activation", model=spoil)).stages[3].first_unexplained
     assert found is not None

@@ -440,4 +440,5 @@ def test_a_line_break_in_a_path_stays_on_the_one_line(expect_error: Expect) -> N
 
 def test_a_configuration_that_breaks_the_forward(expect_error: Expect, weights_copy: Path) -> None:
     edit_json(weights_copy / "config.json", layer_norm_eps=None)
-    expect_error("--weights", str(weights_copy), words="cannot compute as its config.json says")
+    # transformers 5 refuses the value when it reads it, transformers 4 when it computes with it.
+    expect_error("--weights", str(weights_copy), words="config.json")

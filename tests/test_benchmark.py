@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,8 @@ from PIL import Image
 from kit.benchmark import run
 from kit.benchmark.modes import ModeRunner
 from kit.device.device import require_dtype
-from kit.model import model, setup
+from kit.model import images, model, setup
+from kit.model.weights import Weights
 from kit.records import ThroughputRow
 from tests.benchmark_runs import Go, record_of
 from tests.models import save_tiny_convnext
@@ -88,7 +88,14 @@ def test_load_ms_is_the_loading_alone(go: Go, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(setup, "time", SimpleNamespace(perf_counter=lambda: now_s))
     monkeypatch.setattr(model, "load", taking(2.0, model.load))
     monkeypatch.setattr(setup, "require_dtype", taking(30.0, require_dtype))
-    monkeypatch.setattr(Future, "result", taking(500.0, Future.result))  # of the weights' hash
+    hashing = images.hash_in_background
+
+    def slowly(found: Weights) -> object:
+        future = hashing(found)
+        assert future is not None
+        return SimpleNamespace(result=taking(500.0, future.result))
+
+    monkeypatch.setattr(images, "hash_in_background", slowly)
     code, folder = go("--batch-sizes", "1")
     assert code == 0
     assert record_of(folder)["results"]["phases"]["load_ms"] == 2000.0
