@@ -30,6 +30,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -42,7 +43,10 @@ import math
 import os
 import re
 import runpy
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import types
 import zipfile
@@ -133,11 +137,16 @@ State = Literal[
     "cann_absent",
     "version_mismatch",
     "torch_npu_broken",
+    "torch_npu_aborts",
     "no_device",
     "transfer_to_npu_active",
     "failed",
 ]
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+_TRIAL = "NPU_PATCH_IMPORT"  # what a trial of the import found, for child processes
+_TRIAL_SECONDS = 300  # a cold host takes a minute
+# Releases of torch whose CUDA build too was seen to start beside their torch_npu, without a GPU.
+_CUDA_BUILD_STARTS = {"2.9.0", "2.12.0"}
 _LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 _FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
 
@@ -203,6 +212,124 @@ def _pairing_problem() -> Status | None:
     return Status("version_mismatch", f"torch-npu {ours} is not made for torch {theirs}", fix)
 
 
+def _torch_build() -> str:
+    """Return what torch is built for without importing it: "cpu", "cuda 13.0"; "" if unknown."""
+    spec = importlib.util.find_spec("torch")
+    try:
+        text = Path((spec and spec.origin) or "", "..", "version.py").resolve().read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^(cuda|hip|xpu)\b[^=\n]*= *['\"](.+)['\"]", text, re.MULTILINE)
+    return " ".join(found.groups()) if found else "cpu"
+
+
+def _is_known_to_start() -> bool:
+    """Whether importing torch_npu ends no process, as far as is known of this pair."""
+    ours, theirs = _release(_version("torch-npu")), _release(_version("torch"))
+    if not ours or ours != theirs:
+        return False
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}
+    gpu = not hidden and any(Path("/dev").glob("nvidia[0-9]*"))
+    return _torch_build() == "cpu" or (ours in _CUDA_BUILD_STARTS and not gpu)
+
+
+def _trial_key() -> str:
+    """Return what the answer of a trial holds for: these libraries, this CANN, this driver."""
+    files = [Path("/usr/local/Ascend/driver/version.info")]
+    for package, names in (
+        ("torch", ("version.py", "lib/libtorch_cpu.so", "lib/libtorch_cuda.so")),
+        ("torch_npu", ("__init__.py", "lib/libtorch_npu.so")),
+    ):
+        spec = importlib.util.find_spec(package)
+        files += [Path((spec and spec.origin) or "", "..", name).resolve() for name in names]
+    parts = [f"{file} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    parts += [os.environ.get("LD_LIBRARY_PATH", ""), sys.version]
+    parts += [str(Path(os.environ.get("ASCEND_HOME_PATH", "")).resolve())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _trial_files(key: str) -> list[Path]:
+    """Return where an answer is remembered; the second serves where no home can be written to."""
+    home = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib raises where there is none
+    folders = os.environ.get("XDG_CACHE_HOME") or home, tempfile.gettempdir()
+    return [Path(folder, f"npu_patch-{os.getuid()}", key) for folder in folders]
+
+
+def _recall_trial(key: str) -> str | None:
+    """Return the last words of an import that died, "" of one that did not, None if unknown."""
+    texts = [os.environ.get(_TRIAL, "")]
+    for file in _trial_files(key):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            texts.append(file.read_text("utf-8"))
+    answers = (text.partition(" ") for text in texts)
+    return next((words for known, _, words in answers if known == key), None)
+
+
+def _remember_trial(key: str, words: str) -> None:
+    for file in _trial_files(key):
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            whole = file.with_name(f"{key}.{os.getpid()}")
+            whole.write_text(f"{key} {words}", "utf-8")
+            whole.replace(file)
+            return
+
+
+def _try_import(key: str) -> str | None:
+    """Import torch_npu in a child process; return its last words, "" where it imports it.
+
+    None is no answer: an exception depends on more than the key says, and ends no process.
+    """
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_CORE, (0, 0));"
+        f"sys.path[:] = {sys.path!r}; import torch_npu"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, _AUTOLOAD: "0", _TRIAL: f"{key} "},  # no trial in the trial
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TRIAL_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    ended = done.returncode
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if ended == 1 and "Traceback (most recent call last):" in lines:
+        return None
+    if ended == 0:
+        return ""
+    said = [line for line in lines if line.startswith("what():")] or lines[-1:]
+    how = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
+    return ": ".join([how, *(line.removeprefix("what():").strip()[:300] for line in said[:1])])
+
+
+def _trial_problem() -> Status | None:
+    """Where a pair is not known to start, let a child process import torch_npu before this one."""
+    if "torch_npu" in sys.modules or _is_known_to_start():
+        return None
+    key = _trial_key()
+    words = _recall_trial(key)
+    if words is None:
+        words = _try_import(key)
+        if words is not None:
+            _remember_trial(key, words)
+    os.environ[_TRIAL] = f"{key} {words or ''}"
+    if not words:
+        return None
+    ours, theirs, build = _version("torch-npu"), _version("torch"), _torch_build()
+    pair = f"torch_npu {ours} beside torch {theirs} for {build or 'an unknown device'}"
+    fix = "Run python3 -m npu_patch, which says what does not fit."
+    if build not in {"", "cpu"}:
+        wheel, index = f"torch=={_release(theirs)}+cpu", "https://download.pytorch.org/whl/cpu"
+        fix = f"Install torch's CPU build: pip install '{wheel}' --index-url {index}"
+    return Status("torch_npu_aborts", f"importing {pair} ends the process ({words})", fix)
+
+
 def _import_problem() -> Status | None:
     try:
         importlib.import_module("torch_npu")
@@ -230,7 +357,7 @@ def _host_problem() -> Status | None:
         return Status("torch_npu_absent", "torch_npu is not installed")
     before = os.environ.get(_AUTOLOAD)
     os.environ[_AUTOLOAD] = "0"
-    problem = _pairing_problem() or _import_problem()
+    problem = _pairing_problem() or _trial_problem() or _import_problem()
     if problem is None:
         _set_variable(_AUTOLOAD, before)
         return None

@@ -1,6 +1,7 @@
 """npu_patch on hosts where no NPU can be used: each state has its cause, its fix, and no harm."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,140 @@ def test_a_copy_alone_works(tmp_path: Path) -> None:
 def test_on_a_bare_machine_the_import_brings_no_torch() -> None:
     code = HIDE + "import npu_patch, sys; print('torch' in sys.modules)"
     assert _run(code).stdout.strip() == "False"
+
+
+# A torch and a torch_npu that are nothing but their build and the way in which the import ends.
+TORCH = "class npu:\n    is_available = lambda: False\n"
+LAST_WORDS = (
+    "terminate called after throwing an instance of 'c10::ValueError'\n"
+    "  what():  Duplicated key 'pinned_reserve_segment_size_mb' found\nframe #0: <unknown>"
+)
+DIES = f"sys.stderr.write({LAST_WORDS!r})\nsys.stderr.flush()\nos.abort()\n"
+EXITS = "sys.stderr.write('out of handles\\n')\nsys.stderr.flush()\nos._exit(7)\n"
+RAISES = "raise ImportError('libhccl.so: cannot open shared object file')\n"
+ASK = (
+    "import npu_patch\nstatus = npu_patch.status()\n"
+    "print(status.state, status.reason, status.fix, sep='|')\n"
+)
+
+
+class Pair:
+    """A folder with the two packages."""
+
+    def __init__(self, folder: Path, torch: str, ending: str) -> None:
+        self.folder, self.diary = folder, folder / "diary"
+        release, _, local = torch.partition("+")
+        cuda = repr("13.0" if local.startswith("cu") else None)
+        (folder / "torch").mkdir()
+        (folder / "torch" / "__init__.py").write_text(TORCH)
+        (folder / "torch" / "version.py").write_text(
+            f"from typing import Optional\n__version__ = {torch!r}\ncuda: Optional[str] = {cuda}\n"
+        )
+        record = folder / f"torch-{torch}.dist-info"
+        record.mkdir()
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {torch}\n")
+        _fake_torch_npu(folder, release, self._source(ending))
+
+    def _source(self, ending: str) -> str:
+        return f"import os, sys\nopen({str(self.diary)!r}, 'a').write('x')\n{ending}"
+
+    def end(self, ending: str) -> None:
+        """Let the import end in another way, though the libraries look as before."""
+        file = self.folder / "torch_npu" / "__init__.py"
+        written = file.stat().st_mtime_ns
+        file.write_text(self._source(ending))
+        os.utime(file, ns=(written, written))
+        shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
+
+    def ask(self, code: str = ASK, **variables: str) -> list[str]:
+        """Import npu_patch in a new process; return state, reason and fix."""
+        variables = {"XDG_CACHE_HOME": str(self.folder / "cache"), **variables}
+        return _state(_run(code, self.folder, CUDA_VISIBLE_DEVICES="", **variables))
+
+    @property
+    def imports(self) -> int:
+        """How often torch_npu was imported."""
+        return len(self.diary.read_text()) if self.diary.exists() else 0
+
+
+def test_a_pair_whose_import_dies_is_named_and_never_imported_here(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", DIES)
+    state, reason, fix = pair.ask()
+    assert state == "torch_npu_aborts"
+    assert reason == (
+        "importing torch_npu 2.13.0 beside torch 2.13.0+cu130 for cuda 13.0 ends the process"
+        " (SIGABRT: Duplicated key 'pinned_reserve_segment_size_mb' found)"
+    )
+    wheel = "pip install 'torch==2.13.0+cpu' --index-url https://download.pytorch.org/whl/cpu"
+    assert fix == f"Install torch's CPU build: {wheel}"
+    assert pair.imports == 1
+    hidden = "import npu_patch, importlib.util, torch\nprint(importlib.util.find_spec('torch_npu'))"
+    assert pair.ask(hidden) == ["None"]
+
+
+def test_the_answer_is_remembered_while_the_libraries_stay(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", DIES)
+    first = pair.ask()
+    assert pair.ask() == first
+    assert pair.imports == 1
+    os.utime(tmp_path / "torch_npu" / "__init__.py", (1, 1))
+    assert pair.ask() == first
+    assert pair.imports == 2
+
+
+def test_ranks_and_workers_are_told_the_answer(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", DIES)
+    code = (
+        "import os, subprocess, sys\nimport npu_patch\n"
+        "environment = {**os.environ, 'XDG_CACHE_HOME': '/elsewhere'}\n"
+        f"command = [sys.executable, '-c', {ASK!r}]\n"
+        "subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, check=True)\n"
+    )
+    assert pair.ask(code)[0] == "torch_npu_aborts"
+    assert pair.imports == 1
+
+
+def test_without_a_home_the_temporary_folder_remembers(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", DIES)
+    (tmp_path / "temporary").mkdir()
+    for _ in range(2):
+        pair.ask(XDG_CACHE_HOME="/dev/null", TMPDIR=str(tmp_path / "temporary"))
+    assert pair.imports == 1
+
+
+@pytest.mark.parametrize("build", ["2.13.0+cpu", "2.12.0+cu130", "2.9.0+cu128"])
+def test_a_pair_that_is_known_to_start_needs_no_trial(tmp_path: Path, build: str) -> None:
+    pair = Pair(tmp_path, build, "")
+    assert pair.ask()[0] == "no_device"
+    assert pair.imports == 1
+
+
+def test_a_cuda_build_that_starts_is_tried_once(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", "")
+    assert pair.ask()[0] == "no_device"
+    assert pair.imports == 2
+    assert pair.ask()[0] == "no_device"
+    assert pair.imports == 3
+
+
+def test_a_trial_that_raises_is_no_answer(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cu130", RAISES)
+    assert pair.ask()[0] == "cann_absent"
+    pair.end(DIES)
+    assert pair.ask()[0] == "torch_npu_aborts"
+
+
+def test_an_import_that_exits_is_named_by_its_code(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0", EXITS)
+    (tmp_path / "torch" / "version.py").unlink()
+    state, reason, fix = pair.ask()
+    assert state == "torch_npu_aborts"
+    assert reason.endswith("for an unknown device ends the process (exit code 7: out of handles)")
+    assert "python3 -m npu_patch" in fix
+
+
+def test_a_pair_of_unknown_versions_is_tried(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "2.13.0+cpu", DIES)
+    for record in tmp_path.glob("torch_npu-*"):
+        shutil.rmtree(record)
+    assert pair.ask()[0] == "torch_npu_aborts"
