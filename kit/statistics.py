@@ -158,7 +158,6 @@ class VectorError:
             a value is not finite.
         mse: mean of the squared differences; NaN or infinite where a value is not finite.
         max_abs_diff: largest difference by magnitude; NaN where a value is not finite.
-        reference_norm: ||reference||.
         broken: first place of a NaN or infinity on either side; None where all are finite.
         broken_side: the side that `broken` is on; both where it is in both tensors.
         broken_count: how many elements are NaN or infinite on either side.
@@ -170,7 +169,6 @@ class VectorError:
     cosine: float
     mse: float
     max_abs_diff: float
-    reference_norm: float
     broken: tuple[int, ...] | None
     broken_side: str | None
     broken_count: int
@@ -220,10 +218,11 @@ def to_fp64(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def scale_of(*tensors: torch.Tensor) -> float:
-    """Return the power of two just above the largest magnitude; 1 where all are zero."""
-    largest = max((float(t.abs().max()) for t in tensors if t.numel()), default=0.0)
-    if largest == 0.0 or not math.isfinite(largest):
-        return 1.0
+    """Return the power of two just above the largest magnitude; 1 where all are zero.
+
+    That of infinity and NaN is 1 too, as frexp has their exponent as 0.
+    """
+    largest = max(float(t.abs().max()) for t in tensors)
     return math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
 
 
@@ -238,7 +237,7 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
     if count:
         nan = math.nan
         return VectorError(
-            tuple(expected.shape), math.inf, nan, nan, nan, nan, place, side, count, False
+            tuple(expected.shape), math.inf, nan, nan, nan, place, side, count, False
         )
     scale = scale_of(expected, found)
     scaled_expected, scaled_found = expected / scale, found / scale
@@ -251,7 +250,6 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
         cosine=cosine_of(scaled_expected.flatten(), scaled_found.flatten()),
         mse=mse,
         max_abs_diff=float(difference.abs().max()) * scale,
-        reference_norm=norm * scale,
         broken=None,
         broken_side=None,
         broken_count=0,
@@ -325,7 +323,6 @@ def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErro
     expected, found = (t.reshape(-1, t.shape[-1]) for t in (expected, found))
     finite = (torch.isfinite(expected) & torch.isfinite(found)).all(dim=1)
     scale = torch.maximum(expected.abs(), found.abs()).amax(dim=1, keepdim=True)
-    scale = torch.where((scale > 0) & torch.isfinite(scale), scale, torch.ones_like(scale))
     scale = torch.ldexp(torch.ones_like(scale), torch.frexp(scale).exponent.clamp(max=1023))
     expected, found = expected / scale, found / scale  # by a power of two, which rounds nothing
     norm = torch.linalg.vector_norm(expected, dim=1)
@@ -336,7 +333,7 @@ def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErro
     relative = torch.where(finite, relative, infinity)
     product = norm * found_norm
     dot = (expected * found).sum(dim=1)
-    both_zero = ((norm == 0) & (found_norm == 0)).to(torch.float64)
+    both_zero = (norm == 0) & (found_norm == 0)
     cosine = torch.where(product > 0, (dot / product).clamp(-1, 1), both_zero)
     cosine = torch.where(finite, cosine, torch.full_like(cosine, math.nan))
     return TokenErrors(relative, cosine, int(relative.argmax()), percentiles_of(relative))

@@ -48,6 +48,7 @@ def test_the_figures_are_numpys_on_stored_tensors() -> None:
     expected, found = numpy_figures(reference, measured), compare(reference, measured)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-12), name
+    assert found.shape == (1, 7, 16)
     # Recorded when the tensors were, so that a change of both sides shows too.
     assert found.relative_error == pytest.approx(0.010139103, rel=1e-6)
     assert found.max_abs_diff == pytest.approx(0.024801254, rel=1e-6)
@@ -106,6 +107,10 @@ def test_what_is_not_finite_has_its_place_and_its_side(value: float, side: str) 
     assert found.broken == (0, 2, 1)
     assert found.broken_side == side
     assert found.broken_count == 1
+    assert found.shape == (1, 4, 3)
+    assert found.relative_error == math.inf
+    assert all(math.isnan(n) for n in (found.cosine, found.mse, found.max_abs_diff))
+    assert found.identical is False
     tokens = compare_tokens(reference, measured)
     assert tokens.worst == 2
     assert math.isinf(tokens.worst_relative)
@@ -184,6 +189,55 @@ def test_a_token_that_should_be_zero_and_is_not_is_infinitely_off() -> None:
     (found,) = distances(reference, reference + 1e-9)
     assert (found.token, found.token_error) == (2, math.inf)
     assert found.error < 1e-8
+
+
+def test_each_tokens_figures_are_those_of_its_own_two_vectors() -> None:
+    generator = torch.Generator().manual_seed(7)
+    reference = torch.randn(5, 9, 16, dtype=torch.float64, generator=generator)
+    reference *= torch.logspace(-150, 150, 45, dtype=torch.float64).reshape(5, 9, 1)
+    noise = torch.randn(5, 9, 16, dtype=torch.float64, generator=generator)
+    measured = reference * (3 + noise)
+    measured[1, 2] = -reference[1, 2]
+    found = compare_tokens(reference, measured)
+    for token, (expected, other) in enumerate(
+        zip(reference.reshape(45, 16), measured.reshape(45, 16), strict=True)
+    ):
+        figures = numpy_figures(expected, other)
+        assert float(found.cosine[token]) == pytest.approx(figures["cosine"], rel=1e-12)
+        assert float(found.relative[token]) == pytest.approx(figures["relative_error"], rel=1e-12)
+    assert float(found.cosine[11]) == -1
+
+
+def test_the_cosine_of_a_token_that_is_zero_on_one_side_only_is_zero() -> None:
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    assert compare_tokens(zero, one).worst_cosine == 0
+    assert compare_tokens(one, zero).worst_cosine == 0
+    assert compare_tokens(one, zero).worst_relative == 1
+
+
+def test_rounding_takes_no_cosine_beyond_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(2000, 7, dtype=torch.float64, generator=generator)
+    for sign in (1.0, -1.0):
+        cosines = compare_tokens(vectors, sign * vectors).cosine
+        assert 1 - 1e-15 <= float(cosines.abs().min()) <= float(cosines.abs().max()) <= 1
+        for vector in vectors[:200]:
+            assert abs(compare(vector, sign * vector).cosine) <= 1
+
+
+def test_the_largest_numbers_of_fp64_are_compared_as_others_are() -> None:
+    large = torch.full((2, 3), 1.7e308, dtype=torch.float64)
+    small = large / 2.0**900
+    assert compare(large, large / 2).relative_error == 0.5
+    assert compare_tokens(large, large / 2).worst_relative == 0.5
+    assert compare(small, large).relative_error == pytest.approx(2.0**900, rel=1e-12)
+    assert compare(large, small).relative_error == 1
+
+
+def test_a_percentile_that_is_one_of_the_values_is_that_value_beside_infinity_too() -> None:
+    values = torch.tensor([math.inf, 1.0, 2.0], dtype=torch.float64)
+    assert percentiles_of(values)[0] == (50.0, 2.0)
+    assert percentiles_of(values)[-1] == (99.9, math.inf)
 
 
 def test_percentiles_are_numpys_linear_ones() -> None:

@@ -85,6 +85,39 @@ def test_a_first_slow_window_is_not_steady_and_the_next_two_equal_ones_are() -> 
     assert statistics.is_steady([*samples, 8.1, 8.0, 8.0, 8.1, 8.0], window=5)
 
 
+def test_a_step_within_the_noise_of_two_windows_is_no_move() -> None:
+    # Steps of 4 between neighbours: noise 2 x 1.2533 x 4 / 0.9539 x sqrt(1/8 + 1/8) = 5.25, while
+    # for windows of 8 and 32 it is 4.15.
+    assert not statistics.shifted([98.0, 102.0] * 4, [103.0, 107.0] * 4, tolerance=0.0)
+    assert statistics.shifted([98.0, 102.0] * 4, [103.5, 107.5] * 4, tolerance=0.0)
+    assert not statistics.shifted([98.0, 102.0] * 4, [102.0, 106.0] * 16, tolerance=0.0)
+    assert statistics.shifted([98.0, 102.0] * 4, [102.3, 106.3] * 16, tolerance=0.0)
+    assert statistics.shifted([98.0, 102.0] * 16, [102.3, 106.3] * 4, tolerance=0.0)
+
+
+def test_a_step_of_the_tolerance_is_no_move_and_a_larger_one_is() -> None:
+    assert not statistics.shifted([100.0, 100.0], [103.0, 103.0], tolerance=0.03)
+    assert statistics.shifted([100.0, 100.0], [103.5, 103.5], tolerance=0.03)
+
+
+def test_two_samples_have_a_noise_and_one_has_none() -> None:
+    assert statistics.step_noise([5.0, 7.0]) == pytest.approx(2 / 0.9539)
+    assert statistics.step_noise([5.0]) == 0
+
+
+def test_each_warning_begins_just_beyond_its_limit() -> None:
+    assert statistics.dispersion_warnings([9.0, 11.0]) == []  # 10 % of the mean
+    assert len(statistics.dispersion_warnings([0.89, 1.11])) == 1
+    steady = [10.0] * 28
+    assert statistics.dispersion_warnings([*steady, 15.0]) == []  # 1.5 times the median
+    drifted = [100.0] * 6 + [106.0] * 3
+    assert statistics.dispersion_warnings(drifted) == [
+        "drifted by +6% from the first third of the samples to the last: "
+        "not steady, raise --warmup"
+    ]
+    assert statistics.dispersion_warnings(drifted[1:]) == []  # too few to say so
+
+
 def test_quiet_samples_give_no_warning() -> None:
     assert statistics.dispersion_warnings(noisy(30, 8.0, 0.01, seed=1)) == []
     assert statistics.dispersion_warnings([8.0]) == []
