@@ -15,7 +15,13 @@ from kit.accuracy.examine import Distance, NormPool, SideName, token_norms
 from kit.accuracy.limits import LIMITS
 from kit.accuracy.references import Declared
 from kit.accuracy.verdict import judge
-from kit.statistics import compare, compare_tokens, percentiles_of
+from kit.statistics import (
+    as_colours,
+    compare,
+    compare_tokens,
+    percentiles_of,
+    principal_components,
+)
 
 STORED = Path(__file__).resolve().parent / "data" / "metrics.safetensors"
 Wide = npt.NDArray[np.longdouble]
@@ -232,6 +238,8 @@ def test_the_largest_numbers_of_fp64_are_compared_as_others_are() -> None:
     assert compare_tokens(large, large / 2).worst_relative == 0.5
     assert compare(small, large).relative_error == pytest.approx(2.0**900, rel=1e-12)
     assert compare(large, small).relative_error == 1
+    tiny, wide = small / small * 1e-200, large / large * 1e100
+    assert compare(tiny, wide).mse == compare(wide, tiny).mse == pytest.approx(1e200, rel=1e-12)
 
 
 def test_a_percentile_that_is_one_of_the_values_is_that_value_beside_infinity_too() -> None:
@@ -244,6 +252,33 @@ def test_percentiles_are_numpys_linear_ones() -> None:
     values = torch.rand(37, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for percent, value in percentiles_of(values):
         assert value == pytest.approx(np.percentile(values.numpy(), percent), rel=1e-12)
+
+
+def test_the_principal_components_are_the_eigenvectors_of_the_covariance() -> None:
+    generator = np.random.default_rng(4)
+    tokens = generator.normal(size=(40, 6)) * [9.0, 5.0, 3.0, 1.0, 0.5, 0.1] + 20.0
+    others = generator.normal(size=(11, 6)) + 20.0
+    _, vectors = np.linalg.eigh(np.cov(tokens.T, bias=True))
+    strongest = vectors[:, ::-1][:, :3]
+    scores = (tokens - tokens.mean(axis=0)) @ strongest
+    peaks = np.take_along_axis(scores, np.abs(scores).argmax(axis=0)[None], axis=0)
+    scale = np.sign(peaks) / scores.std(axis=0)
+    assert principal_components(tokens) == pytest.approx(scores * scale, abs=1e-9)
+    assert principal_components(others, tokens) == pytest.approx(
+        (others - tokens.mean(axis=0)) @ strongest * scale, abs=1e-9
+    )
+    assert principal_components(tokens, count=2).shape == (40, 2)
+
+
+def test_features_without_variance_have_no_components() -> None:
+    assert not principal_components(np.full((5, 4), 3.0)).any()
+    line = principal_components(np.outer([1.0, 0.0, -2.0], [1.0, 2.0]))
+    assert line[:, 0] == pytest.approx(np.array([-4, -1, 5]) / 14**0.5)
+    assert not line[:, 1:].any()
+
+
+def test_colours_are_the_logistic_function_of_twice_the_components() -> None:
+    assert as_colours(np.array([0.0, 0.5, -1.0])) == pytest.approx([0.5, 0.7310586, 0.1192029])
 
 
 def test_tensors_of_different_shapes_or_without_elements_are_refused() -> None:

@@ -112,8 +112,7 @@ def test_each_warning_begins_just_beyond_its_limit() -> None:
     assert statistics.dispersion_warnings([*steady, 15.0]) == []  # 1.5 times the median
     drifted = [100.0] * 6 + [106.0] * 3
     assert statistics.dispersion_warnings(drifted) == [
-        "drifted by +6% from the first third of the samples to the last: "
-        "not steady, raise --warmup"
+        "drifted by +6% from the first third of the samples to the last: not steady, raise --warmup"
     ]
     assert statistics.dispersion_warnings(drifted[1:]) == []  # too few to say so
 
