@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,68 @@ def test_a_size_keeps_the_proportion_of_resize_and_crop() -> None:
     steps = preprocessing.from_config(CONFIGS["dinov2"]).with_size(56)
     assert (steps.height, steps.width, steps.crop) == (64, None, (56, 56))
     assert preprocessing.preprocess(image_of(90, 60), steps).shape == (1, 3, 56, 56)
+    wide = Preprocessing(height=40, width=90, crop=(20, 30)).with_size(10)
+    assert (wide.height, wide.width, wide.crop) == (20, 30, (10, 10))
+    plain = Preprocessing(height=40, width=90).with_size(10)
+    assert (plain.height, plain.width, plain.crop) == (10, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        ({}, Preprocessing()),
+        ({"do_resize": False}, Preprocessing(height=None, width=None)),
+        ({"do_resize": None, "do_center_crop": None}, Preprocessing()),
+        ({"size": 30}, Preprocessing(height=30, width=30)),
+        ({"size": {"height": 1, "width": 8192}}, Preprocessing(height=1, width=8192)),
+        ({"size": {"shortest_edge": 30}}, Preprocessing(height=30, width=None)),
+        ({"crop_size": 9}, Preprocessing()),
+        (
+            {"do_center_crop": True, "crop_size": {"height": 9, "width": 7}},
+            Preprocessing(crop=(9, 7)),
+        ),
+        (
+            {"do_center_crop": True, "crop_size": {"shortest_edge": 9}},
+            Preprocessing(crop=(9, 9)),
+        ),
+        ({"resample": 3}, Preprocessing(interpolation="bicubic")),
+        ({"do_rescale": False}, Preprocessing(rescale_factor=None)),
+        ({"do_normalize": False}, Preprocessing(mean=None, std=None)),
+        (
+            {"image_mean": 0.5, "image_std": [1, 2, 3]},
+            Preprocessing(mean=(0.5, 0.5, 0.5), std=(1.0, 2.0, 3.0)),
+        ),
+        ({"image_mean": 0}, Preprocessing(mean=(0.0, 0.0, 0.0))),
+        ({"image_processor_type": "BitImageProcessor"}, Preprocessing(rescale_first=False)),
+        ({"image_processor_type": "DINOv3ViTImageProcessorFast"}, Preprocessing()),
+    ],
+)
+def test_each_entry_of_the_file_has_its_step(
+    config: dict[str, object], steps: Preprocessing
+) -> None:
+    assert preprocessing.from_config(config) == steps
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+    ],
+)
+def test_both_orders_of_the_steps_compute_the_same(config: dict[str, object]) -> None:
+    pixels = image_of(24, 24)
+    steps = preprocessing.from_config({"size": 24, **config})
+    values = pixels.transpose(2, 0, 1).astype(np.float64)
+    values *= steps.rescale_factor or 1.0
+    if steps.mean is not None and steps.std is not None:
+        values = (values - np.reshape(steps.mean, (3, 1, 1))) / np.reshape(steps.std, (3, 1, 1))
+    for first in (True, False):
+        result = preprocessing.preprocess(pixels, replace(steps, rescale_first=first))
+        assert result.dtype == torch.float32
+        assert result[0].numpy() == pytest.approx(values, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +154,15 @@ def test_a_size_keeps_the_proportion_of_resize_and_crop() -> None:
         ({"resample": 1}, "resample 1"),
         ({"size": {"longest_edge": 5}}, "longest_edge"),
         ({"image_mean": [1, 2]}, "2 channel values"),
+        ({"image_mean": "abc"}, "a is not a number"),
+        ({"image_std": [1, 2, True]}, "True is not a number"),
+        ({"image_std": [1, 2, 1e38]}, r"1e\+38 is not a number that float32 holds"),
+        ({"size": 0}, "a size of 0, which is not a whole number from 1 to 8192"),
+        ({"size": True}, "a size of True"),
+        ({"image_std": [1, 0, 1]}, "image_std of 0"),
+        ({"rescale_factor": 0}, "rescale_factor or image_std of 0"),
+        ({"size": {"height": 5, "width": 8193}}, "a size of 8193"),
+        ({"size": {"height": 5, "width": 5.0}}, r"a size of 5\.0"),
         ({"do_center_crop": True}, "crop_size"),
         ([], "JSON object"),
     ],

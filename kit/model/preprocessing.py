@@ -95,32 +95,36 @@ def from_config(config: Mapping[str, Any]) -> Preprocessing:
         KeyError, TypeError, ValueError: for a size or a kernel that is not known.
     """
 
-    def wanted(step: str, default: bool) -> bool:
-        value = config.get(step)
-        return default if value is None else bool(value)
+    def given(name: str, default: Any) -> Any:  # noqa: ANN401 - of the file, checked by its user
+        value = config.get(name)
+        return default if value is None else value
 
     height = width = None
-    if wanted("do_resize", True):
-        height, width = edges(config.get("size") or {"height": 224, "width": 224})
+    if given("do_resize", True):
+        height, width = edges(given("size", 224))
     crop = None
-    if wanted("do_center_crop", False):
+    if given("do_center_crop", False):
         crop_height, crop_width = edges(config["crop_size"])
         crop = (crop_height, crop_width or crop_height)
-    factor = finite(config.get("rescale_factor") or 1 / 255)
-    resample = config.get("resample")
-    interpolation = INTERPOLATIONS.get(2 if resample is None else resample)
+    factor = finite(given("rescale_factor", 1 / 255))
+    resample = given("resample", 2)
+    interpolation = INTERPOLATIONS.get(resample)
     if interpolation is None:
         raise ValueError(f"resample {resample} is none of {sorted(INTERPOLATIONS)}")
-    normalize = wanted("do_normalize", True)
+    mean = channels(given("image_mean", IMAGENET_MEAN))
+    std = channels(given("image_std", IMAGENET_STD))
+    if 0.0 in (factor, *std):
+        raise ValueError("a rescale_factor or image_std of 0")
+    normalize = given("do_normalize", True)
     return Preprocessing(
-        rescale_first="DINOv3" in str(config.get("image_processor_type", "DINOv3")),
+        rescale_first="DINOv3" in str(given("image_processor_type", "DINOv3")),
         height=height,
         width=width,
         crop=crop,
         interpolation=interpolation,
-        rescale_factor=factor if wanted("do_rescale", True) else None,
-        mean=channels(config.get("image_mean") or IMAGENET_MEAN) if normalize else None,
-        std=channels(config.get("image_std") or IMAGENET_STD) if normalize else None,
+        rescale_factor=factor if given("do_rescale", True) else None,
+        mean=mean if normalize else None,
+        std=std if normalize else None,
     )
 
 
