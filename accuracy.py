@@ -22,6 +22,7 @@ from kit import distributed
 from kit.options import (
     BUDGET_FACTOR,
     AccuracyOptions,
+    OneLineParser,
     frozen,
     number,
     refuse_one_device_for_all_ranks,
@@ -35,15 +36,21 @@ from kit.run import ROOT, Outcome, now, quick_imports, run_script
 BATCH_SIZE = 8
 
 
+def make_parser() -> OneLineParser:
+    """Return the parser of this script's options."""
+    parser = shared_parser("accuracy", __doc__ or "")
+    add_verdict_options(parser.add_argument_group("verdict"))
+    add_folder_options(parser.add_argument_group("folder of images"))
+    return parser
+
+
 def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
     """Return the options.
 
     Raises:
         KitError: for options that make no sense.
     """
-    parser = shared_parser("accuracy", __doc__ or "")
-    add_verdict_options(parser.add_argument_group("verdict"))
-    add_folder_options(parser.add_argument_group("folder of images"))
+    parser = make_parser()
     parsed = parser.parse_args(argv)
     refuse_one_device_for_all_ranks(parsed.device, distributed.place().world_size)
     if parsed.references is not None and parsed.references.is_file():

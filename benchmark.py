@@ -26,6 +26,7 @@ from kit.errors import KitError
 from kit.options import (
     PRECISIONS,
     BenchmarkOptions,
+    OneLineParser,
     batch_sizes,
     frozen,
     mode_of,
@@ -56,16 +57,21 @@ LARGEST_BATCH = 65_536
 LONGEST_S = 86_400.0
 
 
+def make_parser() -> OneLineParser:
+    """Return the parser of this script's options."""
+    parser = shared_parser("benchmark", __doc__ or "")
+    add_measuring_options(parser.add_argument_group("measuring"))
+    add_comparing_options(parser.add_argument_group("comparing"))
+    return parser
+
+
 def parse_options(argv: Sequence[str] | None = None) -> BenchmarkOptions:
     """Return the options; dtype and attention are the main mode's.
 
     Raises:
         KitError: for options that make no sense.
     """
-    parser = shared_parser("benchmark", __doc__ or "")
-    add_measuring_options(parser.add_argument_group("measuring"))
-    add_comparing_options(parser.add_argument_group("comparing"))
-    parsed = parser.parse_args(argv)
+    parsed = make_parser().parse_args(argv)
     if parsed.max_regression is not None and parsed.baseline is None:
         raise KitError("--max-regression needs --baseline: name the record to compare with")
     base = mode_of(parsed.dtype, parsed.attention, strict=parsed.strict_fp32)

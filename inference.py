@@ -17,9 +17,21 @@ import sys
 from collections.abc import Sequence
 
 from kit.errors import KitError
-from kit.options import InferenceOptions, frozen, shared_parser, some_path
+from kit.options import InferenceOptions, OneLineParser, frozen, shared_parser, some_path
 from kit.output import RunLog, require_writable_file
 from kit.run import ROOT, Outcome, now, quick_imports, run_script
+
+
+def make_parser() -> OneLineParser:
+    """Return the parser of this script's options."""
+    parser = shared_parser("inference", __doc__ or "")
+    parser.add_argument(
+        "--save-features",
+        type=some_path,
+        metavar="FILE.safetensors",
+        help="keep pooler_output and last_hidden_state of every image in this file",
+    )
+    return parser
 
 
 def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
@@ -28,14 +40,7 @@ def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
     Raises:
         KitError: for options that make no sense.
     """
-    parser = shared_parser("inference", __doc__ or "")
-    parser.add_argument(
-        "--save-features",
-        type=some_path,
-        metavar="FILE.safetensors",
-        help="keep pooler_output and last_hidden_state of every image in this file",
-    )
-    options = frozen(InferenceOptions, parser.parse_args(argv))
+    options = frozen(InferenceOptions, make_parser().parse_args(argv))
     if options.save_features and options.save_features.suffix != ".safetensors":
         # Not one of the kit's own results then, which it would overwrite.
         raise KitError(f"--save-features {options.save_features}: give a name in .safetensors")

@@ -305,6 +305,10 @@ class OneLineParser(argparse.ArgumentParser):
         """
         raise KitError(f"{message} (see {self.prog} --help)")
 
+    def names(self) -> set[str]:
+        """Return the options that it knows, --help aside."""
+        return {name for name in self._option_string_actions if name not in ("-h", "--help")}
+
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
         """Refuse `--size=--`, of which argparse makes an empty list, past the option's type."""
         if arg_strings == ["--"] and action.option_strings:
