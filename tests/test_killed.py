@@ -1,8 +1,10 @@
 """Whatever moment a run ends at, records are whole or absent, and the next run needs no help.
 
-KIT_KILL_MOMENTS sets at how many random moments each script is ended; .ci/run tries a few.
+KIT_KILL_MOMENTS sets at how many random moments each script is ended (20: a hundred in all), and
+KIT_ENDURANCE how many images and folders the last tests have (1000 on demand); .ci/run tries a few.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -18,9 +20,13 @@ import pytest
 
 from kit.records import RECORDS, decode
 from kit.run import ROOT
+from tests.accuracy_runs import make_images
+from tests.report_records import everything
+from tests.test_benchmark_ranks import children
 
 pytestmark = pytest.mark.extended
 MOMENTS = int(os.environ.get("KIT_KILL_MOMENTS", "2"))
+MANY = int(os.environ.get("KIT_ENDURANCE", "40"))
 SCRIPTS = ("inference", "benchmark", "accuracy")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -87,13 +93,21 @@ def test_a_run_that_is_ended_at_any_moment_leaves_whole_records(
 @pytest.fixture(params=[12, 64, 200])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A file system of so many KiB; skips where none may be mounted."""
-    folder = tmp_path / "disk"
+    with mounted(tmp_path / "disk", kibibytes=request.param) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *, kibibytes: int) -> Iterator[Path]:
+    """Yield the folder as a file system of its own for a while."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
         pytest.skip("no file system may be mounted here: run as root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -112,3 +126,87 @@ def test_a_disk_that_is_full_costs_what_does_not_fit_and_no_more(
         assert json.loads(record.read_text("utf-8"))["status"] == "complete"
         assert "[INFO] Wrote " in out
     assert not [path for path in small_disk.iterdir() if path.name.endswith(".part")]
+
+
+def peak_bytes(command: list[str], out: Path) -> tuple[int, int]:
+    """Run a command to its end; return its exit code and the most memory that it had."""
+    with out.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_maxrss * 1024
+
+
+def test_many_images_under_torchrun_survive_a_full_disk_changes_and_a_killed_rank(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images", MANY)
+    with mounted(tmp_path / "references", kibibytes=6 * MANY) as references:
+        hold_to_the_end(tiny_weights, images, references, tmp_path / "out")
+
+
+def hold_to_the_end(weights: Path, images: Path, references: Path, output: Path) -> None:
+    """Disturb a run over images in every way, let another one go to its end, and look at it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(ROOT / "accuracy.py"), "--device", "cpu"]
+    command += ["--weights", str(weights), "--image", str(images), "--no-report"]
+    command += ["--output-dir", str(output), "--references", str(references)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while process.poll() is None and not any(references.iterdir()):
+        time.sleep(0.01)
+    ranks = children(process.pid)
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)  # a tiny model would be at the end before the changes are
+    (images / "000.png").unlink()
+    (images / f"{MANY - 1:03}.png").write_bytes(b"cut short")
+    shutil.copyfile(images / "001.png", images / "added.png")
+    os.kill(ranks[-1], signal.SIGKILL)
+    os.kill(ranks[0], signal.SIGCONT)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode not in (0, None)
+    assert [line for line in error.splitlines() if line.startswith("error: ")], error
+    assert not (output / "accuracy.json").exists()
+
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=3600
+    )
+    assert done.returncode == 0, done.stderr
+    content = (output / "accuracy.json").read_bytes()
+    results = decode(content, RECORDS["accuracy"]).results  # type: ignore[attr-defined] # by name
+    assert results.folder.images == MANY - 1  # one less, one more, and one that is broken
+    assert [Path(broken.image).name for broken in results.folder.broken] == [f"{MANY - 1:03}.png"]
+    assert results.folder.cached > 0
+    assert "No space left on device" in done.stdout + done.stderr
+
+
+def test_memory_does_not_grow_with_the_images_of_a_folder(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    peaks = []
+    for count in (MANY // 4, MANY):
+        images = make_images(tmp_path / f"images-{count}", count)
+        command = [sys.executable, str(ROOT / "accuracy.py"), "--device", "cpu", "--no-report"]
+        command += ["--weights", str(tiny_weights), "--image", str(images)]
+        command += ["--output-dir", str(tmp_path / f"out-{count}")]
+        code, peak = peak_bytes(command, tmp_path / "console")
+        assert code == 0
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 32 << 20, peaks
+
+
+def test_the_table_of_many_hosts_has_a_row_for_each_and_memory_stays_flat(tmp_path: Path) -> None:
+    folders = []
+    for number in range(MANY):
+        folder = tmp_path / f"{number:04}"
+        folder.mkdir()
+        for script, record in everything().items():
+            (folder / f"{script}.json").write_text(json.dumps(record), encoding="utf-8")
+        folders.append(str(folder))
+    command = [sys.executable, str(ROOT / "docs" / "collect.py")]
+    _, one = peak_bytes([*command, folders[0]], tmp_path / "table.csv")
+    code, peak = peak_bytes([*command, *folders], tmp_path / "table.csv")
+    assert code == 0
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == MANY + 1
+    assert peak - one < 16 << 20, (one, peak)
