@@ -41,6 +41,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import runpy
 import signal
@@ -49,6 +50,7 @@ import sys
 import tempfile
 import threading
 import types
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -111,7 +113,7 @@ def chips_gelu() -> Iterator[None]:
     try:
         yield
     finally:
-        if replaced:
+        if replaced and _state.undo:  # not undone meanwhile
             _register_gelu()
 
 
@@ -973,7 +975,8 @@ def default_tensor_type(original: Any, place: Place) -> Any:
     def wrapper(t: Any) -> None:
         name = t if isinstance(t, str) else f"{t.__module__}.{t.__name__}"
         there = _state.devices and name.startswith(("torch.cuda.", "torch.npu."))
-        torch.set_default_device("npu" if there else None)
+        if there or torch.get_default_device().type == "npu":
+            torch.set_default_device("npu" if there else "cpu")
         original(f"torch.{name.rpartition('.')[2]}" if there else t)
 
     return wrapper
@@ -1081,7 +1084,14 @@ def spawned(original: Any, place: Place) -> Any:
     return lambda name: {**original(name), "npu_patch": _ImportHere()}
 
 
+def unpickled(original: Any, place: Place) -> Any:
+    """Unpickle a tensor to where it was; torch.load of older torch_npu takes it to the CPU."""
+    load = torch.serialization._legacy_load
+    return lambda b: load(io.BytesIO(b), None, pickle, encoding="utf-8")
+
+
 FILES = (
+    Row("torch.storage", "_load_from_bytes", unpickled),
     Row("torch torch.serialization", "load", argument(npu_location, "map_location")),
     Row("torch.serialization", "default_restore_location", argument(npu_text, "location")),
     Row("torch.jit", "load", argument(npu_device, "map_location")),
@@ -1169,7 +1179,9 @@ def hf32(operator: Literal["matmul", "conv"]) -> How:
 
     def how(original: Any, place: Place) -> Any:
         def wrapper(*args: Any) -> Any:
-            answer = original(*args)
+            with warnings.catch_warnings():  # torch 2.9 advises against it, and names this file
+                warnings.filterwarnings("ignore", "Please use the new API settings")
+                answer = original(*args)
             _set_hf32(operator)
             return answer
 
@@ -1286,7 +1298,10 @@ def _register_gelu() -> None:
 
     def gelu(x: Any, *, approximate: str = "none") -> Any:
         y = forward(x, approximate=approximate)
-        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)  # torch keeps the strides
+        if x.is_contiguous():
+            return y
+        strides = torch.empty_like(x.to("meta")).stride()  # as torch keeps them
+        return y.new_empty_strided(y.shape, strides).copy_(y)
 
     def gelu_(x: Any, *, approximate: str = "none") -> Any:
         return x.copy_(forward(x, approximate=approximate))
@@ -1402,6 +1417,7 @@ PROFILERS = (
     Row("torch.cuda.nvtx", "range_push range_pop range_start range_end mark", nvtx),
     Row("torch.cuda.nvtx", "range", left("it calls range_push and range_pop")),
     Row("torch.cuda.profiler", "start stop profile", left("they call cudart()")),
+    Row("torch.cuda.profiler", "init", missing("torch.profiler needs no file for it")),
 )
 
 
@@ -1451,10 +1467,11 @@ def undoing(original: Any, place: Place) -> Any:
     return restore
 
 
-def shared(path: str) -> str:
-    """Find the public names of torch.cuda that torch.npu has too, less those of other rows."""
+def others(path: str) -> str:
+    """Find the functions and classes of torch.cuda that no other row names."""
     named = {name for row in TABLE if row.where == path for name in str(row.names).split()}
-    return " ".join(n for n in torch.cuda.__all__ if n not in named and hasattr(torch.npu, n))
+    names = [name for name in torch.cuda.__all__ if name not in named]
+    return " ".join(name for name in names if callable(getattr(torch.cuda, name)))
 
 
 def capability(original: Any, place: Place) -> Any:
@@ -1608,7 +1625,7 @@ TORCH_CUDA = (
     Row("torch.cuda", "nccl tunable gds green_contexts", left(_ROWS)),
     Row("torch.cuda", "comm jiterator", left("torch_npu answers for what they call")),
     Row("torch.cuda", "sparse", left("its old types have torch.sparse_coo_tensor instead")),
-    Row("torch.cuda", shared, same),
+    Row("torch.cuda", others, same),
 )
 
 

@@ -1,6 +1,5 @@
 """CUDA idioms about memory formats: channels_last makes nothing else than a hint for speed."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -90,6 +89,9 @@ def channels_last_stays_on_the_host() -> None:
 
 
 def a_wrong_rank_of_channels_last_is_an_error() -> None:
-    for x in (torch.ones(2, 3), torch.ones(2, 3, device="cuda")):
-        with pytest.raises(RuntimeError):
-            x.to("cpu").contiguous(memory_format=LAST)
+    for x in (torch.ones(2, 3), torch.ones(2, 3, device="cuda").cpu()):
+        try:
+            x.contiguous(memory_format=LAST)
+        except RuntimeError:
+            continue
+        raise AssertionError

@@ -113,7 +113,7 @@ def a_fault_at_any_row_leaves_nothing_patched() -> None:
     npu_patch.restore()
     before = _snapshot()
     for position, row in enumerate(npu_patch.TABLE):
-        if npu_patch._find(row.where.split()[0]) is None or not _has_names(row):
+        if not _has_names(row):
             continue
         _break_at(position, RuntimeError)
         assert _changed(before) == [], row
@@ -123,11 +123,16 @@ def a_fault_at_any_row_leaves_nothing_patched() -> None:
 
 
 def _has_names(row: npu_patch.Row) -> bool:
+    """Whether this torch has what the row changes first."""
     where = row.where.split()[0]
+    try:
+        owner = npu_patch._find(where)
+    except ModuleNotFoundError:
+        return False
     npu_patch._name_devices()
     names = row.names if isinstance(row.names, str) else row.names(where)
     npu_patch._state.devices.clear()
-    return any(row.new or hasattr(npu_patch._find(where), name) for name in names.split())
+    return any(row.new or hasattr(owner, name) for name in names.split())
 
 
 def ctrl_c_in_the_middle_leaves_nothing_patched() -> None:
@@ -172,9 +177,10 @@ def a_kept_wrapper_does_nothing_after_restore() -> None:
     npu_patch.restore()
     assert ones(2, device="cpu").tolist() == [1.0, 1.0]
     assert device("cuda:0").type == "cuda"
-    with pytest.raises(AssertionError, match="not compiled with CUDA"):
+    no_cuda = "not compiled with CUDA|no NVIDIA driver"  # as torch's build is
+    with pytest.raises((AssertionError, RuntimeError), match=no_cuda):
         ones(2, device="cuda")
-    with pytest.raises(AssertionError, match="not compiled with CUDA"):
+    with pytest.raises((AssertionError, RuntimeError), match=no_cuda):
         tensor_to(torch.ones(1), "cuda")
     npu_patch.apply()
 
