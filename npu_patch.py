@@ -1633,13 +1633,15 @@ TORCH_CUDA = (
 
 
 def public(path: str) -> str:
-    """Find all public names of a module."""
-    return " ".join(_find(path).__all__)
+    """Find all public names of a module; green_contexts of torch 2.10 has no list of them."""
+    module = _find(path)
+    own = (n for n, v in vars(module).items() if getattr(v, "__module__", "") == path)
+    return " ".join(getattr(module, "__all__", None) or (n for n in own if n[0] != "_"))
 
 
 def exported(path: str) -> str:
     """Find the public names of a module in torch.cuda that torch.cuda has itself."""
-    return " ".join(name for name in _find(path).__all__ if hasattr(torch.cuda, name))
+    return " ".join(name for name in public(path).split() if hasattr(torch.cuda, name))
 
 
 def alias(other: str) -> How:
@@ -1651,7 +1653,7 @@ _HCCL = "torch.distributed with the back end hccl does this"
 _INDEXED = "torch_npu.npu.utils torch_npu.npu.memory torch_npu.npu"
 INSIDE = (
     Row("torch.cuda.memory torch.cuda.random", exported, like("torch.cuda")),
-    Row("torch.cuda.graphs", exported, like("torch.cuda")),
+    Row("torch.cuda.graphs torch.cuda.green_contexts", exported, like("torch.cuda")),
     Row("torch.cuda.streams", "Stream Event ExternalStream", like("torch.cuda")),
     Row("torch.cuda.profiler", "cudart check_error", like("torch.cuda")),
     Row("torch.cuda.memory", "_record_memory_history _snapshot _dump_snapshot", same),
@@ -1661,7 +1663,6 @@ INSIDE = (
     Row("torch.cuda.nccl", "version", missing("torch_npu.npu.utils.get_cann_version('HCCL')")),
     Row("torch.cuda.tunable", public, missing("CANN tunes its operators by itself")),
     Row("torch.cuda.gds", public, missing("load through host memory")),
-    Row("torch.cuda.green_contexts", public, like("torch.cuda")),
     Row(_INDEXED, "_get_device_index", argument(npu_device, "device")),
     Row("torch.cuda._utils", "_get_device_index", like("torch_npu.npu.utils")),
     Row("torch_npu.npu.streams.Stream", "cuda_stream", alias("npu_stream"), new=True),

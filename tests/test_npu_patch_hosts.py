@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,15 @@ def test_a_torch_that_is_too_old_is_one_line_and_tried(
     applied = "Applied NPU monkey-patch (torch.cuda -> torch.npu)"
     warned = f"{applied}. torch {version} is older than 2.7, the oldest supported."
     assert line == (warned if too_old else applied)
+
+
+def test_a_module_without_a_list_of_its_names_has_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("as_in_torch_2_10")
+    exec("import os\n_SUPPORTED = True\nclass GreenContext: ...\nclass _Own: ...", vars(module))
+    monkeypatch.setitem(sys.modules, "as_in_torch_2_10", module)
+    assert npu_patch.public("as_in_torch_2_10") == "GreenContext"
+    module.__dict__["__all__"] = ["ours"]
+    assert npu_patch.public("as_in_torch_2_10") == "ours"
 
 
 def test_a_copy_alone_works(tmp_path: Path) -> None:
