@@ -1,12 +1,12 @@
-"""Run inference.py, benchmark.py and accuracy.py one after the other, then write the report.
+"""Run inference.py, benchmark.py and accuracy.py one after the other, then write report and card.
 
 Each script is a process of its own, so that one that dies does not take the others with it. An
 option goes to every script that knows it, as in
 
     python3 -m kit --device npu:1 --iterations 100 --explain
 
-What comes out are the scripts' own files and the report on all three. The exit code is the worst of
-theirs. It takes a few minutes.
+What comes out beside the scripts' own files: output/report.html, output/report.md and output/card,
+a model card to publish. The exit code is the worst of the three. It takes a few minutes.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def run_all(arguments: Mapping[str, Sequence[str]], log: output.RunLog) -> list[
 
 
 def write(options: Options, ended: Sequence[Ended], log: output.RunLog) -> None:
-    """Write the report on what the scripts left; an error in it is a warning."""
+    """Write report and card on what the scripts left; an error in it is a warning."""
     folder = options.output_dir
     for one in ended:
         record = Path(one.script).with_suffix(".json").name
@@ -160,12 +160,16 @@ def write(options: Options, ended: Sequence[Ended], log: output.RunLog) -> None:
             log.warning(f"{record} is of an earlier run")
     if options.no_report:
         return
-    with warned(log, "No report"):
-        from kit.report.render import files  # the template engine is needed only here
+    with warned(log, "No report and no card"):
+        from kit.report.render import UPLOADS, files  # the template engine is needed only here
 
-        made = files(folder, options.lang)
+        made = files(folder, options.lang, card=True)
         output.publish(made)
-        log.info(f"Wrote {', '.join(str(path) for path in made)}")
+        log.info(f"Wrote {', '.join(str(path) for path in made if path.parent == folder)}")
+        if folder / "card" / "README.md" in made:
+            log.info(f"Wrote {folder / 'card'}, to publish with one of")
+            for upload in UPLOADS:
+                log.line(f"    {upload.format(shlex.quote(str(folder / 'card')))}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

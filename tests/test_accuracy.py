@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import accuracy
-from kit.accuracy.limits import LIMITS
-from kit.accuracy.report import just_above, validation_block
+from kit.accuracy.limits import LIMITS, validation_block
+from kit.accuracy.report import just_above
 from kit.accuracy.verdict import beyond_rounding
 from kit.records import AccuracyRecord, AccuracyResults, OperatorError, TensorAccuracy
 from kit.run import ROOT

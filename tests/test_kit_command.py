@@ -10,6 +10,7 @@ import pytest
 
 from kit import __main__ as command
 from kit.run import ROOT
+from tests.emulated_npu import EmulatedNpu
 
 # A script that ends as its file beside it says.
 STUB = """import os, pathlib, signal, sys, time
@@ -147,3 +148,32 @@ def test_the_help_names_every_option_and_needs_no_torch() -> None:
     for module in command.SCRIPTS.values():
         for name in module.make_parser().names():
             assert name in done.stdout
+
+
+@pytest.mark.extended
+def test_on_the_emulated_npu_it_ends_with_a_card_that_says_so(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    options = ["--weights", str(tiny_weights), "--image", str(photo), "--lang", "en"]
+    done = npu_host.run(
+        [
+            "-m",
+            "kit",
+            "--output-dir",
+            str(tmp_path),
+            "--iterations",
+            "5",
+            "--batch-sizes",
+            "1",
+            *options,
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(table(done.stdout).values()) == ["passed"] * 3
+    assert f"modelscope upload OWNER/NAME {tmp_path / 'card'}" in done.stdout
+    assert f"python3 -m atomgit upload {tmp_path / 'card'} --repo-id OWNER/NAME" in done.stdout
+    card = (tmp_path / "card" / "README.md").read_text("utf-8")
+    first_line = card.split("---\n")[2].strip().splitlines()[0]
+    assert "Computed on the emulated NPU" in first_line
+    assert "[INFO] Applied NPU monkey-patch (torch.cuda -> torch.npu)" in card
+    assert "python3 tests/fake_cann/run.py inference.py" in card

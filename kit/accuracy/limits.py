@@ -1,4 +1,4 @@
-"""The one table of limits, by the arithmetic that a run declares, each with its reason.
+"""The one table of limits, each with its reason, and the console block that stands on it.
 
 A module of its own, without torch: the report holds every record against this table again, on
 machines that have no torch too.
@@ -7,7 +7,11 @@ machines that have no torch too.
 from typing import Literal
 
 from kit.options import BUDGET_FACTOR
-from kit.records import LimitsInfo, Products
+from kit.output import RULE
+from kit.records import AccuracyResults, LimitsInfo, Products, TensorAccuracy
+
+CRITERION = "vector-level relative error < 1% and cosine similarity > 0.999"
+SELF_CHECK_CRITERION = "no accelerator: the CPU was held against its own fp64 reference"
 
 # Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
 # last place where the CPU's own happens to be exact, so what is below this is always explained.
@@ -65,3 +69,56 @@ def arithmetic_of(dtype: str, *products: Products) -> Arithmetic:
         if one != "fp32":
             return "fp16" if one == "bf16" else one
     return "fp32"
+
+
+# ---- The console block that holds the outputs against the limits ---------------------------------
+
+
+def validation_block(results: AccuracyResults) -> list[str]:
+    """Return the block that every published report of this model has."""
+    lines = [RULE, "Accuracy Validation Results", RULE]
+    for name in ("pooler_output", "last_hidden_state"):
+        tensor: TensorAccuracy = getattr(results, name)
+        error_mark, cosine_mark, overall = (
+            mark(passed, results)
+            for passed in (tensor.relative_error_passed, tensor.cosine_passed, tensor.passed)
+        )
+        lines += [
+            f"{name}:",
+            f"Shape: {tensor.shape}",
+            f"Vector Relative Error: {number(tensor.relative_error, '.6f')} ({error_mark})",
+            f"Cosine Similarity: {number(tensor.cosine, '.6f')} ({cosine_mark})",
+            f"MSE: {number(tensor.mse, '.10f')}",
+            f"Max Absolute Diff: {number(tensor.max_abs_diff, '.6f')}",
+            f"Overall: {overall}",
+        ]
+    return [*lines, RULE, f"OVERALL: {overall_text(results)}", RULE]
+
+
+def mark(passed: bool, results: AccuracyResults) -> str:
+    """Return PASS or FAIL; a CPU against itself never passes, it checks itself."""
+    if not passed:
+        return "FAIL"
+    return "SELF-CHECK" if results.reference == "CPU fp64" else "PASS"
+
+
+def overall_text(results: AccuracyResults) -> str:
+    """Return what stands behind OVERALL."""
+    tensors = (results.pooler_output, results.last_hidden_state)
+    inside = all(t.relative_error_passed and t.cosine_passed for t in tensors)
+    criterion = CRITERION
+    if results.limits.arithmetic in ("bf16", "fp16"):
+        criterion = (
+            f"vector-level relative error < {results.limits.relative_error:.0%} and cosine "
+            f"similarity > {results.limits.cosine:g}, the limits of {results.limits.arithmetic}"
+        )
+    if results.outcome == "fail":
+        return f"FAIL ({results.reasons[0] if inside and results.reasons else criterion})"
+    if results.reference == "CPU fp64":
+        return f"SELF-CHECK ({SELF_CHECK_CRITERION})"
+    return f"PASS ({criterion})"
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a figure as text; what is not finite is said so."""
+    return "not finite" if value is None else format(value, form)

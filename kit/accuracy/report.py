@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from kit.accuracy.limits import number, validation_block
 from kit.accuracy.measure import Measured
 from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
 from kit.model.model import TENSORS
-from kit.output import RULE
 from kit.records import (
     AccuracyRecord,
     AccuracyResults,
@@ -26,9 +26,6 @@ from kit.statistics import as_colours, compare_tokens, principal_components
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-CRITERION = "vector-level relative error < 1% and cosine similarity > 0.999"
-SELF_CHECK_CRITERION = "no accelerator: the CPU was held against its own fp64 reference"
 
 
 def report(record: AccuracyRecord) -> list[str]:
@@ -44,56 +41,6 @@ def report(record: AccuracyRecord) -> list[str]:
     if results.folder is not None:
         lines += ["", *folder_lines(results.folder)]
     return lines
-
-
-def validation_block(results: AccuracyResults) -> list[str]:
-    """Return the block that every published report of this model has."""
-    lines = [RULE, "Accuracy Validation Results", RULE]
-    for name in TENSORS:
-        tensor: TensorAccuracy = getattr(results, name)
-        error_mark, cosine_mark, overall = (
-            mark(passed, results)
-            for passed in (tensor.relative_error_passed, tensor.cosine_passed, tensor.passed)
-        )
-        lines += [
-            f"{name}:",
-            f"Shape: {tensor.shape}",
-            f"Vector Relative Error: {number(tensor.relative_error, '.6f')} ({error_mark})",
-            f"Cosine Similarity: {number(tensor.cosine, '.6f')} ({cosine_mark})",
-            f"MSE: {number(tensor.mse, '.10f')}",
-            f"Max Absolute Diff: {number(tensor.max_abs_diff, '.6f')}",
-            f"Overall: {overall}",
-        ]
-    return [*lines, RULE, f"OVERALL: {overall_text(results)}", RULE]
-
-
-def mark(passed: bool, results: AccuracyResults) -> str:
-    """Return PASS or FAIL; a CPU against itself never passes, it checks itself."""
-    if not passed:
-        return "FAIL"
-    return "SELF-CHECK" if results.reference == "CPU fp64" else "PASS"
-
-
-def overall_text(results: AccuracyResults) -> str:
-    """Return what stands behind OVERALL."""
-    tensors = (results.pooler_output, results.last_hidden_state)
-    inside = all(t.relative_error_passed and t.cosine_passed for t in tensors)
-    criterion = CRITERION
-    if results.limits.arithmetic in ("bf16", "fp16"):
-        criterion = (
-            f"vector-level relative error < {results.limits.relative_error:.0%} and cosine "
-            f"similarity > {results.limits.cosine:g}, the limits of {results.limits.arithmetic}"
-        )
-    if results.outcome == "fail":
-        return f"FAIL ({criterion if not inside else results.reasons[0]})"
-    if results.reference == "CPU fp64":
-        return f"SELF-CHECK ({SELF_CHECK_CRITERION})"
-    return f"PASS ({criterion})"
-
-
-def number(value: float | None, form: str) -> str:
-    """Return a figure as text; what is not finite is said so."""
-    return "not finite" if value is None else format(value, form)
 
 
 def brief(*values: float | None) -> str:

@@ -1,10 +1,10 @@
 """Write the report on an output folder again, or check what its records claim; without torch.
 
-python3 -m kit.report [FOLDER] [--lang zh|en]
+python3 -m kit.report [FOLDER] [--lang zh|en] [--card]
 python3 -m kit.report --verify [FOLDER]
 
---verify prints each claim of the records with how it was checked, writes nothing, and exits with 0
-where the records are validated, else 1.
+--card makes the model card in FOLDER/card too. --verify prints each claim of the records with how
+it was checked, writes nothing, and exits with 0 where the records are validated, else 1.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folder", type=some_path, nargs="?", default=Path("output"), metavar="FOLDER"
     )
+    parser.add_argument("--card", action="store_true", help="write FOLDER/card, a model card, too")
     parser.add_argument("--verify", action="store_true", help="check the records' claims only")
     add_language(parser)
     log = output.RunLog()
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         from kit.report.render import files
 
-        made = files(options.folder, options.lang)
+        made = files(options.folder, options.lang, card=options.card)
         output.publish(made)
         log.line(f"Wrote {', '.join(str(path) for path in made)}")
     except KitError as error:

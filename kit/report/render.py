@@ -1,6 +1,7 @@
 """From records to report.html and report.md: two templates, one body, every value escaped."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -16,7 +17,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kit.accuracy.limits import LIMITS
+from kit import outside
+from kit.accuracy.limits import LIMITS, validation_block
+from kit.errors import KitError
+from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.output import encoded
 from kit.records import (
     Record,
@@ -26,6 +30,8 @@ from kit.records import (
 from kit.report.checks import arithmetic
 from kit.report.load import Picture, Records, load_records
 from kit.report.verdict import (
+    HUBS,
+    PARAMETERS,
     SET_BY_OTHERS,
     Words,
     conclude,
@@ -44,6 +50,9 @@ MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 UNDERSCORE_AT_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+LABELS = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
+# Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
+UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # the builds that torch-npu goes with
 
@@ -67,13 +76,16 @@ class Cell:
         return self.text
 
 
-def files(folder: Path, language: str, now: datetime | None = None) -> dict[Path, bytes]:
-    """Return report.html and report.md on all records in a folder.
+def files(
+    folder: Path, language: str, now: datetime | None = None, *, card: bool = False
+) -> dict[Path, bytes]:
+    """Return report.html and report.md on all records in a folder, and the files of a model card.
 
     Args:
         folder: the output folder.
         language: zh or en.
         now: when the report is made.
+        card: whether to make card/README.md, and what lies beside it, too.
 
     Raises:
         ModuleNotFoundError: where msgspec or jinja2 is not installed.
@@ -88,11 +100,21 @@ def files(folder: Path, language: str, now: datetime | None = None) -> dict[Path
         "subject": subject(records, words),
         "arithmetic": held_to,
         "limits": LIMITS[held_to],
-        "commands": commands(records),
+        "commands": [*installing(records), *map(command_line, records.found())],
     }
-    found = {}
-    for name, environment in (("report.html", html), ("report.md", markdown)):
-        text = environment(language).get_template(name).render(values)
+    beside = files_of_card(folder, records) if card and records.found() else {}
+    if beside:
+        values |= {
+            "front_matter": front_matter(records, language),
+            "repository": repository(records),
+            "files": sorted(beside),
+            "installing": [line for line in installing(records) if line.startswith("pip ")],
+        }
+    found = {folder / "card" / name: content for name, content in beside.items()}
+    templates = [("report.html", "report.html", html), ("report.md", "report.md", markdown)]
+    templates += [("card/README.md", "card.md", markdown)] if beside else []
+    for name, template, environment in templates:
+        text = environment(language).get_template(template).render(values)
         found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
     return found
 
@@ -132,7 +154,7 @@ def environment(finalize: Callable[[object], object], filters: Mapping[str, obje
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= filters
+    made.filters |= {"validation_block": validation_block, **filters}
     return made
 
 
@@ -154,7 +176,13 @@ def markdown(language: str) -> Environment:
     """Return the environment of the Markdown, which escapes for Markdown."""
     return environment(
         lambda value: value if isinstance(value, Markup) else as_markdown(value),
-        {**Filters(load_words(language)).all(), "code_span": code_span, "fence": fence, "raw": raw},
+        {
+            **Filters(load_words(language)).all(),
+            "code_span": code_span,
+            "fence": fence,
+            "raw": raw,
+            "command_line": command_line,
+        },
     )
 
 
@@ -344,11 +372,55 @@ class Filters:
         return rows[:SHOWN_ROWS]
 
 
+# ---- The card ------------------------------------------------------------------------------------
+
+
+def front_matter(records: Records, language: str) -> Markup:
+    """Return what hubs read at the top of a card, each value as JSON, which YAML reads too.
+
+    Hubs for Ascend read `hardwares`, other ones `hardware`.
+    """
+    hardware = sorted(
+        {"CPU" if emulated(one) else LABELS[one.device.type] for one in records.found()}
+    )
+    values: dict[str, object] = {"license": "other", "library_name": "transformers"}
+    if repository(records) is not None and records.found()[0].model.source != "random":
+        values |= {"license_name": "dinov3-license", "base_model": [REPOSITORY]}
+    values |= {
+        "pipeline_tag": "image-feature-extraction",
+        "frameworks": ["PyTorch"],
+        "hardware": hardware,
+        "hardwares": hardware,
+        "language": [language],
+    }
+    return Markup("\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()))
+
+
+def repository(records: Records) -> str | None:
+    """Return where the published weights of the model are, None for another model's weights."""
+    for record in records.found():
+        model, name = record.model, PurePath(record.model.weights or MODEL_NAME).name
+        known = model.source in HUBS or name == MODEL_NAME
+        if not known or model.parameters != PARAMETERS["dinov3-vitb16"]:
+            return None
+    return REPOSITORY
+
+
+def files_of_card(folder: Path, records: Records) -> dict[str, bytes]:
+    """Return the records, the logs and the pictures by their names, as far as they can be read."""
+    found = {name: picture.png for name, picture in records.pictures.items() if picture.png}
+    for script in (record.script for record in records.found()):
+        for name in (f"{script}.json", f"{script}.log"):
+            with contextlib.suppress(KitError):
+                found[name] = outside.read_bytes(folder / name, "", outside.LARGEST_JSON_BYTES)
+    return found
+
+
 # ---- Reproduction --------------------------------------------------------------------------------
 
 
-def commands(records: Records) -> list[str]:
-    """Return the commands that repeat the runs: the newest one's code and packages, then each run.
+def installing(records: Records) -> list[str]:
+    """Return the commands that make the newest run's environment: its code, packages and CANN.
 
     Records of other packages are named as mixed.
     """
@@ -369,7 +441,7 @@ def commands(records: Records) -> list[str]:
     cann = environment.variables.get("ASCEND_HOME_PATH")
     if cann is not None and not emulated(newest):
         lines.append(f"source {quoted(cann)}/set_env.sh")
-    return lines + [command_line(record) for record in records.found()]
+    return lines
 
 
 def pinned(package: str, version: str) -> str:
