@@ -1,6 +1,5 @@
 """The model card: all that the published card shows, and nothing that the records do not prove."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -144,11 +143,8 @@ def test_the_card_shows_everything_that_the_published_one_does(tmp_path: Path) -
 def test_its_console_blocks_are_the_scripts_own(tmp_path: Path) -> None:
     text, records = card(tmp_path, everything()), everything()
     inference = decode(json.dumps(records["inference"]).encode(), InferenceRecord)
-    inference = dataclasses.replace(
-        inference, results=dataclasses.replace(inference.results, images=())
-    )
     accuracy = decode(json.dumps(records["accuracy"]).encode(), AccuracyRecord)
-    assert "\n".join(features.report(inference)) in text
+    assert "\n".join(features.report(inference)[:11]) in text
     assert "\n".join(validation_block(accuracy.results)) in text
 
 
@@ -176,7 +172,7 @@ def test_a_markdown_parser_reads_its_tables_code_and_pictures(
     found = tokens(text)
     kinds = [token.type for token in found]
     ruled = [line for line in text.splitlines() if line.startswith("| ---")]
-    assert kinds.count("table_open") == len(ruled) == 4
+    assert kinds.count("table_open") == len(ruled) == 5
     assert kinds.count("fence") == text.count("```") // 2
     pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)
     inline = [child for token in found for child in token.children or ()]

@@ -12,7 +12,7 @@ from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import judge
 from kit.device.device import LABELS
 from kit.errors import KitError
-from kit.inference import picture
+from kit.inference import picture, published
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
 from kit.model.model import (
@@ -215,7 +215,8 @@ def first_values(on_host: torch.Tensor) -> tuple[float, ...]:
 def report(record: InferenceRecord) -> list[str]:
     """Return the lines of the `Inference Results` block, first for the first image.
 
-    A folder adds a line for each image after the block.
+    A folder adds a line for each image after the block, a published card of this input its
+    distance.
     """
     results = record.results
     pooled = results.pooler_output
@@ -235,4 +236,9 @@ def report(record: InferenceRecord) -> list[str]:
     ]
     if len(results.images) > 1:
         lines += [f"{image.image}: {image.latency_ms:.2f} ms" for image in results.images]
+    lines += [
+        f"First values against the published card ({one.chip}): relative error "
+        f"{one.relative_error:.6f}, largest difference {one.largest_difference:.6f}"
+        for one in published.distances(record)
+    ]
     return lines

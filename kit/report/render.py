@@ -20,6 +20,7 @@ from markupsafe import Markup
 from kit import outside
 from kit.accuracy.limits import LIMITS, validation_block
 from kit.errors import KitError
+from kit.inference.published import distances
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.output import encoded
 from kit.records import (
@@ -154,7 +155,7 @@ def environment(finalize: Callable[[object], object], filters: Mapping[str, obje
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"validation_block": validation_block, **filters}
+    made.filters |= {"validation_block": validation_block, "published": distances, **filters}
     return made
 
 
