@@ -222,6 +222,64 @@ def test_products_overflow_and_types_are_those_of_the_chip_or_of_the_switches(
     assert report["bf16"] == (True if older else 1.0)
 
 
+OLDER_CHIP = """
+def forward(attention, dtype):
+    model = vit(attention)
+    with torch.inference_mode():
+        expected = model(pixels).last_hidden_state
+        model.to("npu", dtype)
+        return error(model(pixels.to("npu", dtype)).last_hidden_state, expected)
+
+def both():
+    return [forward("eager", torch.float32), forward("eager", torch.float16)]
+
+report["compiling"] = [torch.npu.is_jit_compile_false(), *both()]
+torch.npu.set_compile_mode(jit_compile=False)
+torch.npu.config.allow_internal_format = False
+report["binaries"] = [torch.npu.is_jit_compile_false(), *both()]
+report["sdpa"] = forward("sdpa", torch.float32)
+print("REPORT", json.dumps(report))
+"""
+
+
+def test_an_older_chip_computes_in_fp16_by_the_older_interface_and_without_it(
+    npu_host: EmulatedNpu,
+) -> None:
+    finished = npu_host.run_code(MODEL + OLDER_CHIP, environment={"FAKECANN_SOC": "Ascend310P3"})
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.split("REPORT")[1])
+    compiling, fp32, fp16 = report["compiling"]
+    assert not compiling
+    assert 5e-5 < fp32 < 2e-3
+    assert 5e-5 < fp16 < 3e-3
+    assert report["binaries"] == pytest.approx([True, fp32, fp16], rel=0.3)
+    assert report["sdpa"] == pytest.approx(fp32, rel=0.3)
+
+
+def test_a_fault_meets_its_operator_in_the_older_interface_too(npu_host: EmulatedNpu) -> None:
+    source = """
+import torch
+x = torch.full((3,), 2.0, device="npu")
+print("gelu", torch.nn.functional.gelu(x)[0].item(), "cosine", torch.cos(x)[0].item())
+try:
+    torch.exp(x.bfloat16())
+except RuntimeError as error:
+    print("bf16", "DT_BFLOAT16" in str(error))
+"""
+    environment = {
+        "FAKECANN_SOC": "Ascend910A",
+        "FAKECANN_WRONG": "aclnnGelu:*:2",
+        "FAKECANN_GELU": "erf",
+        "TASK_QUEUE_ENABLE": "0",
+    }
+    finished = npu_host.run_code(source, environment=environment)
+    assert finished.returncode == 0, finished.stderr
+    words = finished.stdout.split()
+    assert float(words[1]) == pytest.approx(2 * 1.9545)
+    assert float(words[3]) == pytest.approx(-0.41615, rel=1e-4)
+    assert words[4:] == ["bf16", "True"]
+
+
 def test_another_order_of_adding_up_moves_only_the_last_bits(npu_host: EmulatedNpu) -> None:
     source = """
 import torch

@@ -11,15 +11,6 @@
 namespace fake_cann {
 namespace {
 
-// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows
-// a lower precision, the chips that have HF32 take it.
-enum CubeMathType : int8_t {
-  kKeepDtype = 0,
-  kAllowFp32DownPrecision = 1,
-  kUseFp16 = 2,
-  kUseHf32 = 3
-};
-
 constexpr int kFp32MantissaBits = 23, kHf32MantissaBits = 11, kTf32MantissaBits = 10;
 
 Arithmetic arithmetic_of(int8_t cube_math_type) {

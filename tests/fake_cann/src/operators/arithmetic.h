@@ -6,6 +6,15 @@
 
 namespace fake_cann {
 
+// cubeMathType, as CANN's documents of aclnnMm and aclnnConvolution list it. Where the first allows
+// a lower precision, the chips that have HF32 take it.
+enum CubeMathType : int8_t {
+  kKeepDtype = 0,
+  kAllowFp32DownPrecision = 1,
+  kUseFp16 = 2,
+  kUseHf32 = 3
+};
+
 // `input` with so many bits of mantissa behind the first, rounded to the nearest with ties to even
 // or cut off. Its type stays.
 Tensor with_mantissa(const Tensor& input, int bits, bool cut_off);

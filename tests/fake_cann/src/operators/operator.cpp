@@ -146,11 +146,9 @@ Tensors coarse(const Tensors& tensors, const ExecutionFaults& faults) {
   return read;
 }
 
-int unsupported(const char* name, const Call& call) {
-  if (!call.has_bf16) return 0;
-  return fail(kParameterInvalid, std::string(name) +
-                                     ": DT_BFLOAT16 is not in the list of types that " +
-                                     options().soc + " supports");
+int no_bf16(const char* name) {
+  std::string listed = " is not in the list of types that " + options().soc + " supports";
+  return fail(kParameterInvalid, std::string(name) + ": DT_BFLOAT16" + listed);
 }
 
 void run_operator(const char* name, const Stream& stream, const Call& call,

@@ -68,8 +68,8 @@ void log_call(const char* name, const std::vector<std::string>& arguments);
 // Runs `compute` as a thread that torch knows nothing of would, with the faults that are due.
 void run_operator(const char* name, const Stream& stream, const Call& call,
                   const std::function<void(const ExecutionFaults&)>& compute);
-// The error of a chip that lacks the call's types, or 0.
-int unsupported(const char* name, const Call& call);
+// The error of an operator that is asked for bf16 on a chip that lacks it.
+int no_bf16(const char* name);
 // True when the operator has nothing to do at all: FAKECANN_NOOP, and no fault is set for it.
 bool is_idle(const char* name);
 
@@ -80,9 +80,7 @@ struct Signature {
 
   static int prepare(const char* name, Compute compute, typename Abi<P>::type... arguments,
                      aclOpExecutor** executor) {
-    if (is_older_chip()) {
-      if (int error = unsupported(name, Call(Abi<P>::own(arguments)...))) return error;
-    }
+    if (is_older_chip() && Call(Abi<P>::own(arguments)...).has_bf16) return no_bf16(name);
     *executor = new aclOpExecutor{name, nullptr};
     if (is_idle(name)) return 0;
     (*executor)->run = [name, compute, ... owned = Abi<P>::own(arguments)](Stream& stream) {
