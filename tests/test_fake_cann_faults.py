@@ -233,7 +233,7 @@ except RuntimeError as error:
         ("FAKECANN_NAN", "Gelu", "'Gelu' is neither * nor the name of an aclnn operator"),
         ("FAKECANN_FAIL", "aclnnGelu:0", "calls are counted from 1"),
         ("FAKECANN_DELAY_US", "fast", "'fast' is not a number of at least 0"),
-        ("FAKECANN_GELU", "sigmoid", "'sigmoid' is none of erf, tanh"),
+        ("FAKECANN_GELU", "sigmoid", "'sigmoid' is none of tanh, erf"),
         ("FAKECANN_NANS", "aclnnGelu", "no such variable"),
     ],
 )

@@ -170,7 +170,7 @@ Options read_options() {
   read.log_level = static_cast<int>(number("FAKECANN_LOG", "0"));
   read.poison = flag("FAKECANN_POISON", true);
   read.no_compute = flag("FAKECANN_NOOP", false);
-  read.tanh_gelu = choice("FAKECANN_GELU", {"erf", "tanh"}) == 1;
+  read.tanh_gelu = choice("FAKECANN_GELU", {"tanh", "erf"}) == 0;
   read.strict = flag("FAKECANN_STRICT", true);
   read.durations = durations("FAKECANN_DELAY_US");
   // A duration is meant to pass on the device while the host goes on.
