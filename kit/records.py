@@ -35,8 +35,9 @@ T = TypeVar("T")
 SCHEMA_VERSION = "2.0"
 
 DeviceType = Literal["npu", "cuda", "cpu"]
-FloatMode = Literal["fp32", "hf32", "tf32"]
-Products = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
+Products = Literal[
+    "fp32", "hf32", "tf32", "bf16", "fp16", "bf16 in and out", "fp16 in and out"
+]  # fmt: skip
 GeluForm = Literal["erf", "tanh"]
 Source = Literal["local", "modelscope", "huggingface", "random"]
 Status = Literal["complete", "partial"]
@@ -137,8 +138,11 @@ class DeviceInfo:
     name: str = described("The chip's or processor's name.")
     count: int = described("Visible devices of this type on this host; 1 for the CPU.")
     torch_device: str = described("As torch prints it, for example npu:0.")
-    matmul_fp32: FloatMode = described("What an fp32 matrix product is set to compute with.")
-    convolution_fp32: FloatMode = described("What an fp32 convolution is set to compute with.")
+    matmul_fp32: Products = described(
+        "What fp32 matrix products compute in: as measured, as set where that meets no documented "
+        "arithmetic or the run is not in fp32."
+    )
+    convolution_fp32: Products = described("The same of fp32 convolutions.")
     arithmetic: DeviceArithmetic | None = described(
         "What it computes in, measured; null for the CPU, which computes as it is set."
     )

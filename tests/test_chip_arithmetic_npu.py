@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.emulated_npu import EmulatedNpu
+from tests.trained_weights import save_trained
 
 Run = tuple[int, dict[str, Any], str]
 
@@ -29,8 +32,7 @@ def found(record: dict[str, Any]) -> dict[str, str]:
 def test_a_chip_whose_gelu_is_the_tanh_form_passes_and_the_form_is_said(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path, chip: str
 ) -> None:
-    variables = {"FAKECANN_GELU": "tanh", "FAKECANN_SOC": chip}
-    code, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, **variables)
+    code, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, FAKECANN_SOC=chip)
     assert code == 0
     assert record["results"]["verdict"] == "PASS"
     assert found(record)["GELU"] == "erf"
@@ -45,8 +47,7 @@ def test_a_chip_whose_gelu_is_the_tanh_form_passes_and_the_form_is_said(
 def test_the_chips_own_gelu_is_explained_where_it_is_left_in_place(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
-    variables = {"FAKECANN_GELU": "tanh", "NPU_PATCH_GELU": "chip"}
-    code, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, **variables)
+    code, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, NPU_PATCH_GELU="chip")
     assert code == 0
     results = record["results"]
     assert results["verdict"] == "PASS"
@@ -64,11 +65,11 @@ def test_the_chips_own_gelu_is_explained_where_it_is_left_in_place(
     [
         ({"FAKECANN_MATMUL": "bf16"}, {"matrix product": "bf16"}),
         ({"FAKECANN_MATMUL": "hf32"}, {"matrix product": "hf32"}),
-        ({"FAKECANN_CONV": "fp16"}, {"convolution": "fp16"}),
+        ({"FAKECANN_CONV": "fp16"}, {"convolution": "fp16 in and out"}),
         ({"FAKECANN_CONV": "fp32"}, {"convolution": "fp32"}),
         (
             {"FAKECANN_MATMUL": "fp16", "FAKECANN_CONV": "fp16"},
-            {"matrix product": "fp16", "convolution": "fp16"},
+            {"matrix product": "fp16", "convolution": "fp16 in and out"},
         ),
         ({"FAKECANN_SUM_ORDER": "reversed"}, {}),
     ],
@@ -125,3 +126,92 @@ def test_a_function_that_the_model_does_not_use_is_named_all_the_same(
     for operator in ("exp", "softmax", "attention"):
         assert found(record)[operator] == "none of the known ones"
         assert f"[WARNING] {operator} on Ascend910_9362: none of the known ones where fp32" in out
+
+
+COMPILED = (
+    "Ascend310P3 compiles operators at run time by default: CANN's compiled ones are used instead "
+    "(jit_compile and allow_internal_format off)"
+)
+OLDER = {"FAKECANN_SOC": "Ascend310P3"}
+
+
+def test_an_older_chip_passes_in_fp16_products_which_are_named_and_recorded(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    code, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, **OLDER)
+    assert code == 0, out
+    assert record["results"]["verdict"] == "PASS"
+    device = record["device"]
+    assert (device["matmul_fp32"], device["convolution_fp32"]) == ("fp16", "fp16 in and out")
+    assert found(record)["attention"] == "fp16"
+    assert (device["jit_compile"], device["internal_format"]) == (False, False)
+    assert f"[INFO] {COMPILED}" in out
+    assert "[WARNING] matrix product on Ascend310P3: fp16 where fp32 was asked for" in out
+    assert "Overflow saturates on this chip: the largest number counts as infinity" in out
+    assert record["results"]["declared"].startswith(
+        "fp32 (matrix products fp16, convolutions fp16 in and out)"
+    )
+
+
+@pytest.mark.parametrize("script", ["inference.py", "benchmark.py"])
+def test_the_other_scripts_run_on_an_older_chip(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path, script: str
+) -> None:
+    argv: list[str | Path] = [script, "--weights", tiny_weights, "--image", photo, "--no-report"]
+    done = npu_host.run([*argv, "--output-dir", tmp_path], environment=OLDER)
+    assert done.returncode == 0, done.stderr
+    assert f"[INFO] {COMPILED}" in done.stdout
+    record = json.loads((tmp_path / script.replace(".py", ".json")).read_text("utf-8"))
+    assert record["device"]["matmul_fp32"] == "fp16"
+    assert found(record)["convolution"] == "fp16 in and out"
+
+
+def test_strict_fp32_is_refused_where_products_stay_reduced(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    argv: list[str | Path] = ["accuracy.py", "--strict-fp32", "--weights", tiny_weights]
+    argv += ["--image", photo, "--output-dir", tmp_path]
+    done = npu_host.run(argv, environment={"FAKECANN_MATMUL": "fp16"})
+    assert done.returncode == 2
+    reason = "--strict-fp32: Ascend910_9362 computes matrix product in fp16 whatever is set"
+    assert reason in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "accuracy.json").exists()
+
+
+def test_what_saturates_counts_as_an_overflow(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_bytes((tiny_weights / "config.json").read_bytes())
+    tensors = load_file(tiny_weights / "model.safetensors")
+    tensors["embeddings.patch_embeddings.weight"] *= 1e7
+    save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    code, record, out = accuracy(npu_host, weights, photo, tmp_path, **OLDER)
+    assert code == 1, out
+    assert record["results"]["verdict"] == "FAIL"
+    assert any("block -1" in one and "infinity" in one for one in record["results"]["reasons"])
+    assert record["results"]["last_hidden_state"]["relative_error"] is not None  # norms hide it
+    code, _, out = accuracy(npu_host, weights, photo, tmp_path)  # on a chip with fp32's range
+    assert code == 0, out
+
+
+def test_an_output_at_the_types_largest_number_is_no_result() -> None:
+    from kit.errors import KitError
+    from kit.model.model import Features, require_finite, to_host
+
+    half = torch.ones(1, 2, 3, dtype=torch.float16)
+    require_finite(to_host(Features(half[:, 0], half)))
+    half[0, 1, 2] = -65504
+    with pytest.raises(KitError, match=r"last_hidden_state holds 1 values .* at \(0, 1, 2\)"):
+        require_finite(to_host(Features(half[:, 0], half)))
+
+
+@pytest.mark.parametrize("chip", ["Ascend910_9362", "Ascend310P3"])
+def test_weights_as_training_leaves_them_pass_on_sound_chips(
+    npu_host: EmulatedNpu, photo: Path, tmp_path: Path, chip: str
+) -> None:
+    weights = save_trained(tmp_path / "weights")
+    code, record, out = accuracy(npu_host, weights, photo, tmp_path, FAKECANN_SOC=chip)
+    assert code == 0, out
+    assert record["results"]["verdict"] == "PASS"

@@ -25,6 +25,7 @@ Tensor = torch.Tensor
 CPU = choose("cpu", patched=False, patch_reason="")
 PRODUCTS = ("matrix product", "convolution", "attention")
 REDUCED = ("hf32", "tf32", "bf16", "fp16")
+STORED_TYPES = ("bf16 in and out", "fp16 in and out")
 
 
 def found(operators: Operators, dtype: str = "fp32") -> dict[str, str]:
@@ -44,12 +45,22 @@ def product_in(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor],
     return lambda left, right: change(left) @ change(right)
 
 
+def stored_in(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda left, right: rounded_to(name, product_in(in_(name))(left, right))
+
+
 def convolution_in(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda image, weight: functional.conv2d(change(image), change(weight), stride=16)
 
 
 def attention_in(name: str, where: str = "before division") -> Callable[..., Tensor]:
     return lambda q, k, v: attended(name, q, k, v, where).float()
+
+
+def composite_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scale query and key by the root each before their product, as torch does on older chips."""
+    product, root = product_in(in_("fp16")), (1 / math.sqrt(q.shape[-1])) ** 0.5
+    return product(functional.softmax(product(q * root, (k * root).mT), -1), v)
 
 
 def truncated(bits: int) -> Callable[[Tensor], Tensor]:
@@ -131,8 +142,12 @@ DOCUMENTED = {
         for where in ROUNDED_PROBABILITIES
     },
     "fp16 products stored in fp16": (
-        replace(PLAIN, matmul=lambda a, b: (a.half().float() @ b.half().float()).half().float()),
-        {"matrix product": "fp16"},
+        replace(PLAIN, matmul=stored_in("fp16 in and out")),
+        {"matrix product": "fp16 in and out"},
+    ),
+    "torch's composite attention with fp16 products": (
+        replace(PLAIN, attention=composite_attention),
+        {"attention": "fp16"},
     ),
     "tanh GELU": (
         replace(PLAIN, gelu=lambda x: functional.gelu(x, approximate="tanh")),
@@ -262,7 +277,8 @@ def entries(operator: str) -> dict[str, Operators]:
     """Return a device for each entry of the list."""
     known = ("fp32", *REDUCED)
     if operator == "matmul":
-        return {name: replace(PLAIN, matmul=product_in(in_(name))) for name in known}
+        plain = {name: replace(PLAIN, matmul=product_in(in_(name))) for name in known}
+        return plain | {name: replace(PLAIN, matmul=stored_in(name)) for name in STORED_TYPES}
     if operator == "convolution":
         return {name: replace(PLAIN, convolution=convolution_in(in_(name))) for name in known}
     if operator == "attention":
@@ -285,7 +301,9 @@ def test_no_two_entries_are_nearer_than_ten_tolerances(
     devices = entries(operator)
     for name, other in itertools.permutations(devices, 2):
         getattr(Probe(CPU, torch.float32, devices[name]), operator)()
-        least = min(m.residual / m.tolerance for m in considered if m.nearest == other)
+        # What is stored in 16 bits is only considered where every number of a result is.
+        ratios = (m.residual / m.tolerance for m in considered if m.nearest == other)
+        least = min(ratios, default=math.inf if other in STORED_TYPES else 0)
         assert least >= 10, (name, other)
 
 

@@ -1,8 +1,8 @@
-"""Switch known causes of a difference one by one, and say what each removes.
+"""Switch known causes of a difference one by one, and say what each makes of it.
 
 On the device a cause is switched off and the device computes again. On the reference's side the
-CPU, computing in the declared arithmetic, imitates a further cause that the device may have
-without saying so; where the device then agrees, that is what it does.
+CPU, computing in the declared arithmetic, imitates every other documented one, the closed list of
+kit/device/arithmetic.py, operator by operator; where the device then agrees, that is what it does.
 """
 
 import contextlib
@@ -10,19 +10,20 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from kit.accuracy.references import Declared, Side, Sides, in_declared_type
+from kit.device.arithmetic import MANTISSA_BITS, STORED
 from kit.device.device import device_errors, reduced_fp32
 from kit.model import model as models
 from kit.model.model import forward
-from kit.records import Cause, FloatMode
+from kit.records import Cause, Products
 from kit.statistics import compare, finite
 
 
@@ -88,7 +89,8 @@ def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
         pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
 
     Returns:
-        One entry per switch; none where the device's output has another shape than the CPU's.
+        One entry per switch, those of the reference nearest first; none where the device's output
+        has another shape than the CPU's.
 
     Raises:
         DeviceError: where the device fails or no longer computes.
@@ -104,12 +106,13 @@ def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
         for switch in device_switches(sides, pixels)
     ]
     before = compare(imitation, plain).relative_error
-    causes += [
+    imitated = [
         cause_of(switch, "reference", before, lambda tensor: (tensor, plain))
         for switch in reference_switches(sides, pixels)
     ]
+    imitated.sort(key=lambda one: math.inf if one.relative_error is None else one.relative_error)
     sides.setup.health.after("the explanation")
-    return tuple(causes)
+    return (*causes, *imitated)
 
 
 def cause_of(
@@ -178,28 +181,29 @@ def in_fp32(sides: Sides, pixels: torch.Tensor) -> torch.Tensor:
 def reference_switches(sides: Sides, pixels: torch.Tensor) -> Iterator[Switch]:
     """Yield the causes that the CPU imitates."""
     declared, model = sides.references.declared, sides.references.fp32.model
+    for name, imitated in other_arithmetics(declared):
+        note = "declared already" if str(imitated) == str(declared) else ""
+        yield Switch(name, partial(imitate, model, imitated, pixels), note)
     base = sides.references.imitation
-    reduced: FloatMode = "tf32" if sides.setup.device.type == "cuda" else "hf32"
-    for name, imitated in (
-        (f"{reduced.upper()} convolution", Declared("fp32", "fp32", reduced)),
-        (f"{reduced.upper()} matrix products too", Declared("fp32", reduced, reduced)),
-        ("bf16 throughout", Declared("bf16")),
-        ("fp16 throughout", Declared("fp16")),
-    ):
-        yield Switch(
-            name,
-            partial(imitate, model, imitated, pixels),
-            "declared already" if imitated == declared else "",
-        )
-
-    def tanh() -> torch.Tensor:
-        with gelu_replaced(base.model, lambda: nn.GELU("tanh")):
-            return base.features(pixels).last_hidden_state
-
-    yield Switch("tanh form of GELU", tanh)
     rope = next((module for module in base.model.modules() if hasattr(module, "inv_freq")), None)
     if rope is not None:
         yield Switch("RoPE periods in bf16", partial(with_bf16_periods, base, rope, pixels))
+
+
+def other_arithmetics(declared: Declared) -> Iterator[tuple[str, Declared]]:
+    """Yield the declared arithmetic with each documented change that its type allows, named."""
+    for name in get_args(Products) if declared.dtype == "fp32" else ():
+        shown = name.upper() if name in MANTISSA_BITS else name
+        products = replace(declared, matmul=name, attention=None)
+        yield f"convolution: {shown}", replace(declared, convolution=name)
+        if not name.endswith(STORED):
+            yield f"attention: {shown}", replace(declared, attention=name)
+        yield f"matrix products: {shown}", products
+        yield f"matrix products and convolution: {shown}", replace(products, convolution=name)
+    yield "bf16 throughout", Declared("bf16", gelu=declared.gelu)
+    yield "fp16 throughout", Declared("fp16", gelu=declared.gelu)
+    yield "erf form of GELU", replace(declared, gelu="erf")
+    yield "tanh form of GELU", replace(declared, gelu="tanh")
 
 
 def imitate(model: PreTrainedModel, declared: Declared, pixels: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,8 @@ def arithmetic_of(dtype: str, *products: Products) -> Arithmetic:
         return half[dtype]
     for one in products:
         if one != "fp32":
-            return "fp16" if one == "bf16" else one
+            reduced: dict[Products, Arithmetic] = {"hf32": "hf32", "tf32": "tf32"}
+            return reduced.get(one, "fp16")
     return "fp32"
 
 

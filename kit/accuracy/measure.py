@@ -24,6 +24,7 @@ from kit.model.model import (
     Features,
     features_of,
     forward,
+    overflowed,
     patch_grid,
     require_patch_tokens,
     to_host,
@@ -156,25 +157,15 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
 
 
 def with_overflow(run: Run) -> Run:
-    """Return the run of a device that saturates, its largest numbers as infinity."""
-    for record in run.stages.values():
-        record.points = {name: overflowed(tensor) for name, tensor in record.points.items()}
-    features = (overflowed(getattr(run.features, name)) for name in TENSORS)
-    return Run(Features(*features), run.stages)
-
-
-def overflowed(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor whose largest numbers are infinite; fp16's count in fp32 too.
+    """Return the run of a device that saturates, its largest numbers, fp16's too, as infinity.
 
     An Ascend 310P computes fp32 products in fp16 and saturates there (INF_NAN_MODE_ENABLE).
     """
-    if not tensor.is_floating_point():
-        return tensor
-    size = tensor.abs()
-    saturated = (size >= torch.finfo(tensor.dtype).max) | (size == torch.finfo(torch.float16).max)
-    if not bool(saturated.any()):
-        return tensor  # itself: points that are one tensor are told by that
-    return torch.where(saturated, tensor.sign() * torch.inf, tensor)
+    largest = torch.finfo(torch.float16).max
+    for record in run.stages.values():
+        record.points = {name: overflowed(one, largest) for name, one in record.points.items()}
+    features = (overflowed(getattr(run.features, name), largest) for name in TENSORS)
+    return Run(Features(*features), run.stages)
 
 
 def with_chips_gelu(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +32,7 @@ from kit.accuracy.recorder import (
     require_on,
     with_main_input,
 )
-from kit.device.arithmetic import OwnGelu, found, rounded_to
+from kit.device.arithmetic import STORED, OwnGelu, found, multiplies_in, rounded_to
 from kit.device.device import DTYPES, float_modes
 from kit.model.model import Features, features_of, use_attention
 from kit.model.setup import Setup, move_model, with_arithmetic
@@ -113,27 +113,21 @@ def declared_by(setup: Setup) -> Declared:
     if setup.dtype != torch.float32:
         return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16", gelu=gelu)
     matmul, convolution = float_modes(setup.device)
-
-    def measured(operator: str, set_to: Products) -> Products:
-        name = found(setup.arithmetic, operator)
-        return next((known for known in get_args(Products) if known == name), set_to)
-
-    matmul_found = measured("matrix product", matmul)
-    attention = measured("attention", matmul_found)
-    return Declared(
-        "fp32",
-        matmul_found,
-        measured("convolution", convolution),
-        None if attention == matmul_found else attention,
-        gelu,
-    )
+    matmul = multiplies_in(setup.arithmetic, "matrix product", matmul)
+    convolution = multiplies_in(setup.arithmetic, "convolution", convolution)
+    attention = multiplies_in(setup.arithmetic, "attention", matmul)
+    return Declared("fp32", matmul, convolution, None if attention == matmul else attention, gelu)
 
 
 # ---- Imitation -----------------------------------------------------------------------------------
 
 
 def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
-    """Return what runs an operator with the fp32 inputs at these places rounded."""
+    """Return what runs an operator with the fp32 inputs at these places rounded, or its result too.
+
+    Attention's result is no product alone, and is not rounded.
+    """
+    stored = products if products.endswith(STORED) else "fp32"
 
     def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
         rounded = (
@@ -142,7 +136,8 @@ def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
             else value
             for index, value in enumerate(args)
         )
-        return operator(*rounded, **kwargs)
+        result = operator(*rounded, **kwargs)
+        return rounded_to(stored, result) if isinstance(result, torch.Tensor) else result
 
     return call
 

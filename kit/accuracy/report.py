@@ -18,6 +18,7 @@ from kit.records import (
     AccuracyRecord,
     AccuracyResults,
     BlockAccuracy,
+    Cause,
     FolderAccuracy,
     TensorAccuracy,
 )
@@ -26,6 +27,8 @@ from kit.statistics import as_colours, compare_tokens, principal_components
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+WORSE = 1.1  # times the figure before; less is the last places of sums
 
 
 def report(record: AccuracyRecord) -> list[str]:
@@ -195,12 +198,21 @@ def causes(results: AccuracyResults) -> list[str]:
         if cause.note:
             lines.append(f"  {cause.cause} ({cause.where}): {cause.note}")
             continue
-        share = "-" if cause.removes is None else f"{cause.removes:.0%}"
         lines.append(
             f"  {cause.cause} ({cause.where}): {number(cause.before, '.3g')} -> "
-            f"{number(cause.relative_error, '.3g')}, removes {share}"
+            f"{number(cause.relative_error, '.3g')}, {nearness(cause)}"
         )
     return lines
+
+
+def nearness(cause: Cause) -> str:
+    """Return what a switch makes of the difference: what it removes, or how much worse it is."""
+    if cause.removes is None or cause.relative_error is None or not cause.before:
+        return "removes -"
+    times = cause.relative_error / cause.before
+    if times < WORSE:
+        return f"removes {cause.removes:.0%}"
+    return f"{float(f'{times:.2g}'):,.{int(times < 10)}f} times worse: not this".replace(",", " ")
 
 
 def folder_lines(folder: FolderAccuracy) -> list[str]:

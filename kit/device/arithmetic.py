@@ -14,8 +14,10 @@ Sources of the entries:
            ALLOW_FP32_DOWN_PRECISION and SetHF32)
     tf32   fp32's exponent, 10 mantissa bits (NVIDIA, A100 whitepaper)
     fp16   CANN computes fp32 products in fp16 on Ascend 310P and 910A whatever was asked for
-           (torch_npu, CalcuOpUtil.cpp); it may hand the result on in fp16, too
+           (torch_npu, CalcuOpUtil.cpp)
     bf16   bfloat16 inputs, added up in fp32 (CANN's and NVIDIA's matrix units)
+    fp16 in and out, bf16 in and out   the result is stored in that type, too, as the fp16 kernels
+           that stand in for fp32 ones on these chips do
     tanh   aclnnGelu's documentation: x / (1 + exp(-1.5957691 (x + 0.044715 x^3)))
     erf    Hendrycks and Gimpel, Gaussian Error Linear Units, 2016; aclnnGeluV2, approximate none
 """
@@ -24,13 +26,13 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional
 
 from kit.device.device import DTYPES, Device, device_errors, synchronize
-from kit.records import DeviceArithmetic, OperatorArithmetic
+from kit.records import DeviceArithmetic, OperatorArithmetic, Products
 from kit.statistics import finite
 
 OwnGelu = Callable[[], AbstractContextManager[object]]
@@ -39,6 +41,7 @@ CHIPS_GELU = "GELU of the chip"  # which npu_patch replaces
 FP32_MANTISSA_BITS = 23
 MANTISSA_BITS: dict[str, int] = {"hf32": 11, "tf32": 10}
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+STORED = " in and out"  # behind a half type's name where the result is stored in it, too
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 # DINOv3 ViT-B/16: 768 wide, 201 tokens, heads of 64, patches of 16 x 16 x 3 = 768 numbers.
 WIDTH, ROWS, TOKENS, HEAD, PATCH = 768, 32, 201, 64, 16
@@ -46,6 +49,8 @@ COMPARED = 6  # every sixth number of a product's rows, which is enough and six 
 SMALL_ROWS = 2.0**-18  # fp16 has but 6 bits for numbers of this size, TF32 all of its 10
 # Kernels that go block by block divide last, and add up what they have rounded or what they had.
 ROUNDED_PROBABILITIES = ("after division", "before division", "before the sum")
+# torch's own composite attention scales query and key before their product, each by the root.
+ROOT_FIRST = "after division, scaled before the product"
 TOLERANCES: dict[str, float] = {
     # The sum of n products in fp32, in any order, is off by about 2^-24 sqrt(n) of its size:
     # 1.7e-6 for n = 768. HF32 and TF32, the nearest two entries, are 1.0e-4 apart.
@@ -96,6 +101,7 @@ def round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
 
 def rounded_to(arithmetic: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return fp32 values as a matrix unit takes them in an arithmetic; fp32 again."""
+    arithmetic = arithmetic.removesuffix(STORED)
     if arithmetic in MANTISSA_BITS:
         return round_mantissa(tensor, MANTISSA_BITS[arithmetic])
     if arithmetic in HALF_TYPES:
@@ -160,6 +166,12 @@ def found(measured: DeviceArithmetic | None, operator: str) -> str | None:
     return next((row.found for row in rows if row.operator == operator), None)
 
 
+def multiplies_in(measured: DeviceArithmetic | None, operator: str, set_to: Products) -> Products:
+    """Return what an operator multiplies in: as found, or as set where that is not documented."""
+    name = found(measured, operator)
+    return next((known for known in get_args(Products) if known == name), set_to)
+
+
 def residual_words(row: OperatorArithmetic) -> str:
     """Return the distance from the nearest entry, for a reader."""
     return "not finite" if row.residual is None else f"{row.residual:.2g}"
@@ -169,7 +181,7 @@ def is_less_exact(row: OperatorArithmetic) -> bool:
     """Return whether an operator is less exact than what was asked for, or nobody knows what."""
     if row.found in {row.asked, "fp32"}:
         return False
-    order = ("fp32", *MANTISSA_BITS, "fp16", "bf16")
+    order = ("fp32", *MANTISSA_BITS, "fp16", f"fp16{STORED}", "bf16", f"bf16{STORED}")
     if row.found in order and row.asked in order:
         return order.index(row.found) > order.index(row.asked)
     return True
@@ -251,8 +263,8 @@ class Probe:
             matches.append(Match(operator, name, rows_apart(exact, result), TOLERANCES["sum"]))
             if name in HALF_TYPES and is_stored_in(result, HALF_TYPES[name]):
                 stored = exact.to(HALF_TYPES[name]).double()
-                apart = rows_apart(stored, result)
-                matches.append(Match(operator, name, apart, stored_tolerance(HALF_TYPES[name])))
+                apart, tolerance = rows_apart(stored, result), stored_tolerance(HALF_TYPES[name])
+                matches.append(Match(operator, name + STORED, apart, tolerance))
         return nearest(matches)
 
     def attention(self) -> Match:
@@ -273,11 +285,13 @@ class Probe:
             apart = rows_apart(expected, result)
             return Match("attention", name_of(self.dtype), apart, 2 * UNIT_ROUNDOFF[self.dtype])
         matches = []
-        for name in ("fp32", *MANTISSA_BITS, *HALF_TYPES):
-            for where in ROUNDED_PROBABILITIES:
+        for where in (*ROUNDED_PROBABILITIES, ROOT_FIRST):
+            for name in ("fp32", *MANTISSA_BITS, *HALF_TYPES):
                 expected = attended(name, query, key, value, where).transpose(1, 2)
                 apart = rows_apart(expected, result)
                 matches.append(Match("attention", name, apart, TOLERANCES["sum"]))
+            if (met := nearest(matches)).found != UNKNOWN:
+                return met
         return nearest(matches)
 
     def gelu(self) -> Match:
@@ -334,13 +348,16 @@ def attended(
         query: fp32, batch x heads x tokens x width, as key and value.
         key: as query.
         value: as query.
-        where: the probabilities are rounded, one of ROUNDED_PROBABILITIES.
+        where: the probabilities are rounded, one of ROUNDED_PROBABILITIES, or ROOT_FIRST.
     """
+    scale = 1 / math.sqrt(HEAD)
+    if where == ROOT_FIRST:
+        query, key, scale = query * math.sqrt(scale), key * math.sqrt(scale), 1.0
     query, key, value = (rounded_to(arithmetic, tensor).double() for tensor in (query, key, value))
-    scores = query @ key.mT / math.sqrt(HEAD)
+    scores = query @ key.mT * scale
     weights = torch.exp(scores - scores.amax(-1, keepdim=True))
     total = weights.sum(-1, keepdim=True)
-    if where == "after division":
+    if where in ("after division", ROOT_FIRST):
         return rounded_to(arithmetic, (weights / total).float()).double() @ value
     weights = rounded_to(arithmetic, weights.float()).double()
     if where == "before the sum":

@@ -328,13 +328,29 @@ def timed_forward(
 
 
 def to_host(features: Features) -> Features:
-    """Copy the features to the CPU, in their dtype.
+    """Copy the features to the CPU, in their dtype, whose largest number counts as infinity.
 
     Raises:
         DeviceError: where the device fails.
     """
     with device_errors("copying the features to the host"):
-        return Features(features.pooler_output.cpu(), features.last_hidden_state.cpu())
+        return Features(*(overflowed(getattr(features, name).cpu()) for name in TENSORS))
+
+
+def overflowed(tensor: torch.Tensor, also: float = torch.inf) -> torch.Tensor:
+    """Return a CPU tensor whose largest numbers are infinite, as a chip that saturates means them.
+
+    Args:
+        tensor: of any dtype; what is not floating stays.
+        also: a further size that counts as the largest number.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    size = tensor.abs()
+    saturated = (size >= torch.finfo(tensor.dtype).max) | (size == also)
+    if not bool(saturated.any()):
+        return tensor  # itself: points that are one tensor are told by that
+    return torch.where(saturated, tensor.sign() * torch.inf, tensor)
 
 
 def require_finite(features: Features) -> None:

@@ -17,6 +17,7 @@ from kit.device.device import (
     quiet_libraries,
     require_dtype,
     torch_npu_switches,
+    use_compiled_operators,
     use_strict_fp32,
 )
 from kit.device.health import SILENCERS, Fallbacks, HealthChecks
@@ -111,6 +112,11 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
     quiet_libraries()
+    if use_compiled_operators(device):
+        log.info(
+            f"{device.name} compiles operators at run time by default: CANN's compiled ones are "
+            "used instead (jit_compile and allow_internal_format off)"
+        )
     if options.strict_fp32:
         use_strict_fp32()
     return device
@@ -167,6 +173,7 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
 
     Raises:
         DeviceError: where the device fails.
+        KitError: where --strict-fp32 is on and products are reduced all the same.
     """
     device = setup.device
     if device.type == "cpu":
@@ -183,10 +190,31 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
                 f"{row.operator} on {device.name}: {row.found} where {row.asked} was asked for "
                 f"(nearest {row.nearest}, {arithmetic.residual_words(row)} away)"
             )
+    if dtype == "fp32" and {products, convolution} == {"fp32"}:
+        refuse_reduced_products(device, measured)
     if not measured.repeatable:
         log.warning(f"{device.name} gives other bits when the same product is computed again")
     setup.health.after("measuring its arithmetic")
     return replace(setup, arithmetic=measured)
+
+
+def refuse_reduced_products(device: Device, measured: DeviceArithmetic) -> None:
+    """Refuse to call a run fp32 whose device does not multiply in fp32 where nothing reduces it.
+
+    Raises:
+        KitError: with what it computes in.
+    """
+    reduced = {
+        name: found
+        for name in ("matrix product", "convolution")
+        if (found := arithmetic.multiplies_in(measured, name, "fp32")) != "fp32"
+    }
+    if reduced:
+        words = ", ".join(f"{name} in {found}" for name, found in reduced.items())
+        raise KitError(
+            f"--strict-fp32: {device.name} computes {words} whatever is set; leave the option out, "
+            "and the run is judged by what the device computes in"
+        )
 
 
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
@@ -242,6 +270,9 @@ def model_input(
 def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
     """Return the device's part of the record."""
     matmul, convolution = float_modes(setup.device)
+    if setup.dtype == torch.float32:
+        matmul = arithmetic.multiplies_in(setup.arithmetic, "matrix product", matmul)
+        convolution = arithmetic.multiplies_in(setup.arithmetic, "convolution", convolution)
     jit_compile, internal_format = torch_npu_switches(setup.device)
     free, total = memory_info(setup.device)
     return DeviceInfo(

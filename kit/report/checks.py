@@ -19,7 +19,6 @@ from kit.records import (
     AccuracyRecord,
     AccuracyResults,
     BenchmarkRecord,
-    FloatMode,
     ImageAccuracy,
     InferenceRecord,
     LadderRow,
@@ -38,6 +37,7 @@ from kit.report.load import Records, started_at
 
 Method = Literal["samples", "rows", "limits", "bounds", "fields", "images", "clock", "none"]
 TOLERANCE = 1e-6  # relative: a record keeps every digit, numpy's releases may round differently
+PRODUCTS = {"matrix product": "matmul_fp32", "convolution": "convolution_fp32"}
 CHECKED_ROWS = 1000  # no run measures as many; a file made to be slow stops here
 FIGURES: dict[str, Callable[[NDArray[np.float64]], object]] = {
     "iterations": len,
@@ -171,6 +171,9 @@ def check_header(record: Record, now: datetime) -> Iterator[Check]:
         if row.found == row.nearest:
             yield checks.within(f"{place}.residual", real(row.residual), 0, row.tolerance)
         yield checks.open(f"{place}.found", row.found)
+        setting = PRODUCTS.get(row.operator)
+        if setting and record.model.dtype == "fp32" and row.found in get_args(Products):
+            yield checks.same(f"device.{setting}", getattr(device, setting), row.found, "rows")
     yield checks.open("model.sha256", record.model.sha256)
     yield checks.open("input.sha256", record.input.sha256)
 
@@ -352,14 +355,9 @@ def arithmetic(record: Record) -> Arithmetic:
     if dtype not in ("fp32", "bf16", "fp16"):
         return "fp32"  # the strictest
     rows = device.arithmetic.operators if device.arithmetic else ()
-    measured = {row.operator: row.found for row in rows}
-
-    def products(operator: str, set_to: FloatMode) -> Products:
-        return next((one for one in get_args(Products) if one == measured.get(operator)), set_to)
-
-    matmul = products("matrix product", device.matmul_fp32)
-    attention = products("attention", "fp32")
-    return arithmetic_of(dtype, matmul, attention, products("convolution", device.convolution_fp32))
+    attention = next((row.found for row in rows if row.operator == "attention"), "fp32")
+    known: Products = next((one for one in get_args(Products) if one == attention), "fp32")
+    return arithmetic_of(dtype, device.matmul_fp32, known, device.convolution_fp32)
 
 
 def check_tensor(
