@@ -160,7 +160,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         results=results,
         warnings=tuple(log.warnings),
     )
-    drawn = pictures(measured, device.label)
+    drawn = pictures(measured, device.label, options.lang)
     return Outcome(record, report(record), {}, drawn, exit_code(results, strict=options.strict))
 
 

@@ -196,7 +196,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
-    pictures = {"benchmark.png": lambda: report.picture(record)}
+    pictures = {"benchmark.png": lambda: report.picture(record, options.lang)}
     return Outcome(record, report.lines(record), {}, pictures, exit_code(record))
 
 

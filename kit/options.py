@@ -6,6 +6,7 @@ Standard library only, so that wrong options are refused before torch is importe
 import argparse
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeVar, get_args
 
 from kit.errors import KitError
+from kit.language import LANGUAGES, default_language
 
 Attention = Literal["sdpa", "eager"]
 Precision = Literal["fp32", "strict-fp32", "bf16", "fp16"]
@@ -21,7 +23,6 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Hub = Literal["modelscope", "huggingface"]
 DOWNLOADS: tuple[Hub, ...] = get_args(Hub)
-LANGUAGES = ("zh", "en")
 DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d{1,4})?")
 LARGEST_SIZE = 8_192  # pixels; an fp32 input of this side takes 0.8 GB
 LARGEST_SEED = 2**64 - 1
@@ -78,7 +79,7 @@ class Options:
         device: auto, npu, npu:N, cuda, cuda:N or cpu.
         strict_fp32: HF32 and TF32 off for matrix products and convolutions.
         output_dir: where everything is written.
-        lang: language of the report.
+        lang: language of report, card and pictures.
         no_report: leave the report as it is.
     """
 
@@ -415,12 +416,12 @@ def _add_device_options(device: argparse._ArgumentGroup) -> None:
 
 
 def add_language(group: argparse._ActionsContainer) -> None:
-    """Add --lang: zh by default and on any host, as the published reports are in Chinese."""
+    """Add --lang, by default the locale's language, and Chinese where that names none."""
     group.add_argument(
         "--lang",
         choices=LANGUAGES,
-        default="zh",
-        help="language of the report (default: %(default)s)",
+        default=default_language(os.environ),
+        help="language of report, card and pictures (default: the locale's, here %(default)s)",
     )
 
 

@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Sums depend on the number of threads in their last bits; torchrun's ranks have one thread, too.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("DINOV3_WEIGHTS", None)
+os.environ["LC_ALL"] = "C.UTF-8"  # reports are in the default language, whoever runs the tests
 
 import npu_patch  # isort: skip - it makes the imports of torch below safe on any host
 

@@ -14,9 +14,10 @@ from markdown_it.token import Token
 
 from kit.accuracy.limits import validation_block
 from kit.inference import features
+from kit.language import load_words
 from kit.records import AccuracyRecord, InferenceRecord, decode
 from kit.report import __main__ as report_command
-from kit.report.render import files, load_words
+from kit.report.render import files
 from tests.report_records import NOW, Json, everything, write
 from tests.report_states import hostile
 

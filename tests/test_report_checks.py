@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kit.language import load_words
 from kit.records import Latency, LimitsInfo
 from kit.report import __main__ as command
 from kit.report.checks import Check, check
 from kit.report.load import load_records
-from kit.report.render import load_words
 from kit.report.verdict import conclude
 from tests import benchmark_runs
 from tests.report_records import NOW, Json, everything, write

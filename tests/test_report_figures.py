@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kit.language import load_words
 from kit.records import RECORDS
 from kit.report.load import SCRIPTS, load_records
-from kit.report.render import Filters, files, load_words
+from kit.report.render import Filters, files
 from kit.report.verdict import conclude
 from tests.report_records import NOW, Json, everything, write
 

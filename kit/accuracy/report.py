@@ -1,6 +1,5 @@
 """accuracy.py's console block, from its record alone, and its three pictures."""
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from kit.accuracy.measure import Measured
 from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
+from kit.language import png
 from kit.model.model import TENSORS
 from kit.records import (
     AccuracyRecord,
@@ -247,24 +247,25 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#7
 SMALLEST_ERROR = 1e-9  # where an error of 0 is drawn on a logarithmic axis
 
 
-def pictures(measured: Measured, label: str) -> Mapping[str, Callable[[], bytes]]:
+def pictures(measured: Measured, label: str, language: str) -> Mapping[str, Callable[[], bytes]]:
     """Return what draws each PNG file, by its name.
 
     Args:
         measured: one image's measurement.
         label: the device's kind, for the legends.
+        language: zh or en.
     """
     results = measured.results
     title = f"{results.verdict}: {results.declared}"
     if results.source == "random":
         title += ", random weights"
-    drawn = {"accuracy_layers.png": lambda: draw_layers(results, title, label)}
+    drawn = {"accuracy_layers.png": lambda: png(draw_layers(results, title, label), language)}
     examination, (rows, columns_) = measured.examination, measured.grid
     shape = examination.device.last_hidden_state.shape
     right = shape == examination.fp64.last_hidden_state.shape
     if right and shape[1] == prefix_of(measured.stages) + rows * columns_:
-        drawn["accuracy_tokens.png"] = lambda: draw_tokens(measured, title)
-        drawn["accuracy_pca.png"] = lambda: draw_pca(measured, title, label)
+        drawn["accuracy_tokens.png"] = lambda: png(draw_tokens(measured, title), language)
+        drawn["accuracy_pca.png"] = lambda: png(draw_pca(measured, title, label), language)
     return drawn
 
 
@@ -280,19 +281,12 @@ def figure_of(width: float, height: float, title: str) -> "Figure":
     return figure
 
 
-def png(figure: "Figure") -> bytes:
-    """Return the figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def drawable(value: float | None, smallest: float = SMALLEST_ERROR) -> float:
     """Return an error as a logarithmic axis can show it; NaN leaves a gap."""
     return math.nan if value is None else max(value, smallest)
 
 
-def draw_layers(results: AccuracyResults, title: str, label: str) -> bytes:
+def draw_layers(results: AccuracyResults, title: str, label: str) -> "Figure":
     """Return the error after each block, and each block's worst operator beside its limit."""
     figure = figure_of(9, 6.5, title)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -316,7 +310,7 @@ def draw_layers(results: AccuracyResults, title: str, label: str) -> bytes:
         list(places), [block_name(block.block, block.name) for block in results.blocks]
     )
     below.set_xlabel("block")
-    return png(figure)
+    return figure
 
 
 def draw_ratios(axes: "Axes", blocks: tuple[BlockAccuracy, ...]) -> None:
@@ -338,7 +332,7 @@ def draw_ratios(axes: "Axes", blocks: tuple[BlockAccuracy, ...]) -> None:
     axes.grid(alpha=0.3, axis="y")
 
 
-def draw_tokens(measured: Measured, title: str) -> bytes:
+def draw_tokens(measured: Measured, title: str) -> "Figure":
     """Return the image beside each patch's error, and CLS and registers as bars."""
     from matplotlib.colors import LogNorm  # only this picture needs it
 
@@ -366,7 +360,7 @@ def draw_tokens(measured: Measured, title: str) -> bytes:
     right.set_title("other tokens")
     for axes in (left, middle):
         axes.set_axis_off()
-    return png(figure)
+    return figure
 
 
 def tokens_of(measured: Measured) -> tuple[torch.Tensor, torch.Tensor]:
@@ -377,7 +371,7 @@ def tokens_of(measured: Measured) -> tuple[torch.Tensor, torch.Tensor]:
     return expected.last_hidden_state, examination.device.last_hidden_state
 
 
-def draw_pca(measured: Measured, title: str, label: str) -> bytes:
+def draw_pca(measured: Measured, title: str, label: str) -> "Figure":
     """Return image, reference and device features as colours, and the difference.
 
     The reference's principal components are the basis of both.
@@ -400,8 +394,8 @@ def draw_pca(measured: Measured, title: str, label: str) -> bytes:
         panel.imshow(np.nan_to_num(map_))
         panel.set_title(name)
     shown = right.imshow(difference, cmap="magma", vmin=0, vmax=max(difference.max(), 1e-12))
-    right.set_title(f"difference, {difference.max():.2g} of the range at most")
+    right.set_title(f"difference, at most {difference.max():.2g} of the range")
     figure.colorbar(shown, ax=right)
     for panel in (image, left, middle, right):
         panel.set_axis_off()
-    return png(figure)
+    return figure

@@ -1,10 +1,10 @@
 """benchmark.py's report, from the record alone: the console's last lines, and the picture."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kit.device.device import LABELS
+from kit.language import png
 from kit.output import RULE
 from kit.records import (
     BenchmarkRecord,
@@ -200,7 +200,7 @@ def last_line(results: BenchmarkResults, on_cpu: bool) -> str:
 # ---- The picture ---------------------------------------------------------------------------------
 
 
-def picture(record: BenchmarkRecord) -> bytes:
+def picture(record: BenchmarkRecord, language: str) -> bytes:
     """Return a PNG with a panel for each part that the results have, at least the latency."""
     import matplotlib as mpl  # only this picture needs it
 
@@ -219,9 +219,7 @@ def picture(record: BenchmarkRecord) -> bytes:
         draw_sweep(next(axes), rows)
     if results.ladder:
         draw_ladder(next(axes), results)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure, language)
 
 
 def draw_latency(axes: "Axes", latency: Latency) -> None:

@@ -20,8 +20,9 @@ from kit.options import OneLineParser, add_language, some_path
 
 def verify(folder: Path, language: str) -> tuple[list[str], int]:
     """Return each claim with how it was checked, then the verdict; and the exit code."""
+    from kit.language import load_words
     from kit.report.load import load_records
-    from kit.report.render import load_words, visible
+    from kit.report.render import visible
     from kit.report.verdict import conclude, say
 
     words = load_words(language)

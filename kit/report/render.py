@@ -21,6 +21,7 @@ from kit import outside
 from kit.accuracy.limits import LIMITS, validation_block
 from kit.errors import KitError
 from kit.inference.published import distances
+from kit.language import Words, load_words
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.output import encoded
 from kit.records import (
@@ -34,7 +35,6 @@ from kit.report.verdict import (
     HUBS,
     PARAMETERS,
     SET_BY_OTHERS,
-    Words,
     conclude,
     emulated,
     identified,
@@ -117,13 +117,6 @@ def files(
     for name, template, environment in templates:
         text = environment(language).get_template(template).render(values)
         found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
-    return found
-
-
-@cache
-def load_words(language: str) -> Words:
-    """Return the texts of a language."""
-    found: Words = json.loads((HERE / "words" / f"{language}.json").read_text(encoding="utf-8"))
     return found
 
 

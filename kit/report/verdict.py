@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kit.accuracy.limits import LIMITS
+from kit.language import Words
 from kit.options import BUDGET_FACTOR
 from kit.records import (
     AccuracyRecord,
@@ -24,7 +25,6 @@ from kit.records import (
 from kit.report.checks import CHECKED_ROWS, Check, arithmetic, check, real
 from kit.report.load import SCRIPTS, Records, started_at
 
-Words = Mapping[str, Any]  # the texts of one language: sentences, and groups of them
 State = Literal["validated", "failed", "incomplete"]
 Kind = Literal["good", "bad", "doubtful"]
 
