@@ -60,10 +60,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 if "restore" in globals():  # a reload: what the old code changed is put back, then changed anew
     globals()["restore"]()
 
-OLDEST_TORCH = (
-    2,
-    7,
-)  # the oldest that this file was tried with; older ones are tried and warned of
+OLDEST_TORCH = (2, 7)  # that was tried; an older one is tried all the same and warned of
 
 
 def status() -> Status:
@@ -148,7 +145,7 @@ _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 _TRIAL = "NPU_PATCH_IMPORT"  # what a trial of the import found, for child processes
 _TRIAL_SECONDS = 300  # a cold host takes a minute
 # Releases of torch whose CUDA build too was seen to start beside their torch_npu, without a GPU.
-_CUDA_BUILD_STARTS = {"2.9.0", "2.12.0"}
+_CUDA_BUILD_STARTS = {"2.7.1", "2.9.0", "2.10.0", "2.12.0"}
 _LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 _FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
 

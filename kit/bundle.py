@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import stat
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -156,3 +157,28 @@ def write(target: Path, files: dict[str, str]) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def pack(report: dict[str, Any], text: str, paths: list[str]) -> int:
+    """Pack the doctor's answer, records and logs; say where. Return the exit code.
+
+    Args:
+        report: what --json prints.
+        text: what the command prints.
+        paths: the archive, and the folder with records and logs (output).
+    """
+    if not 1 <= len(paths) <= 2:
+        print("usage: python3 -m npu_patch --bundle FILE.zip [FOLDER]", file=sys.stderr)  # noqa: T201
+        return 2
+    target, folder = Path(paths[0]), Path(*paths[1:] or ["output"])
+    names = of_this_host()
+    files = contents(folder, names)
+    files["doctor.json"] = json.dumps(names.value(report), indent=2)
+    files["doctor.txt"] = names.text(text)
+    try:
+        write(target, files)
+    except OSError as error:
+        print(f"cannot write {target}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(f"Wrote {target}: {', '.join(sorted(files))}. Look into it before you send it.")  # noqa: T201
+    return 0

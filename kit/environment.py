@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from kit import doctor
 from kit.device.device import cpu_name
+from kit.host import readable
 from kit.records import Environment
 
 # Those that are known to change results or speed.
@@ -97,7 +97,7 @@ def ascend_version(module: str) -> str | None:
     with contextlib.suppress(ImportError, AttributeError, RuntimeError, ValueError):
         from torch_npu.npu.utils import get_cann_version  # only where torch_npu is loaded
 
-        return doctor.readable(get_cann_version(module))
+        return readable(get_cann_version(module))
     return None
 
 

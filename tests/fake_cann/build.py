@@ -25,6 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kit import doctor
+
 SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD_FOLDER_VARIABLE = "FAKE_CANN_BUILD_DIR"
@@ -76,14 +80,8 @@ def compiler() -> str | None:
 def pair_problem(torch: Path, torch_npu: Path) -> str | None:
     """Why torch-npu cannot be loaded beside this torch, in one line; None when it can."""
     ours, theirs = release(torch), release(torch_npu)
-    version, npu_version = ours["__version__"], theirs["__version__"]
-    numbers, npu_numbers = (re.findall(r"\d+", text)[:3] for text in (version, npu_version))
-    if numbers != npu_numbers:
-        return f"torch-npu {npu_version} is not made for torch {version}"
-    # Measured: 2.9.0 and 2.12.0 start beside a CUDA build, 2.13.0 and 2.14.0 abort the process.
-    if ours.get("cuda") and (int(numbers[0]), int(numbers[1])) >= (2, 13):
-        return f"torch-npu {npu_version} aborts beside a CUDA build of torch, which {version} is"
-    return None
+    build = "CUDA" if ours.get("cuda") else "cpu"
+    return doctor.pair_problem(ours["__version__"], theirs["__version__"], build)
 
 
 def unavailable_reason() -> str | None:
