@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from kit import distributed
 from kit.options import (
@@ -31,7 +32,7 @@ from kit.options import (
     whole_number,
 )
 from kit.output import RunLog
-from kit.run import ROOT, Outcome, now, quick_imports, run_script
+from kit.run import ROOT, Draw, Outcome, now, quick_imports, run_script
 
 BATCH_SIZE = 8
 
@@ -41,6 +42,7 @@ def make_parser() -> OneLineParser:
     parser = shared_parser("accuracy", __doc__ or "")
     add_verdict_options(parser.add_argument_group("verdict"))
     add_folder_options(parser.add_argument_group("folder of images"))
+    add_review_options(parser.add_argument_group("saved features"))
     return parser
 
 
@@ -56,7 +58,18 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
     if parsed.references is not None and parsed.references.is_file():
         parser.error(f"--references {parsed.references} is a file: give a folder")
     default = None if parsed.no_references else parsed.output_dir / "references"
-    return frozen(AccuracyOptions, parsed, references=parsed.references or default)
+    changes: dict[str, object] = {"references": parsed.references or default}
+    if parsed.features is not None:
+        if parsed.explain or parsed.device not in ("auto", "cpu"):
+            parser.error("--features runs no device: leave --device and --explain out")
+        if distributed.place().world_size > 1:
+            parser.error("--features runs in one process: start it without torchrun")
+        # The device's own record and report stay as they are.
+        changes |= {"script": "accuracy_review", "device": "cpu", "dtype": "fp32"}
+        changes |= {"no_report": True, "strict_fp32": False}
+    elif parsed.against is not None:
+        parser.error("--against compares saved features: give the device's own by --features")
+    return frozen(AccuracyOptions, parsed, **changes)
 
 
 def add_verdict_options(group: argparse._ArgumentGroup) -> None:
@@ -108,6 +121,23 @@ def add_folder_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_review_options(group: argparse._ArgumentGroup) -> None:
+    """Add what judges features that a device has computed before."""
+    group.add_argument(
+        "--features",
+        type=some_path,
+        metavar="FILE",
+        help="judge the features that a run has saved (OUTPUT_DIR/accuracy_features.safetensors) "
+        "by this CPU instead of running a device, into accuracy_review.json",
+    )
+    group.add_argument(
+        "--against",
+        type=some_path,
+        metavar="FILE",
+        help="compare them with another device's features of the same weights and images too",
+    )
+
+
 def run(options: AccuracyOptions, log: RunLog) -> Outcome:
     """Compare the device with the CPU on one image, or on a folder of them; writes no result.
 
@@ -121,6 +151,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
     with quick_imports():  # the weights are hashed meanwhile
         import npu_patch  # before everything that imports torch
         from kit import environment
+        from kit.accuracy import evidence
         from kit.accuracy.measure import compare
         from kit.accuracy.report import pictures, report
         from kit.accuracy.verdict import exit_code
@@ -145,23 +176,29 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
-            measured = compare(options, setup, inputs, group, log, own_gelu)
+            files: dict[Path, bytes] = {}
+            drawn: Mapping[str, Draw] = {}
+            if options.features is not None:
+                results, shape = evidence.review(options, setup, inputs, log)
+            else:
+                measured = compare(options, setup, inputs, group, log, own_gelu)
+                setup, results, shape = measured.setup, measured.results, measured.input_shape
+                files = {options.output_dir / evidence.FILE: measured.features}
+                drawn = pictures(measured, device.label, options.lang)
     report_fallbacks(fallen, log)
-    results = measured.results
     images = 1 if results.folder is None else results.folder.images
     record = AccuracyRecord(
         status="complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=device_info(measured.setup, fallen.names),
+        device=device_info(setup, fallen.names),
         model=setup.model_info,
-        input=input_info(setup, inputs, measured.input_shape, images),
+        input=input_info(setup, inputs, shape, images),
         results=results,
         warnings=tuple(log.warnings),
     )
-    drawn = pictures(measured, device.label, options.lang)
-    return Outcome(record, report(record), {}, drawn, exit_code(results, strict=options.strict))
+    return Outcome(record, report(record), files, drawn, exit_code(results, strict=options.strict))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Capture the software and the host of a run: versions, CANN, variables, commit."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from kit.device.device import cpu_name
+from kit.device.device import cann_library, cpu_name
 from kit.host import readable
 from kit.records import Environment
 
@@ -25,7 +26,6 @@ VARIABLES = (
     "CPU_AFFINITY_CONF",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_VISIBLE_DEVICES",
-    "EMULATED_NPU",
     "INF_NAN_MODE_ENABLE",
     "INF_NAN_MODE_FORCE_DISABLE",
     "LOCAL_RANK",
@@ -49,6 +49,7 @@ VARIABLES = (
     "TORCH_NPU_WARNING_DISABLE",
     "WORLD_SIZE",
 )
+MACHINE_ID = Path("/etc/machine-id")
 NODES = Path("/sys/devices/system/node")
 
 
@@ -67,6 +68,8 @@ def capture(root: Path) -> Environment:
         numpy=version("numpy") or "unknown",
         pillow=version("pillow") or "unknown",
         cann=ascend_version("CANN"),
+        cann_library=cann_library(),
+        host_id=host_id(),
         driver=ascend_version("DRIVER") or nvidia_driver_version(),
         platform=platform.platform(),
         cpu=cpu_name(),
@@ -78,6 +81,17 @@ def capture(root: Path) -> Environment:
         command=tuple(sys.argv),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
+
+
+def host_id() -> str:
+    """Return a hash that tells this host from others, and its name to nobody.
+
+    A container's machine-id may be its image's, hence the name beside it.
+    """
+    known = platform.node()
+    with contextlib.suppress(OSError):
+        known += MACHINE_ID.read_text(encoding="ascii", errors="replace").strip()
+    return hashlib.sha256(f"npu-validation-kit {known}".encode()).hexdigest()[:16]
 
 
 def version(package: str) -> str | None:

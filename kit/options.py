@@ -145,6 +145,8 @@ class AccuracyOptions(Options):
         batch_size: images of a folder that the device computes at once.
         workers: threads that decode images; None for as many as there are cores, 4 at most.
         references: where CPU references are kept; None keeps none.
+        features: saved features to judge instead of running a device.
+        against: another device's, to compare them with.
     """
 
     strict: bool
@@ -153,6 +155,8 @@ class AccuracyOptions(Options):
     batch_size: int
     workers: int | None
     references: Path | None
+    features: Path | None
+    against: Path | None
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)

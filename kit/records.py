@@ -10,6 +10,7 @@ History of SCHEMA_VERSION:
     2.0  accuracy's fields have standard names: budget is expected_error, token_budget
          expected_token_error, against_truth fp64_relative_error, cpu_against_truth
          cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
+    2.1  environment has host_id and cann_library; accuracy has features and against
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ else:  # typing has it from Python 3.11 on
 
 
 T = TypeVar("T")
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 DeviceType = Literal["npu", "cuda", "cpu"]
 Products = Literal[
@@ -92,6 +93,14 @@ class Environment:
     command: tuple[str, ...] = described("The command line.")
     variables: dict[str, str] = described(
         "Environment variables, of those that change results or speed, that were set."
+    )
+    host_id: str | None = described(
+        "Hash of the host's name and machine-id, alike in the records of one host; null in older "
+        "records.",
+        default=None,
+    )
+    cann_library: str | None = described(
+        "Path of the libascendcl.so that was loaded; null without CANN.", default=None
     )
 
 
@@ -720,6 +729,30 @@ class ChipGelu:
 
 
 @record_type
+class FeaturesFile:
+    """A safetensors file with the device's features of the judged images, unsigned."""
+
+    file: str = described("Its path; beside the record where the run wrote it.")
+    sha256: str = described("Of its bytes.")
+    device: str = described("What computed the features, as the file says.")
+    declared: str = described("The arithmetic that it was found to compute in, as the file says.")
+    images: int = described("How many images' features it holds.")
+    reviewed: bool = described(
+        "Whether these features were judged by --features, and no device has run."
+    )
+
+
+@record_type
+class FeaturesComparison:
+    """The judged features beside another device's, of the same weights and pixels."""
+
+    features: FeaturesFile = described("The other device's.")
+    limits: LimitsInfo = described("The limits of the coarser one of the two arithmetics.")
+    failed: int = described("Images beyond a limit.")
+    worst: tuple[ImageAccuracy, ...] = described("The images furthest apart, furthest first.")
+
+
+@record_type
 class AccuracyResults:
     """What accuracy.py found; of the worst image where there is a folder."""
 
@@ -748,6 +781,13 @@ class AccuracyResults:
     )
     explain: tuple[Cause, ...] = described("Known causes switched one by one; --explain only.")
     folder: FolderAccuracy | None = described("The whole folder; null for a single image.")
+    features: FeaturesFile | None = described(
+        "Where the device's features of the judged images are; null in older records.",
+        default=None,
+    )
+    against: FeaturesComparison | None = described(
+        "The features beside another device's; --against only.", default=None
+    )
 
 
 @whole_record

@@ -114,7 +114,7 @@ def test_one_image_beyond_a_limit_fails_the_folder_and_is_named(
     def wrong(self: folders.FolderRun, batch: Any) -> Features:  # noqa: ANN401 - as device_features
         features = plain(self, batch)
         for number, image in enumerate(batch):
-            if image.path.name == "007.png":
+            if image.about.image.endswith("007.png"):
                 tokens = features.last_hidden_state.clone()
                 tokens[number, 20] *= 1.2
                 features = Features(features.pooler_output, tokens)
@@ -177,7 +177,7 @@ def test_a_worst_image_that_went_or_changed_gives_its_place_to_the_next(
     def changing(self: folders.FolderRun, *given: Any) -> Any:  # noqa: ANN401 - as run
         done = plain(self, *given)
         assert done is not None
-        worst.extend(Path(image.image) for image in done.worst)
+        worst.extend(Path(image.image) for image in done[0].worst)
         worst[0].unlink()
         shutil.copy(worst[3], worst[1])
         return done
@@ -195,17 +195,19 @@ def test_images_come_in_order_and_no_more_than_asked_ahead(
 ) -> None:
     begun: list[Path] = []
     ahead: list[int] = []
-    plain, device_features = folders.prepare, folders.FolderRun.device_features
+    plain, device_features = folders.decode_and_prepare, folders.FolderRun.device_features
 
-    def counted(path: Path, steps: Preprocessing) -> Any:  # noqa: ANN401 - as prepare
+    def counted(path: Path, steps: Preprocessing) -> Any:  # noqa: ANN401 - as decode_and_prepare
         begun.append(path)
         return plain(path, steps)
 
     def looked(self: folders.FolderRun, batch: Any) -> Features:  # noqa: ANN401 - as device_features
-        ahead.append(len(begun) - int(batch[0].path.stem) - 2)  # two broken ones come before
+        ahead.append(
+            len(begun) - int(Path(batch[0].about.image).stem) - 2
+        )  # two broken ones come before
         return device_features(self, batch)
 
-    monkeypatch.setattr(folders, "prepare", counted)
+    monkeypatch.setattr(folders, "decode_and_prepare", counted)
     monkeypatch.setattr(folders.FolderRun, "device_features", looked)
     options = options_of(tmp_path, image_folder, tiny_weights, "--batch-size", "1")
     assert accuracy.main(options) == 0

@@ -91,7 +91,9 @@ def test_a_documented_arithmetic_is_named_and_explains_its_error(
     asked = {one["operator"]: one["asked"] for one in record["device"]["arithmetic"]["operators"]}
     for name, products in expected.items():
         less_exact = products != "fp32" and products != asked[name]
-        assert (f"[WARNING] {name} on Ascend910_9362: {products} where" in out) is less_exact
+        assert (
+            f"[WARNING] {name} on Ascend910_9362 (emulated): {products} where" in out
+        ) is less_exact
 
 
 @pytest.mark.parametrize(
@@ -125,12 +127,15 @@ def test_a_function_that_the_model_does_not_use_is_named_all_the_same(
     _, record, out = accuracy(npu_host, tiny_weights, photo, tmp_path, **variables)
     for operator in ("exp", "softmax", "attention"):
         assert found(record)[operator] == "none of the known ones"
-        assert f"[WARNING] {operator} on Ascend910_9362: none of the known ones where fp32" in out
+        assert (
+            f"[WARNING] {operator} on Ascend910_9362 (emulated): none of the known ones where fp32"
+            in out
+        )
 
 
 COMPILED = (
-    "Ascend310P3 compiles operators at run time by default: CANN's compiled ones are used instead "
-    "(jit_compile and allow_internal_format off)"
+    "Ascend310P3 (emulated) compiles operators at run time by default: CANN's compiled ones are "
+    "used instead (jit_compile and allow_internal_format off)"
 )
 OLDER = {"FAKECANN_SOC": "Ascend310P3"}
 
@@ -146,7 +151,9 @@ def test_an_older_chip_passes_in_fp16_products_which_are_named_and_recorded(
     assert found(record)["attention"] == "fp16"
     assert (device["jit_compile"], device["internal_format"]) == (False, False)
     assert f"[INFO] {COMPILED}" in out
-    assert "[WARNING] matrix product on Ascend310P3: fp16 where fp32 was asked for" in out
+    assert (
+        "[WARNING] matrix product on Ascend310P3 (emulated): fp16 where fp32 was asked for" in out
+    )
     assert "Overflow saturates on this chip: the largest number counts as infinity" in out
     assert record["results"]["declared"].startswith(
         "fp32 (matrix products fp16, convolutions fp16 in and out)"
@@ -173,7 +180,9 @@ def test_strict_fp32_is_refused_where_products_stay_reduced(
     argv += ["--image", photo, "--output-dir", tmp_path]
     done = npu_host.run(argv, environment={"FAKECANN_MATMUL": "fp16"})
     assert done.returncode == 2
-    reason = "--strict-fp32: Ascend910_9362 computes matrix product in fp16 whatever is set"
+    reason = (
+        "--strict-fp32: Ascend910_9362 (emulated) computes matrix product in fp16 whatever is set"
+    )
     assert reason in done.stderr.splitlines()[-1]
     assert not (tmp_path / "accuracy.json").exists()
 

@@ -16,7 +16,7 @@ from tests.emulated_npu import EmulatedNpu
 from tests.models import save_tiny_vit
 
 BLOCKS = 2  # of the tiny model
-CHIP = "Ascend910_9362"
+CHIP = "Ascend910_9362 (emulated)"
 
 
 class Host:
@@ -215,14 +215,14 @@ def test_cuda_is_not_to_be_had_on_an_npu_host(host: Host) -> None:
 def test_chip_and_cann_are_captured_and_not_typed(host: Host) -> None:
     host.features(FAKECANN_SOC="Ascend910B3", FAKECANN_VERSION="8.5.1", FAKECANN_DEVICES="1")
     record = host.record()
-    assert record["device"]["name"] == "Ascend910B3"
+    assert record["device"]["name"] == "Ascend910B3 (emulated)"
     assert record["device"]["count"] == 1
     assert record["environment"]["cann"] == "8.5.1"
 
 
 def test_a_report_on_the_emulated_npu_never_reads_validated(host: Host) -> None:
     host.features()
-    assert host.record()["environment"]["variables"]["EMULATED_NPU"] == "1"
+    assert host.record()["environment"]["cann_library"].endswith("/libascendcl.so")
     report = (host.folder / "report.md").read_text("utf-8")
     assert "在仿真 NPU 上运行" in report
     assert "验证通过" not in report

@@ -157,10 +157,11 @@ def test_reproduction_repeats_the_run_word_for_word(tmp_path: Path) -> None:
 def test_an_emulated_run_is_repeated_on_the_emulated_npu(tmp_path: Path) -> None:
     records = everything()
     for record in records.values():
-        record["environment"]["variables"] = {"EMULATED_NPU": "1", "ASCEND_HOME_PATH": "/stub"}
+        record["environment"]["variables"] = {"ASCEND_HOME_PATH": "/stub"}
+        record["device"]["name"] += " (emulated)"
     text = report(write(tmp_path, records))
     assert "python3 tests/fake_cann/run.py accuracy.py --weights" in text
-    assert "EMULATED_NPU=" not in text and "set_env.sh" not in text.rsplit("```bash", 1)[1]
+    assert "set_env.sh" not in text.rsplit("```bash", 1)[1]
     assert "Ascend910_9362 (emulated)" in text.splitlines()[2]
 
 

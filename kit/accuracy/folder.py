@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
 from kit.model import images
-from kit.model.images import Inputs
+from kit.model.images import DecodedImage, Inputs
 from kit.model.model import (
     TENSORS,
     Features,
@@ -47,6 +47,7 @@ from kit.model.setup import model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog
 from kit.records import (
+    AccuracyResults,
     BrokenImage,
     FolderAccuracy,
     ImageAccuracy,
@@ -58,34 +59,55 @@ from kit.statistics import finite, percentiles_of
 
 MOST_DECODERS = 4
 WORST_SHOWN = 10
+MOST_SAVED_BYTES = 64 << 20  # of features: a hundred images of ViT-B/16
 Pooled = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One image file, ready for the model.
+class JudgedImage:
+    """What tells an image from others.
 
     Attributes:
-        path: the file.
-        sha256: of its bytes.
-        pixels: float32 on the CPU, 3 x rows x columns.
-        input_sha256: of these pixels' bytes.
+        image: its path.
+        sha256: of the file's bytes.
+        pixels_sha256: of the decoded pixels, which preprocessing begins with.
+        input_sha256: of the model's input; another processor may round its last bits otherwise.
+        shape: of the model's input: 1, 3, rows, columns.
     """
 
-    path: Path
+    image: str
     sha256: str
-    pixels: torch.Tensor
+    pixels_sha256: str
     input_sha256: str
+    shape: tuple[int, ...]
 
 
-def prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenImage:
+Saved = tuple[JudgedImage, Features]  # features of a batch of one, on the CPU
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for the model: what it is, and float32 pixels, 1 x 3 x rows x columns."""
+
+    about: JudgedImage
+    pixels: torch.Tensor
+
+
+def prepare(image: DecodedImage, steps: Preprocessing) -> Prepared:
+    """Preprocess one image."""
+    pixels = preprocess(image.pixels, steps).contiguous()
+    digest = hashlib.sha256(pixels.numpy().data).hexdigest()
+    shape = tuple(pixels.shape)
+    about = JudgedImage(str(image.path), image.sha256, image.pixels_sha256, digest, shape)
+    return Prepared(about, pixels)
+
+
+def decode_and_prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenImage:
     """Decode and preprocess one file; a broken one is a result, not an error."""
     try:
-        decoded = images.decode(path)
+        return prepare(images.decode(path), steps)
     except KitError as error:
         return BrokenImage(str(path), str(error))
-    pixels = preprocess(decoded.pixels, steps)[0].contiguous()
-    return Prepared(path, decoded.sha256, pixels, hashlib.sha256(pixels.numpy().data).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -114,10 +136,14 @@ class FolderRun:
         # One number for every batch: a kernel's rounding may depend on it, a verdict must not.
         self.batch_size = options.batch_size
         self.broken: list[BrokenImage] = []
+        self.saved: list[Saved] = []
+        self.room = MOST_SAVED_BYTES // group.size
         self.cache = ReferenceCache(options.references, about(sides), log)
 
-    def run(self, inputs: Inputs) -> FolderAccuracy | None:
+    def run(self, inputs: Inputs) -> tuple[FolderAccuracy, list[Saved]] | None:
         """Compare every image once, over all ranks; None on ranks that do not lead.
+
+        With the device's features of the first images, as many as MOST_SAVED_BYTES hold.
 
         The ranks share the first one's list of images: a file that a rank cannot read is a broken
         one, named like any other.
@@ -136,23 +162,26 @@ class FolderRun:
         rounds = math.ceil(math.ceil(len(paths) / place.world_size) / self.batch_size)
         with self.log.bar(len(paths), "comparing", "image") as step:
             mine = list(self.compare_all(paths[place.rank :: place.world_size], rounds, step))
-        shares = self.group.gather((mine, self.broken, self.cache.hits), "the results")
-        compared = {found.accuracy.image: found for share, _, _ in shares for found in share}
-        if not compared:
+        own = mine, self.broken, self.cache.hits, self.saved
+        shares = self.group.gather(own, "the results")
+        finished = {found.accuracy.image: found for share, *_ in shares for found in share}
+        if not finished:
             raise KitError(f"none of the {len(paths)} images could be read: see the warnings above")
-        cached = sum(hits for _, _, hits in shares)
+        cached = sum(hits for _, _, hits, _ in shares)
         if cached:
-            self.log.info(f"{cached} of {len(compared)} CPU references were taken from the disk")
+            self.log.info(f"{cached} of {len(finished)} CPU references were taken from the disk")
         if not place.leads:
             return None
-        broken = [image for _, images, _ in shares for image in images]
-        return folder_accuracy(
-            [compared[str(path)] for path in paths if str(path) in compared],
+        broken = [image for _, images, *_ in shares for image in images]
+        folder = folder_accuracy(
+            [finished[str(path)] for path in paths if str(path) in finished],
             [*inputs.broken, *sorted(broken, key=lambda image: image.image)],
             LIMITS[self.sides.references.declared.arithmetic],
             cached=cached,
             ranks=place.world_size,
         )
+        kept = {one[0].image: one for *_, saved in shares for one in saved}
+        return folder, [kept[str(path)] for path in paths if str(path) in kept]
 
     def compare_all(
         self, paths: Sequence[Path], rounds: int, step: Callable[[int], object]
@@ -180,7 +209,7 @@ class FolderRun:
         """Yield every image in order while the next ones are being decoded."""
         pending: deque[Future[Prepared | BrokenImage]] = deque()
         for path in paths:
-            pending.append(decoders.submit(prepare, path, self.sides.setup.steps))
+            pending.append(decoders.submit(decode_and_prepare, path, self.sides.setup.steps))
             if len(pending) > 2 * self.batch_size + self.workers:
                 yield pending.popleft().result()
         while pending:
@@ -225,7 +254,7 @@ class FolderRun:
         setup = self.sides.setup
         pixels = [image.pixels for image in batch]
         pixels += [pixels[-1]] * (self.batch_size - len(pixels))
-        pixel_values = model_input(setup, torch.stack(pixels))
+        pixel_values = model_input(setup, torch.cat(pixels))
         with device_errors("computing a batch"):
             require_on(pixel_values, setup.device.type)
             features = forward(self.sides.model, pixel_values)
@@ -237,11 +266,11 @@ class FolderRun:
 
     def reference(self, image: Prepared) -> Features:
         """Return one image's reference, from the disk or computed alone, so by content only."""
-        if (kept := self.cache.read(image.input_sha256)) is not None:
+        if (kept := self.cache.read(image.about.input_sha256)) is not None:
             return kept
-        found = self.sides.reference.features(image.pixels[None])
+        found = self.sides.reference.features(image.pixels)
         require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
-        self.cache.write(image.input_sha256, found)
+        self.cache.write(image.about.input_sha256, found)
         return found
 
     def finish(
@@ -253,13 +282,11 @@ class FolderRun:
         for number, (image, coming) in enumerate(zip(batch, references, strict=True)):
             one = slice(number, number + 1)
             device = Features(features.pooler_output[one], features.last_hidden_state[one])
-            reference = coming.result()
-            pooled = (
-                side.pooler_output[0].to(torch.float32).numpy().copy()
-                for side in (device, reference)
-            )
-            accuracy = image_accuracy(image, device, reference, arithmetic)
-            found.append(Compared(accuracy, *pooled))
+            if (size := sum(getattr(device, name).nbytes for name in TENSORS)) <= self.room:
+                self.room -= size
+                kept = (getattr(device, name).clone() for name in TENSORS)
+                self.saved.append((image.about, Features(*kept)))
+            found.append(compared(image.about, device, coming.result(), arithmetic))
         return found
 
 
@@ -364,14 +391,14 @@ class ReferenceCache:
 # ---- Figures -------------------------------------------------------------------------------------
 
 
-def image_accuracy(
-    image: Prepared, device: Features, reference: Features, arithmetic: Arithmetic
-) -> ImageAccuracy:
+def compared(
+    image: JudgedImage, device: Features, reference: Features, arithmetic: Arithmetic
+) -> Compared:
     """Return one image's figures, its features judged by the limits' table."""
     pooled = judge(reference.pooler_output, device.pooler_output, arithmetic)
     tokens = judge(reference.last_hidden_state, device.last_hidden_state, arithmetic)
-    return ImageAccuracy(
-        image=str(image.path),
+    accuracy = ImageAccuracy(
+        image=image.image,
         sha256=image.sha256,
         pooler_relative_error=finite(pooled.comparison.relative_error),
         pooler_cosine=finite(pooled.comparison.cosine),
@@ -382,6 +409,8 @@ def image_accuracy(
         token=tokens.tokens.worst,
         passed=pooled.passed and tokens.passed,
     )
+    sides = (side.pooler_output[0].to(torch.float32).numpy().copy() for side in (device, reference))
+    return Compared(accuracy, *sides)
 
 
 def badness(image: ImageAccuracy, limits: LimitsInfo) -> float:
@@ -436,6 +465,18 @@ def folder_accuracy(
         ),
         ranks=ranks,
     )
+
+
+def with_folder(results: AccuracyResults, folder: FolderAccuracy) -> AccuracyResults:
+    """Return the worst image's results with the folder's, whose failures fail them."""
+    if folder.failed == 0:
+        return replace(results, folder=folder)
+    reasons = [f"{folder.failed} of {folder.images} images are beyond a limit"]
+    if results.outcome == "fail":
+        reasons += results.reasons
+    else:
+        reasons.append("its worst image was inside the limits when it was measured again")
+    return replace(results, verdict="FAIL", outcome="fail", reasons=tuple(reasons), folder=folder)
 
 
 # A product's last bits depend on where a row stands, and two copies of an image must tie.

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from kit.accuracy import evidence
 from kit.accuracy.examine import Examination, examine
 from kit.accuracy.explain import explain
-from kit.accuracy.folder import FolderRun
+from kit.accuracy.folder import FolderRun, Saved, prepare, with_folder
 from kit.accuracy.recorder import Stages, recorded, require_on
 from kit.accuracy.references import Run, Sides, make_sides
 from kit.accuracy.verdict import Grid, assess
@@ -49,6 +50,7 @@ class Measured:
         stages: of the model.
         grid: rows and columns of patches.
         setup: with what the device was found to compute in.
+        features: the file of the device's features of the judged images.
     """
 
     results: AccuracyResults
@@ -58,6 +60,7 @@ class Measured:
     stages: Stages
     grid: Grid
     setup: Setup
+    features: bytes = b""
 
 
 def compare(
@@ -88,11 +91,13 @@ def compare(
     log.info(f"Device: {setup.device.torch_device}")
     log.info(f"Comparing {sides.references.declared} with the CPU...")
     if not inputs.is_folder:
-        return in_full(options, sides, inputs.first, None, log)
-    folder = FolderRun(options, sides, group, log).run(inputs)
+        return in_full(options, sides, inputs.first, None, (), log)
+    found = FolderRun(options, sides, group, log).run(inputs)
     measured = None
-    if folder is not None:
-        measured = in_full(options, sides, decode_unchanged(folder.worst, log), folder, log)
+    if found is not None:
+        folder, saved = found
+        image = decode_unchanged(folder.worst, log)
+        measured = in_full(options, sides, image, folder, saved, log)
     shared = group.gather(measured, "the verdict")[0]  # all ranks end with the same exit code
     assert shared is not None  # the leading rank's
     return shared
@@ -103,16 +108,24 @@ def in_full(
     sides: Sides,
     image: DecodedImage,
     folder: FolderAccuracy | None,
+    saved: Sequence[Saved],
     log: RunLog,
 ) -> Measured:
-    """Measure one image in full; of a folder, its worst one beside the whole folder's figures."""
+    """Measure one image in full; of a folder, its worst one beside the whole folder's figures.
+
+    What it computed stands first in the file of features, before the folder's batches.
+    """
     measured = measure(sides, image, log)
     warn_of_identical_bits(measured.results, sides, log)
     results = measured.results if folder is None else with_folder(measured.results, folder)
     if options.explain:
         pixels = preprocessing.preprocess(image.pixels, sides.setup.steps)
         results = replace(results, explain=explain(sides, pixels))
-    return replace(measured, results=results)
+    about = prepare(image, sides.setup.steps).about
+    kept = [(about, measured.examination.device), *saved]
+    judged = 1 if folder is None else folder.images
+    info, content = evidence.encode(sides, kept, judged)
+    return replace(measured, results=replace(results, features=info), features=content)
 
 
 def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
@@ -229,18 +242,6 @@ def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImag
             problem = str(error)
         log.warning(f"Not measured in full: {problem}")
     raise KitError("the folder's worst images went or changed while it ran: run it again")
-
-
-def with_folder(results: AccuracyResults, folder: FolderAccuracy) -> AccuracyResults:
-    """Return the worst image's results with the folder's, whose failures fail them."""
-    if folder.failed == 0:
-        return replace(results, folder=folder)
-    reasons = [f"{folder.failed} of {folder.images} images are beyond a limit"]
-    if results.outcome == "fail":
-        reasons += results.reasons
-    else:
-        reasons.append("its worst image was inside the limits when it was measured again")
-    return replace(results, verdict="FAIL", outcome="fail", reasons=tuple(reasons), folder=folder)
 
 
 def warn_of_identical_bits(results: AccuracyResults, sides: Sides, log: RunLog) -> None:

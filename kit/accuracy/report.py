@@ -19,7 +19,9 @@ from kit.records import (
     AccuracyResults,
     BlockAccuracy,
     Cause,
+    FeaturesComparison,
     FolderAccuracy,
+    ImageAccuracy,
     TensorAccuracy,
 )
 from kit.statistics import as_colours, compare_tokens, principal_components
@@ -43,6 +45,8 @@ def report(record: AccuracyRecord) -> list[str]:
         lines += ["", *causes(results)]
     if results.folder is not None:
         lines += ["", *folder_lines(results.folder)]
+    if results.against is not None:
+        lines += ["", *against_lines(results.against)]
     return lines
 
 
@@ -55,6 +59,9 @@ def verdict_line(record: AccuracyRecord) -> str:
     """Return the verdict with what qualifies it."""
     results = record.results
     remarks = [f"{results.declared} on {LABELS[record.device.type]} ({record.device.name})"]
+    if reviewed(results) and results.features is not None:
+        file = results.features
+        remarks = [f"{file.declared} on {file.device}, as {file.file} says; its blocks unseen"]
     if results.source == "random":
         remarks.append("random weights: the features mean nothing, the arithmetic is real")
     if results.folder is not None:
@@ -63,6 +70,11 @@ def verdict_line(record: AccuracyRecord) -> str:
             f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
         )
     return f"Verdict: {results.verdict} ({'; '.join(remarks)})"
+
+
+def reviewed(results: AccuracyResults) -> bool:
+    """Return whether saved features were judged, and no device has run."""
+    return results.features is not None and results.features.reviewed
 
 
 def arithmetic_lines(record: AccuracyRecord) -> list[str]:
@@ -104,9 +116,10 @@ def arithmetic_lines(record: AccuracyRecord) -> list[str]:
 def columns(record: AccuracyRecord) -> list[str]:
     """Return the three columns, the parts, the worst token, its tail and the tolerance."""
     results = record.results
+    label = "saved" if reviewed(results) else LABELS[record.device.type]
     lines = [
         f"Relative error against fp64 on the CPU, image {results.image}:",
-        f"{'':24}{LABELS[record.device.type]:>12}{'CPU fp32':>12}{'explained':>12}",
+        f"{'':24}{label:>12}{'CPU fp32':>12}{'explained':>12}",
     ]
     for name in TENSORS:
         tensor: TensorAccuracy = getattr(results, name)
@@ -166,6 +179,8 @@ def just_below(cosine: float) -> float:
 
 def blocks(results: AccuracyResults) -> list[str]:
     """Return the error after every block and the operator nearest to its limit."""
+    if reviewed(results):
+        return ["Saved features show the outputs alone: no block was compared"]
     if not results.blocks:
         return ["This model's blocks are not known to the kit: only its outputs were compared"]
     lines = [
@@ -225,11 +240,7 @@ def folder_lines(folder: FolderAccuracy) -> list[str]:
         f"({folder.cached} references cached, {folder.ranks} ranks)",
         f"Image errors (last_hidden_state): {', '.join(percentiles)}",
     ]
-    lines += [
-        f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
-        f"{number(image.token_relative_error, '.3g')} ({'passed' if image.passed else 'FAILED'})"
-        for image in folder.worst
-    ]
+    lines += map(image_line, folder.worst)
     lines += [f"  broken: {broken.reason}" for broken in folder.broken]
     same = folder.neighbours
     if same.top1 is not None and same.top5 is not None:
@@ -238,6 +249,23 @@ def folder_lines(folder: FolderAccuracy) -> list[str]:
             f"images, {same.top5:.2%} of the top-5 in common"
         )
     return lines
+
+
+def image_line(image: ImageAccuracy) -> str:
+    """Return one image's line."""
+    return (
+        f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
+        f"{number(image.token_relative_error, '.3g')} ({'passed' if image.passed else 'FAILED'})"
+    )
+
+
+def against_lines(against: FeaturesComparison) -> list[str]:
+    """Return how far another device's features are."""
+    return [
+        f"Against {against.features.device} ({against.features.file}), "
+        f"limits of {against.limits.arithmetic}: {against.failed} images beyond them",
+        *map(image_line, against.worst),
+    ]
 
 
 # ---- Pictures ------------------------------------------------------------------------------------

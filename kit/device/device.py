@@ -7,6 +7,7 @@ is HF32; `patched` tells which of the two this run has.
 """
 
 import contextlib
+import ctypes
 import platform
 import sys
 import warnings
@@ -93,8 +94,24 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
         )
     with device_errors(f"opening {accelerator}:{index}"):
         torch.cuda.set_device(index)
-        name = torch.cuda.get_device_name(index)
+        name = torch.cuda.get_device_name(index) + (" (emulated)" if is_emulated() else "")
         return Device(accelerator, index, name, count, torch.device("cuda", index))
+
+
+def cann_library() -> str | None:
+    """Return the path of the libascendcl.so that this process has loaded; None without one."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+            path = line.partition("/")[2]
+            if path.rpartition("/")[2].startswith("libascendcl.so"):
+                return f"/{path}"
+    return None
+
+
+def is_emulated() -> bool:
+    """Return whether the CANN that is loaded computes on no chip: the library itself says so."""
+    path = cann_library()
+    return path is not None and hasattr(ctypes.CDLL(path), "fake_cann_emulated")
 
 
 def quiet_libraries() -> None:

@@ -57,6 +57,13 @@ class DecodedImage:
         """Rows of the upright image."""
         return int(self.pixels.shape[0])
 
+    @property
+    def pixels_sha256(self) -> str:
+        """SHA-256 of the shape in words, such as 426x640, and the pixels' bytes."""
+        digest = hashlib.sha256(f"{self.height}x{self.width}".encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
 
 def find(given: Path | None, root: Path) -> tuple[Path, ...]:
     """Return the image files of a run: the given one, a folder's, or the default.

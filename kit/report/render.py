@@ -130,8 +130,9 @@ def subject(records: Records, words: Words) -> str:
         model = say(words, "subject_random", model=newest.model.architecture)
     elif not identified(records):
         model = say(words, "subject_not_identified", model=model)
-    key = "subject_emulated" if any(map(emulated, records.found())) else "subject"
-    return say(words, key, model=model, chip=newest.device.name)
+    chip = newest.device.name
+    unsaid = any(map(emulated, records.found())) and "(emulated)" not in chip
+    return say(words, "subject_emulated" if unsaid else "subject", model=model, chip=chip)
 
 
 # ---- Environments: how each format escapes -------------------------------------------------------

@@ -37,7 +37,7 @@ PARAMETERS = {"dinov3-vitb16": 85_660_416}
 HUBS = ("modelscope", "huggingface")
 # Set by CANN's own script, by torchrun or by npu_patch: not the user's to set, or to set again.
 SET_BY_OTHERS = {
-    "ASCEND_HOME_PATH", "EMULATED_NPU", "LOCAL_RANK", "RANK", "WORLD_SIZE",
+    "ASCEND_HOME_PATH", "LOCAL_RANK", "RANK", "WORLD_SIZE",
     "TORCH_COMPILE_DISABLE", "TORCH_DEVICE_BACKEND_AUTOLOAD",
 }  # fmt: skip
 SAME = (
@@ -47,6 +47,7 @@ SAME = (
     "environment.python", "environment.torch", "environment.torch_npu",
     "environment.transformers", "environment.numpy", "environment.pillow", "environment.cann",
     "environment.driver", "environment.platform", "environment.cpu", "environment.git_commit",
+    "environment.host_id", "environment.cann_library",
 )  # fmt: skip
 
 
@@ -246,6 +247,8 @@ def why_not(records: Records, words: Words, now: datetime) -> Iterator[str]:
         results = records.accuracy.results
         if results.outcome == "self-check":
             yield say(words, "only_self_check")
+        if results.features is not None and results.features.reviewed:
+            yield say(words, "only_reviewed")
         if results.limits.budget_factor > BUDGET_FACTOR:
             factor = f"{results.limits.budget_factor:g}"
             yield say(words, "wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
@@ -300,11 +303,9 @@ def why_not_fast(results: BenchmarkResults, words: Words) -> Iterator[str]:
 
 def emulated(record: Record) -> bool:
     """Return whether a run was on the emulated NPU, as far as its record shows it."""
-    variables = record.environment.variables
-    traces = (variables.get("ASCEND_HOME_PATH", ""), record.device.name)
-    return "EMULATED_NPU" in variables or any(
-        word in trace.lower() for trace in traces for word in ("fake_cann", "emulated")
-    )
+    home = record.environment.variables.get("ASCEND_HOME_PATH", "")
+    traces = f"{record.device.name} {record.environment.cann_library} {home}".lower()
+    return "fake_cann" in traces or "emulated" in traces
 
 
 def identified(records: Records) -> bool:

@@ -1,0 +1,355 @@
+"""The device's features of the judged images in a file, so that others judge them without it.
+
+A reviewer needs the weights and the images, and no NPU: the thresholds, the worst token and the
+limits are derived again on any CPU. What happened inside the blocks is not in the file.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from kit import outside
+from kit.accuracy.examine import Examination
+from kit.accuracy.folder import (
+    WORST_SHOWN,
+    Compared,
+    JudgedImage,
+    Prepared,
+    Saved,
+    badness,
+    compared,
+    folder_accuracy,
+    prepare,
+    with_folder,
+)
+from kit.accuracy.limits import LIMITS, Arithmetic
+from kit.accuracy.references import Declared, References, Sides
+from kit.accuracy.verdict import assess
+from kit.device.device import DTYPES, LABELS
+from kit.errors import KitError
+from kit.model.images import Inputs
+from kit.model.model import TENSORS, Features, patch_grid
+from kit.model.setup import Setup
+from kit.options import AccuracyOptions
+from kit.output import RunLog, encoded
+from kit.records import (
+    AccuracyResults,
+    DeviceType,
+    FeaturesComparison,
+    FeaturesFile,
+    ImageAccuracy,
+    LimitsInfo,
+)
+
+FILE = "accuracy_features.safetensors"
+KEY = "evidence"  # of the file's metadata
+VERSION: Literal[1] = 1
+LARGEST_FILE_BYTES = 1 << 30
+AGAIN = "write it again with accuracy.py on the device"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the file says of the features in it.
+
+    Attributes:
+        version: of this layout.
+        weights_sha256: as in records.
+        preprocessing: the steps, in words.
+        device_type, device: what computed them.
+        declared: the arithmetic that it was found to compute in.
+        judged: how many images the run judged; the file may hold the first of them alone.
+        images: that are; tensor NAME.N belongs to the Nth.
+    """
+
+    version: Literal[1]
+    weights_sha256: str
+    preprocessing: str
+    device_type: DeviceType
+    device: str
+    declared: Declared
+    judged: int
+    images: tuple[JudgedImage, ...]
+
+
+def encode(sides: Sides, saved: Sequence[Saved], judged: int) -> tuple[FeaturesFile, bytes]:
+    """Return a safetensors file of the features that a device computed, and the record's part."""
+    setup = sides.setup
+    evidence = Evidence(
+        version=VERSION,
+        weights_sha256=setup.model_info.sha256,
+        preprocessing=str(setup.steps),
+        device_type=setup.device.type,
+        device=setup.device.name,
+        declared=sides.references.declared,
+        judged=judged,
+        images=tuple(  # a file's name may hold bytes that are no UTF-8
+            replace(image, image=encoded(image.image).decode()) for image, _ in saved
+        ),
+    )
+    tensors = {
+        f"{name}.{number}": getattr(features, name).contiguous().clone()
+        for number, (_, features) in enumerate(saved)
+        for name in TENSORS
+    }
+    content: bytes = save(tensors, {KEY: json.dumps(asdict(evidence))})
+    return info(evidence, Path(FILE), content, reviewed=False), content
+
+
+def info(evidence: Evidence, path: Path, content: bytes, *, reviewed: bool) -> FeaturesFile:
+    """Return the record's part on a file."""
+    return FeaturesFile(
+        file=str(path),
+        sha256=hashlib.sha256(content).hexdigest(),
+        device=f"{LABELS[evidence.device_type]} ({evidence.device})",
+        declared=str(evidence.declared),
+        images=len(evidence.images),
+        reviewed=reviewed,
+    )
+
+
+@dataclass(frozen=True)
+class FeaturesRead:
+    """A file of features: the record's part, what it says of itself, features by pixels' hash.
+
+    A folder's worst image is there twice: as it was measured in full, and in its batch.
+    """
+
+    info: FeaturesFile
+    evidence: Evidence
+    features: Mapping[str, Sequence[Saved]]
+
+
+def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
+    """Return the features in a file of these weights and this preprocessing.
+
+    Args:
+        path: of the file, which may hold anything.
+        option: that named it, for errors.
+        setup: with the weights and the preprocessing that it must be of.
+
+    Raises:
+        KitError: where it is damaged, or of other weights or sizes.
+    """
+    content = outside.read_bytes(path, option, LARGEST_FILE_BYTES)
+    damaged = f"{option} {path} is no whole file of saved features"
+    evidence = decode(content, damaged)
+    weights, steps = setup.model_info.sha256, str(setup.steps)
+    if evidence.weights_sha256 != weights:
+        raise KitError(
+            f"{option} {path} is of weights {evidence.weights_sha256[:16]}..., not of "
+            f"{weights[:16]}... in {setup.model_info.weights or 'random weights'}: "
+            "give the folder of those weights as --weights"
+        )
+    if evidence.preprocessing != steps:
+        raise KitError(
+            f"{option} {path} is of images prepared otherwise ({evidence.preprocessing[:200]}; "
+            f"here: {steps}): give the same --size and the same preprocessor_config.json"
+        )
+    features = tensors_of(content, evidence, damaged)
+    return FeaturesRead(info(evidence, path, content, reviewed=True), evidence, features)
+
+
+def decode(content: bytes, damaged: str) -> Evidence:
+    """Return what a safetensors file says of itself.
+
+    Raises:
+        KitError: where it is no such file; it begins with `damaged`.
+    """
+    import msgspec  # a run on a device does not need it
+
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= len(content) - 8:
+        raise KitError(f"{damaged}: {AGAIN}")
+    header = outside.json_object(content[8 : 8 + length], damaged, AGAIN)
+    metadata = header.get("__metadata__")
+    text = metadata.get(KEY) if isinstance(metadata, dict) else None
+    try:
+        evidence = msgspec.json.decode(text if isinstance(text, str) else "", type=Evidence)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
+    words = (evidence.weights_sha256, evidence.preprocessing, evidence.device)
+    if not evidence.images or not all(map(str.isprintable, words)):
+        raise KitError(f"{damaged} (no image, or no words): {AGAIN}")
+    return evidence
+
+
+def tensors_of(content: bytes, evidence: Evidence, damaged: str) -> dict[str, list[Saved]]:
+    """Return each image's features by the hash of its pixels.
+
+    Raises:
+        KitError: where a tensor is missing or of another type than the file declares.
+    """
+    found: dict[str, list[Saved]] = {}
+    dtype = DTYPES[evidence.declared.dtype]
+    try:
+        tensors = load(content)
+        for number, image in enumerate(evidence.images):
+            features = Features(*(tensors[f"{name}.{number}"] for name in TENSORS))
+            found.setdefault(image.pixels_sha256, []).append((image, features))
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
+    if any(tensor.dtype != dtype for tensor in tensors.values()):
+        raise KitError(f"{damaged} (a tensor is not {evidence.declared.dtype}): {AGAIN}")
+    return found
+
+
+# ---- Judging -------------------------------------------------------------------------------------
+
+
+def review(
+    options: AccuracyOptions, setup: Setup, inputs: Inputs, log: RunLog
+) -> tuple[AccuracyResults, tuple[int, ...]]:
+    """Judge saved features by the CPU's references of the same images; no device computes.
+
+    Args:
+        options: with the file, and perhaps a second one to compare it with.
+        setup: the CPU and the model on it.
+        inputs: among them the images that the features are of.
+        log: warned of what a reader must know.
+
+    Returns:
+        The results, those of the worst image where there are several, and its input's shape.
+
+    Raises:
+        KitError: where a file is damaged, or of other weights, sizes or images.
+    """
+    assert options.features is not None  # it is what asks for a review
+    given = read(options.features, "--features", setup)
+    other = None if options.against is None else read(options.against, "--against", setup)
+    wider = given.evidence.declared.arithmetic
+    if other is not None:
+        require_all(given, other.features, f"in {other.info.file}")
+        wider = coarser(wider, other.evidence.declared.arithmetic)
+    evidence = given.evidence
+    references = References(setup.model, evidence.declared)
+    side = references.fp64 if evidence.device_type == "cpu" else references.fp32
+    arithmetic = evidence.declared.arithmetic
+    log.info(f"Judging features of {given.info.device}, {evidence.declared}, by the CPU...")
+    judged: list[Compared] = []
+    pairs: list[ImageAccuracy] = []
+    worst: tuple[float, Prepared, Features] | None = None
+    done: set[str] = set()
+    for image in [inputs.first, *inputs.others(log)]:
+        key = image.pixels_sha256
+        if key not in given.features or key in done:
+            continue
+        done.add(key)
+        prepared = prepare(image, setup.steps)
+        reference = side.features(prepared.pixels)
+        require_shapes(given, key, reference)
+        if prepared.about.input_sha256 != given.features[key][0][0].input_sha256:
+            log.warning(f"{image.path}: this processor prepares it with other last bits")
+        found = worst_of(prepared, given.features[key], reference, arithmetic)
+        judged.append(found[1])
+        if worst is None or found[0] > worst[0]:
+            worst = found[0], prepared, found[2]
+        if other is not None:
+            theirs = other.features[key][-1][1]
+            pairs.append(worst_of(prepared, given.features[key], theirs, wider)[1].accuracy)
+    require_all(given, done, "among the images that --image gives")
+    assert worst is not None  # a file holds one image at least
+    results = in_full(options, setup, references, given, *worst[1:])
+    if len(judged) > 1:
+        folder = folder_accuracy(judged, inputs.broken, LIMITS[arithmetic], cached=0, ranks=1)
+        results = with_folder(results, folder)
+    if evidence.judged > len(evidence.images):
+        log.warning(
+            f"{given.info.file} holds {len(evidence.images)} of {evidence.judged} judged images"
+        )
+    if other is not None:
+        results = with_comparison(results, other, pairs, LIMITS[wider])
+    results = replace(results, features=given.info)
+    return results, worst[1].about.shape
+
+
+def require_shapes(given: FeaturesRead, key: str, reference: Features) -> None:
+    """Check that an image's features have the shapes that these weights give.
+
+    Raises:
+        KitError: where they have not.
+    """
+    for image, features in given.features[key]:
+        for name in TENSORS:
+            found, right = (tuple(getattr(one, name).shape) for one in (features, reference))
+            if found != right:
+                raise KitError(
+                    f"{given.info.file} holds a {name} of {found} for {image.image!r}, "
+                    f"where these weights give {right}: {AGAIN}"
+                )
+
+
+def require_all(given: FeaturesRead, found: Collection[str], where: str) -> None:
+    """Check that each image of the file is among those with these hashes of pixels.
+
+    Raises:
+        KitError: naming the first that is not.
+    """
+    for pixels, ((image, _), *_) in given.features.items():
+        if pixels not in found:
+            raise KitError(
+                f"{given.info.file} holds features of {image.image!r}, pixels {pixels[:16]}..., "
+                f"which is not {where}: give the images that the features are of"
+            )
+
+
+def coarser(*both: Arithmetic) -> Arithmetic:
+    """Return the arithmetic with the wider limits."""
+    return max(both, key=lambda arithmetic: LIMITS[arithmetic].relative_error)
+
+
+def worst_of(
+    image: Prepared, saved: Sequence[Saved], reference: Features, arithmetic: Arithmetic
+) -> tuple[float, Compared, Features]:
+    """Return the features of an image that are furthest from a reference, and how far they are."""
+    judged = [(compared(image.about, one, reference, arithmetic), one) for _, one in saved]
+    every = [(badness(found.accuracy, LIMITS[arithmetic]), found, one) for found, one in judged]
+    return max(every, key=lambda found: found[0])
+
+
+def in_full(
+    options: AccuracyOptions,
+    setup: Setup,
+    references: References,
+    given: FeaturesRead,
+    image: Prepared,
+    features: Features,
+) -> AccuracyResults:
+    """Return one image's results, without blocks."""
+    pixels = image.pixels
+    sides = (references.fp32, references.imitation, references.fp64)
+    examination = Examination((), features, *(side.features(pixels) for side in sides))
+    return assess(
+        examination,
+        references,
+        patch_grid(setup.model.config, pixels.shape),
+        image=image.about.image,
+        source=setup.model_info.source,
+        torch_device=given.evidence.device_type,
+        factor=options.budget_factor,
+        self_check=given.evidence.device_type == "cpu",
+    )
+
+
+def with_comparison(
+    results: AccuracyResults,
+    other: FeaturesRead,
+    pairs: Sequence[ImageAccuracy],
+    limits: LimitsInfo,
+) -> AccuracyResults:
+    """Return results with the distance from another device's features, which fails them too."""
+    ordered = sorted(pairs, key=lambda pair: -badness(pair, limits))
+    failed = sum(not pair.passed for pair in pairs)
+    against = FeaturesComparison(other.info, limits, failed, tuple(ordered[:WORST_SHOWN]))
+    results = replace(results, against=against)
+    if not failed:
+        return results
+    reason = f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
+    reasons = (*results.reasons, reason) if results.outcome == "fail" else (reason,)
+    return replace(results, verdict="FAIL", outcome="fail", reasons=reasons)
