@@ -37,18 +37,30 @@ def load_words(language: str) -> Words:
     return found
 
 
-def png(figure: "Figure", language: str) -> bytes:
-    """Return the figure as a PNG file, in Chinese where that is asked for and a font has it."""
-    font = chinese_font() if language == "zh" else None
-    if font is not None:
-        from matplotlib.text import Text
+GREY = "#767676"  # readable on white and on black
 
-        for text in figure.findobj(lambda artist: isinstance(artist, Text)):
-            assert isinstance(text, Text)
+
+def png(figure: "Figure", language: str, *, photographs: bool = False) -> bytes:
+    """Return the figure as a PNG file, in Chinese where that is asked for and a font has it.
+
+    A dark page inverts plots; one with photographs is transparent instead, its texts grey.
+    """
+    if photographs:
+        for axes in figure.axes:
+            axes.tick_params(colors=GREY, which="both")
+            axes.spines[:].set_color(GREY)
+    from matplotlib.text import Text
+
+    font = chinese_font() if language == "zh" else None
+    for text in figure.findobj(lambda artist: isinstance(artist, Text)):
+        assert isinstance(text, Text)
+        if photographs:
+            text.set_color(GREY)
+        if font is not None:
             text.set_text(translated(text.get_text(), language))
             text.set_fontfamily(["DejaVu Sans", font])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None}, transparent=photographs)
     return buffer.getvalue()
 
 

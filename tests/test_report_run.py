@@ -141,15 +141,18 @@ def test_reproduction_repeats_the_run_word_for_word(tmp_path: Path) -> None:
     records["benchmark"]["environment"]["variables"].update(WORLD_SIZE="2", LOCAL_RANK="0")
     text = report(write(tmp_path, records))
     lines = text.rsplit("```bash\n", 1)[1].split("\n```")[0].splitlines()
-    assert lines[:5] == [
+    folder = "/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m"
+    assert lines[:6] == [
         "git checkout 0123456789abcdef0123456789abcdef01234567",
         "pip install torch==2.9.0 --index-url https://download.pytorch.org/whl/cpu",
         "pip install -r requirements.txt transformers==4.57.6 numpy==1.26.4 pillow==11.3.0",
         "pip install --no-deps torch-npu==2.9.0.post1 pyyaml",
         "source /usr/local/Ascend/set_env.sh",
+        "modelscope download --model facebook/dinov3-vitb16-pretrain-lvd1689m "
+        f"--local_dir {folder}",
     ]
-    assert lines[6].startswith("TASK_QUEUE_ENABLE=2 torchrun --nproc-per-node 2 benchmark.py ")
-    echo = lines[5].replace("python3 inference.py", "printf '%s\\n'")
+    assert lines[7].startswith("TASK_QUEUE_ENABLE=2 torchrun --nproc-per-node 2 benchmark.py ")
+    echo = lines[6].replace("python3 inference.py", "printf '%s\\n'")
     said = subprocess.run(["sh", "-c", echo], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines() == options
 
@@ -161,6 +164,7 @@ def test_an_emulated_run_is_repeated_on_the_emulated_npu(tmp_path: Path) -> None
         record["device"]["name"] += " (emulated)"
     text = report(write(tmp_path, records))
     assert "python3 tests/fake_cann/run.py accuracy.py --weights" in text
+    assert "pip install --no-deps --target build/torch-npu torch-npu==2.9.0.post1 pyyaml" in text
     assert "set_env.sh" not in text.rsplit("```bash", 1)[1]
     assert "Ascend910_9362 (emulated)" in text.splitlines()[2]
 

@@ -292,8 +292,12 @@ def pictures(measured: Measured, label: str, language: str) -> Mapping[str, Call
     shape = examination.device.last_hidden_state.shape
     right = shape == examination.fp64.last_hidden_state.shape
     if right and shape[1] == prefix_of(measured.stages) + rows * columns_:
-        drawn["accuracy_tokens.png"] = lambda: png(draw_tokens(measured, title), language)
-        drawn["accuracy_pca.png"] = lambda: png(draw_pca(measured, title, label), language)
+        drawn["accuracy_tokens.png"] = lambda: png(
+            draw_tokens(measured, title), language, photographs=True
+        )
+        drawn["accuracy_pca.png"] = lambda: png(
+            draw_pca(measured, title, label), language, photographs=True
+        )
     return drawn
 
 

@@ -415,7 +415,7 @@ def files_of_card(folder: Path, records: Records) -> dict[str, bytes]:
 
 
 def installing(records: Records) -> list[str]:
-    """Return the commands that make the newest run's environment: its code, packages and CANN.
+    """Return the commands that make the newest run's environment: code, packages, CANN, weights.
 
     Records of other packages are named as mixed.
     """
@@ -432,10 +432,19 @@ def installing(records: Records) -> list[str]:
     pins = [pinned(name, getattr(environment, name)) for name in others]
     lines.append(f"pip install -r requirements.txt {' '.join(pins)}")
     if environment.torch_npu is not None:
-        lines.append(f"pip install --no-deps {pinned('torch-npu', environment.torch_npu)} pyyaml")
+        # The emulated NPU's torch-npu must not be seen by a plain run, where CANN is missing.
+        apart = "--target build/torch-npu " if emulated(newest) else ""
+        npu = pinned("torch-npu", environment.torch_npu)
+        lines.append(f"pip install --no-deps {apart}{npu} pyyaml")
     cann = environment.variables.get("ASCEND_HOME_PATH")
     if cann is not None and not emulated(newest):
         lines.append(f"source {quoted(cann)}/set_env.sh")
+    weights = newest.model.weights
+    if weights is not None and repository(records) is not None:
+        client = "modelscope download --model {} --local_dir {}"
+        if newest.model.source == "huggingface":
+            client = "hf download {} --local-dir {}"
+        lines.append(client.format(REPOSITORY, quoted(weights)))
     return lines
 
 
