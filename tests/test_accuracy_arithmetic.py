@@ -15,7 +15,9 @@ from kit.accuracy.references import (
     in_declared_type,
 )
 from kit.device.arithmetic import round_mantissa
-from tests.accuracy_model import good_pixels, trained_like_model
+from kit.model.model import use_attention
+from tests.accuracy_model import good_pixels, layers, trained_like_model
+from tests.trained_weights import small_trained_model
 
 
 @pytest.mark.parametrize("bits", [10, 11])
@@ -111,3 +113,26 @@ def test_a_declared_arithmetic_has_its_row_and_its_words() -> None:
     assert str(Declared("fp32", "fp32", "hf32")) == "fp32 (matrix products fp32, convolutions hf32)"
     assert str(Declared("bf16")) == "bf16"
     assert Declared().plain
+
+
+def test_the_weights_that_are_like_trained_ones_have_what_training_leaves() -> None:
+    model, streams, attention = small_trained_model(), [], []
+    use_attention(model, "eager")
+    for block in layers(model):
+        block.register_forward_hook(lambda _, __, out: streams.append(out))
+        block.get_submodule("attention").register_forward_hook(
+            lambda _, __, out: attention.append(out[1])
+        )
+    with torch.no_grad():
+        model(good_pixels())
+    for stream in streams[:2]:
+        hidden = stream[0] if isinstance(stream, tuple) else stream
+        channels = hidden.abs().flatten(0, -2).median(0).values
+        ratios = (channels / channels.median()).sort(descending=True).values
+        assert all(100 < float(ratio) < 400 for ratio in ratios[:3])
+        assert float(ratios[3]) < 20
+    assert all(float(weights.amax(-1).mean()) > 0.3 for weights in attention)  # 1/21 is flat
+    scales = torch.cat([p.detach() for name, p in model.named_parameters() if "lambda1" in name])
+    assert float(scales.max() / scales.min()) > 500
+    weight = layers(model)[0].get_parameter("mlp.up_proj.weight").detach()
+    assert float((weight / weight.std()).pow(4).mean()) > 10  # 3 for normal numbers

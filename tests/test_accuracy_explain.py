@@ -14,6 +14,8 @@ import accuracy
 from kit.accuracy import references
 from kit.accuracy.explain import ErfGelu, gelu_replaced
 from kit.accuracy.references import Declared, Imitation, make_sides
+from kit.accuracy.report import nearness
+from kit.records import Cause
 from tests.accuracy_model import trained_like_model
 from tests.accuracy_runs import results_of
 
@@ -102,6 +104,21 @@ def test_a_device_that_rounds_products_in_silence_is_found_out(
     imitated = [name for name, one in causes.items() if one["where"] == "reference"]
     assert imitated[0] == "matrix products and convolution: HF32"  # the nearest stands first
     assert causes["tanh form of GELU"]["removes"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (5.56e-07, 0.0104, "19 000 times worse: not this"),
+        (1e-4, 2.31e-4, "2.3 times worse: not this"),
+        (1e-4, 1.01e-4, "removes 0%"),
+        (1e-4, 2e-6, "removes 98%"),
+        (0.0, 1e-6, "removes -"),
+    ],
+)
+def test_how_near_an_imitation_comes_is_said(before: float, after: float, words: str) -> None:
+    removes = max(0.0, 1 - after / before) if before else None
+    assert nearness(Cause("", "reference", after, before, removes, "")) == words
 
 
 def test_switches_leave_the_model_as_it_was() -> None:

@@ -1,10 +1,13 @@
 """Would the verdict have noticed? Faults on the device's side only, and harmless variations."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
+from kit.accuracy.references import Declared
 from kit.accuracy.verdict import exit_code
+from kit.options import BUDGET_FACTOR
 from kit.records import AccuracyResults
 from tests.accuracy_block_faults import (
     ATTENTION_FAULTS,
@@ -14,7 +17,7 @@ from tests.accuracy_block_faults import (
 )
 from tests.accuracy_harmless import HARMLESS, UNSEEN
 from tests.accuracy_input_faults import EMBEDDING_FAULTS, INPUT_FAULTS, ROPE_FAULTS, UNDECLARED
-from tests.accuracy_model import Case, named_rightly, run_case
+from tests.accuracy_model import Case, examined, named_rightly, run_case
 
 FAULTS = (
     *INPUT_FAULTS,
@@ -66,6 +69,61 @@ def test_enough_is_tried_and_no_two_cases_share_a_name() -> None:
     assert len(FAULTS) >= 40
     assert len(HARMLESS) >= 15
     assert len(CASES) == len(FAULTS) + len(HARMLESS) + len(UNSEEN)
+
+
+VARIANTS = {
+    "HF32 convolution": Declared(convolution="hf32"),
+    "tanh GELU": Declared(gelu="tanh"),
+    "HF32 convolution, tanh GELU": Declared(convolution="hf32", gelu="tanh"),
+    "HF32": Declared(matmul="hf32", convolution="hf32"),
+    "TF32": Declared(matmul="tf32", convolution="tf32"),
+    "fp16, convolution in and out": Declared(matmul="fp16", convolution="fp16 in and out"),
+    "bf16": Declared(matmul="bf16", convolution="bf16"),
+}
+# Caught by name whatever is rounded: at least so many of them.
+CAUGHT = {"HF32 convolution": 74, "tanh GELU": 72, "HF32 convolution, tanh GELU": 71, "bf16": 59}
+CAUGHT_ELSEWHERE = 66
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_faults_are_caught_under_every_documented_arithmetic_down_to_its_own_rounding(
+    variant: str,
+) -> None:
+    declared, caught, missed = VARIANTS[variant], 0, []
+    budget = {
+        (stage.stage.number, one.name): one
+        for stage in examined(Case("nothing", declared=declared)).stages
+        for one in stage.operators
+    }
+    for case in FAULTS:
+        found = run_case(replace(case, declared=declared))
+        if exit_code(found, strict=True) and named_rightly(case, found):
+            caught += 1
+            continue
+        alone = measured(case.name)  # on a device that computes in fp32
+        operator, block = alone.first_unexplained_operator, alone.first_unexplained_block
+        assert operator is not None and block is not None, case.name
+        explained = budget[block, operator.name]
+        size, token = operator.relative_error, operator.token_error
+        if not (
+            size is not None
+            and token is not None
+            and size <= BUDGET_FACTOR * explained.expected_error
+            and token <= BUDGET_FACTOR * explained.expected_token_error
+        ):
+            missed.append(f"{case.name}: {size} {explained.expected_error}")
+    assert missed == []
+    assert caught >= CAUGHT.get(variant, CAUGHT_ELSEWHERE)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_harmless_variations_pass_under_every_documented_arithmetic(variant: str) -> None:
+    for case in HARMLESS:
+        own = case.declared if case.declared != Declared() else VARIANTS[variant]
+        found = run_case(replace(case, declared=own))
+        assert found.outcome == "pass", (case.name, found.reasons)
 
 
 def row(case: Case) -> str:

@@ -1,13 +1,13 @@
 """Weights as training leaves them: what fresh random ones lack, and where precision is lost.
 
 In a trained ViT two or three channels of the residual stream are hundreds of times as large as
-the others, layer scales span three decades, attention is sharp and weights have heavy tails
-(Sun et al., Massive Activations in Large Language Models, 2024, has ViTs too; Touvron et al., Going
-Deeper with Image Transformers, 2021, layer scales). Fresh weights at 0.02 have none of it.
+the others (Sun et al., Massive Activations in Large Language Models, 2024, has ViTs too), layer
+scales span three decades (Touvron et al., Going Deeper with Image Transformers, 2021), most inputs
+of GELU are negative (Li et al., The Lazy Neuron Phenomenon, 2022), attention is sharp, and weights
+have heavy tails. Fresh weights at 0.02 have none of it.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +15,21 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-LARGE = (170.0, 260.0, 400.0)  # a channel's size, in medians of the embedding's
+LARGE = (180.0, 270.0, 400.0)  # a channel's size, in medians of fresh embeddings
 LARGE_SHARE = 0.5  # of a norm's weight that such a channel has: training damps what is large
 MEDIAN = 0.6745  # of the absolute value of a normal number
-SHARPNESS = 2.0  # times the gain of query and key at which scores have a deviation of one
+SHARPNESS = 1.1  # gain of query and key each
+BRANCH = 0.4  # gain of what a block adds to the stream, which must not outgrow the large channels
+MLP_BIAS = -1.0  # mean input of GELU, in its deviations
 FREEDOM = 4  # degrees, of Student's t: a kurtosis beyond all bounds
 
 
-def trained_model(seed: int, **config: Any) -> PreTrainedModel:  # noqa: ANN401 - as transformers takes it
+def trained_model(
+    seed: int,
+    branch: float = BRANCH,
+    mlp_bias: float = MLP_BIAS,
+    **config: Any,  # noqa: ANN401 - as transformers takes it
+) -> PreTrainedModel:
     """Return a DINOv3 ViT in evaluation mode with such weights, the same ones for a seed."""
     model: PreTrainedModel = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**config))
     generator = torch.Generator().manual_seed(seed)
@@ -36,6 +43,10 @@ def trained_model(seed: int, **config: Any) -> PreTrainedModel:  # noqa: ANN401 
             parameter.copy_(values(name, parameter, deviation, generator))
             if "norm" in name and name.endswith("weight"):
                 parameter[channels] = LARGE_SHARE
+            elif name.endswith("up_proj.bias"):
+                parameter.add_(mlp_bias)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_(branch)
             elif "token" in name or name.endswith("patch_embeddings.bias"):
                 parameter[..., channels] += sizes
     return model.eval()
@@ -60,10 +71,9 @@ def values(
     return gain * student / math.sqrt(parameter[0].numel())
 
 
-def save_trained(folder: Path, seed: int = 0) -> Path:
-    """Save a small one into folder and return it."""
-    trained_model(
+def small_trained_model(seed: int = 0) -> PreTrainedModel:
+    """Return one of 6 blocks, 64 wide."""
+    return trained_model(
         seed, hidden_size=64, intermediate_size=256, num_hidden_layers=6, num_attention_heads=4,
         num_register_tokens=4, image_size=64,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    )  # fmt: skip
