@@ -45,11 +45,8 @@ def test_both_languages_have_the_same_headings_and_table_rows() -> None:
     assert rows[0] == rows[1]
 
 
-def test_both_languages_have_the_same_commands_and_output() -> None:
-    assert commands(READMES[0]) == commands(READMES[1])
-    outputs = [re.findall(r"^```text\n(\[INFO\].*?)^```", text(name), re.M | re.S)
-               for name in READMES]  # fmt: skip
-    assert outputs[0] == outputs[1] != []
+def test_both_languages_have_the_same_commands() -> None:
+    assert commands(READMES[0]) == commands(READMES[1]) != []
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -93,7 +90,7 @@ def test_the_readme_s_options_are_those_of_the_parser(capsys: pytest.CaptureFixt
 RUNNABLE = [
     command
     for command in commands(READMES[0])
-    # Downloads have tests of their own; the first two commands and pip's are run by .ci/run.
+    # Downloads have tests of their own; the first command and pip's are run by .ci/run.
     if command.startswith(("python3 ", "torchrun ")) and not command.endswith("modelscope")
     if command.split()[1] in {*PARSERS, "--nproc-per-node"}
 ]
