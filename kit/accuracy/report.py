@@ -194,8 +194,8 @@ def block_line(block: BlockAccuracy) -> str:
     """Return one block's line."""
     worst, tail = block.worst_operator, "-"
     if worst is not None:
-        times = number(worst.times_limit, ".2g")
-        tail = f"{worst.operator} ({worst.name}) at {times} x its limit"
+        share = number(worst.times_limit, ".0%").replace("%", " %")
+        tail = f"{worst.operator} ({worst.name}) at {share} of its limit"
     flag = "" if block.explained else "  UNEXPLAINED"
     if block.explained and not block.sum_explained:
         flag = "  (the error after it is not explained)"

@@ -218,9 +218,7 @@ def host_warnings(found: Harness) -> list[str]:
         )
     cores = os.cpu_count() or 1
     if found.load_average is not None and found.load_average > cores:
-        warnings.append(
-            f"The host is busy: {found.load_average:.1f} processes want its {cores} cores"
-        )
+        warnings.append(f"Timings are unreliable: load {found.load_average:.1f} on {cores} cores")
     return warnings
 
 

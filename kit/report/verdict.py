@@ -79,7 +79,7 @@ class Verdict:
         headline: the first figures.
         failures: what failed or contradicts itself.
         reasons: what else keeps this from being validated.
-        remarks: what a reader must know besides.
+        remarks: what a reader must note too.
         checks: every claim with how it was checked.
     """
 
@@ -368,7 +368,7 @@ def settings(record: Record) -> list[str]:
 
 
 def remarks(records: Records, words: Words) -> Iterator[str]:
-    """Yield what a reader must know besides."""
+    """Yield what a reader must note too."""
     if records.inference is not None and records.inference.results.repeats.differing:
         repeats = records.inference.results.repeats
         largest = (
