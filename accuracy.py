@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hold the device's features against the CPU's: a verdict that says what is wrong, and where.
+"""Compare the device's features with the CPU's: a verdict that says what is wrong, and where.
 
 What is measured: pooler_output and last_hidden_state against fp32 on the CPU, and every block
 against fp64 beside what the declared arithmetic (HF32, TF32, bf16, fp16) explains. Without an
@@ -77,12 +77,12 @@ def add_verdict_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--strict",
         action="store_true",
-        help="exit with 1 too where an error is inside the limits and not explained",
+        help="exit with 1 also when an error within the limits is unexplained",
     )
     group.add_argument(
         "--explain",
         action="store_true",
-        help="run again with known causes switched one by one and say what each removes",
+        help="switch known causes one by one, run again, and say what each removes",
     )
     group.add_argument(
         "--budget-factor",
@@ -101,7 +101,7 @@ def add_folder_options(group: argparse._ArgumentGroup) -> None:
         type=whole_number(1, 4096),
         default=BATCH_SIZE,
         metavar="N",
-        help="images that the device computes at once (default: %(default)s)",
+        help="images per batch on the device (default: %(default)s)",
     )
     group.add_argument(
         "--workers",

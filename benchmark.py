@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure DINOv3 ViT-B/16: latency, throughput, memory, and the fastest way that is still right.
+"""Measure DINOv3 ViT-B/16: latency, throughput, memory, and the fastest mode that is accurate.
 
 What is measured: synchronized forwards of one image after a warm-up that is tested for
 steadiness, by the host's clock and the device's, every sample kept; then a sweep over batch
@@ -110,7 +110,7 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         type=whole_number(0, LARGEST_COUNT),
         default=WARM_UP,
         metavar="N",
-        help="least warm-up forwards; more follow until the times are steady, at most 100 or "
+        help="minimum of warm-up forwards; more follow until the times are steady, at most 100 or "
         "10 s (default: %(default)s)",
     )
     group.add_argument(
@@ -118,7 +118,7 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         type=number(0, LONGEST_S, " of seconds"),
         default=0.0,
         metavar="S",
-        help="go on with each measurement until it took this long (default: %(default)s)",
+        help="continue each measurement for at least this long (default: %(default)s)",
     )
     group.add_argument(
         "--batch-sizes",
@@ -149,7 +149,7 @@ def add_comparing_options(group: argparse._ArgumentGroup) -> None:
         "--max-regression",
         type=number(0, 1e6, " of percent"),
         metavar="PERCENT",
-        help="with --baseline: exit 1 where something is slower by more than this, and by more "
+        help="with --baseline: exit with 1 when something is slower by more than this, and by more "
         f"than the noise of both runs (default: {MAX_REGRESSION_PERCENT:g})",
     )
 

@@ -29,7 +29,7 @@ def make_parser() -> OneLineParser:
         "--save-features",
         type=some_path,
         metavar="FILE.safetensors",
-        help="keep pooler_output and last_hidden_state of every image in this file",
+        help="save pooler_output and last_hidden_state of every image to this file",
     )
     return parser
 

@@ -161,10 +161,14 @@ def write(options: Options, ended: Sequence[Ended], log: output.RunLog) -> None:
     if options.no_report:
         return
     with warned(log, "No report and no card"):
-        from kit.report.render import UPLOADS, files  # the template engine is needed only here
+        from kit.report.render import (
+            UPLOADS,
+            files,
+            outdated,
+        )  # the template engine is needed only here
 
         made = files(folder, options.lang, card=True)
-        output.publish(made)
+        output.publish(made, outdated(folder, made))
         log.info(f"Wrote {', '.join(str(path) for path in made if path.parent == folder)}")
         if folder / "card" / "README.md" in made:
             log.info(f"Wrote {folder / 'card'}, to publish with one of")

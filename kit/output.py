@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kit.errors import KitError
@@ -168,8 +168,10 @@ def require_writable_file(path: Path) -> None:
         raise write_error(path, error) from error
 
 
-def publish(files: Mapping[Path, bytes]) -> None:
+def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
     """Write all files, or none: each in full beside its place first, then renamed into it.
+
+    What is `gone` is deleted then: files of an earlier run that would stand beside these.
 
     A reader sees the old file or the new one, never a part; a run that is killed while it
     writes leaves the old ones.
@@ -186,6 +188,8 @@ def publish(files: Mapping[Path, bytes]) -> None:
             staged.append((stage(path, content), path))
         for temporary, path in staged:
             temporary.replace(path)
+        for path in gone:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
     finally:

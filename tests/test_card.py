@@ -193,6 +193,18 @@ def test_pictures_logs_and_records_lie_beside_it(tmp_path: Path) -> None:
             assert (tmp_path / "card" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_what_an_earlier_run_left_beside_it_goes(tmp_path: Path) -> None:
+    write(tmp_path, everything())
+    report_command.main([str(tmp_path), "--card"])
+    (tmp_path / "card" / "my own notes.txt").touch()
+    (tmp_path / "benchmark.json").unlink()
+    (tmp_path / "accuracy_pca.png").unlink()
+    report_command.main([str(tmp_path), "--card"])
+    left = {path.name for path in (tmp_path / "card").iterdir()}
+    assert not left & {"benchmark.json", "accuracy_pca.png"}
+    assert {"README.md", "accuracy.json", "accuracy_layers.png", "my own notes.txt"} <= left
+
+
 def random_weights(record: Json) -> None:
     record["model"].update(source="random", weights=None)
 

@@ -62,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in lines:
                 log.line(line)
             return code
-        from kit.report.render import files
+        from kit.report.render import files, outdated
 
         made = files(options.folder, options.lang, card=options.card)
-        output.publish(made)
+        output.publish(made, outdated(options.folder, made) if options.card else ())
         log.line(f"Wrote {', '.join(str(path) for path in made)}")
     except KitError as error:
         output.complain(f"error: {error}")

@@ -30,7 +30,7 @@ from kit.records import (
     TokenPlace,
 )
 from kit.report.checks import arithmetic
-from kit.report.load import Picture, Records, load_records
+from kit.report.load import PICTURES, SCRIPTS, Picture, Records, load_records
 from kit.report.verdict import (
     HUBS,
     PARAMETERS,
@@ -51,7 +51,6 @@ MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 UNDERSCORE_AT_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-LABELS = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
@@ -106,7 +105,7 @@ def files(
     beside = files_of_card(folder, records) if card and records.found() else {}
     if beside:
         values |= {
-            "front_matter": front_matter(records, language),
+            "front_matter": front_matter(records, words),
             "repository": repository(records),
             "files": sorted(beside),
             "installing": [line for line in installing(records) if line.startswith("pip ")],
@@ -370,14 +369,13 @@ class Filters:
 # ---- The card ------------------------------------------------------------------------------------
 
 
-def front_matter(records: Records, language: str) -> Markup:
+def front_matter(records: Records, words: Words) -> Markup:
     """Return what hubs read at the top of a card, each value as JSON, which YAML reads too.
 
     Hubs for Ascend read `hardwares`, other ones `hardware`.
     """
-    hardware = sorted(
-        {"CPU" if emulated(one) else LABELS[one.device.type] for one in records.found()}
-    )
+    types = {"cpu" if emulated(one) else one.device.type for one in records.found()}
+    hardware = sorted(words["device_types"][kind] for kind in types)
     values: dict[str, object] = {"license": "other", "library_name": "transformers"}
     if repository(records) is not None and records.found()[0].model.source != "random":
         values |= {"license_name": "dinov3-license", "base_model": [REPOSITORY]}
@@ -386,7 +384,7 @@ def front_matter(records: Records, language: str) -> Markup:
         "frameworks": ["PyTorch"],
         "hardware": hardware,
         "hardwares": hardware,
-        "language": [language],
+        "language": [words["language"][:2]],
     }
     return Markup("\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()))
 
@@ -409,6 +407,13 @@ def files_of_card(folder: Path, records: Records) -> dict[str, bytes]:
             with contextlib.suppress(KitError):
                 found[name] = outside.read_bytes(folder / name, "", outside.LARGEST_JSON_BYTES)
     return found
+
+
+def outdated(folder: Path, made: Mapping[Path, bytes]) -> list[Path]:
+    """Return the card's files that an earlier run may have left and this one does not have."""
+    names = [f"{script}.{end}" for script in SCRIPTS for end in ("json", "log")]
+    names += ["README.md", *(name for names_ in PICTURES.values() for name in names_)]
+    return [path for name in names if (path := folder / "card" / name) not in made]
 
 
 # ---- Reproduction --------------------------------------------------------------------------------
