@@ -192,7 +192,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         patch=patch,
         device=run.device_info(fallen.names),
         model=setup.model_info,
-        input=input_info(setup, inputs, tuple(run.pixels.shape), 1),
+        input=input_info(setup, inputs, run.input_shape, 1),
         results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
@@ -201,15 +201,23 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
 
 
 def exit_code(record: BenchmarkRecord) -> int:
-    """Return 130 for a run that Ctrl-C ended, 1 for one slower than the baseline, else 0."""
+    """Return 130 for a run that Ctrl-C ended, 1 for a failed check or a regression, else 0."""
     if record.status == "partial":
         return EXIT_INTERRUPTED
-    regression = record.results.regression
-    return EXIT_PASSED if regression is None or regression.passed else EXIT_FAILED_VERDICT
+    results, latency = record.results, record.results.latency
+    failed = latency is not None and latency.check is not None and latency.check.verdict == "FAIL"
+    failed |= any(row.status == "failed" for row in results.throughput)
+    failed |= any(row.verdict == "FAIL" for row in results.ladder)
+    failed |= results.regression is not None and not results.regression.passed
+    return EXIT_FAILED_VERDICT if failed else EXIT_PASSED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit code: 0 done, 1 slower, 2 could not run, 130 Ctrl-C."""
+    """Run the script and return its exit code.
+
+    0: done. 1: a check fails, or the run is slower than the baseline. 2: could not run.
+    130: Ctrl-C.
+    """
     return run_script(parse_options, run, argv)
 
 

@@ -23,7 +23,7 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 
 import torch
 
-from kit.benchmark.modes import run_mode
+from kit.benchmark.modes import Images, run_mode
 from kit.device.device import choose
 from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
@@ -55,13 +55,14 @@ def main() -> int:
     info = ModelInfo(None, "random", "", type(model).__name__, 0, "fp32", "sdpa")
     setup = Setup(device, torch.float32, model, Preprocessing(), info, NoChecks(device), 0.0)
     stopwatch = Stopwatch(device)
+    pixels = torch.zeros(2, 3, 224, 224)
+    images = Images(pixels, models.forward(model, pixels))
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         calls = {}
         for mode in parse_modes("all", Mode("fp32", "sdpa")):
             if mode.precision in ("fp32", "bf16"):
-                pixels = torch.zeros(1, 3, 224, 224)
-                runner = stack.enter_context(run_mode(setup, mode, pixels, keep=True))
+                runner = stack.enter_context(run_mode(setup, mode, images, keep=True))
                 calls[mode] = stack.enter_context(runner.forwards(runner.input(1)))
         for number in range(rounds + 2):
             for mode, call in calls.items():

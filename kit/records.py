@@ -10,7 +10,8 @@ History of SCHEMA_VERSION:
     2.0  accuracy's fields have standard names: budget is expected_error, token_budget
          expected_token_error, against_truth fp64_relative_error, cpu_against_truth
          cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
-    2.1  environment has host_id and cann_library; accuracy has features and against
+    2.1  environment has host_id and cann_library; accuracy has features and against;
+         benchmark's rows have check, their status may be 'failed', phases has references_ms
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ Products = Literal[
 GeluForm = Literal["erf", "tanh"]
 Source = Literal["local", "modelscope", "huggingface", "random"]
 Status = Literal["complete", "partial"]
-RowStatus = Literal["measured", "out_of_memory", "interrupted"]
+RowStatus = Literal["measured", "failed", "out_of_memory", "interrupted"]
+CheckVerdict = Literal["PASS", "FAIL", "SELF-CHECK"]
 MetricStatus = Literal["same", "faster", "slower", "regression"]
 OutcomeName = Literal["pass", "unexplained", "fail", "self-check"]
 
@@ -303,6 +305,33 @@ class Statistics:
 
 
 @record_type
+class RowCheck:
+    """Whether a row computed what it should, found outside its timed forwards."""
+
+    verdict: CheckVerdict = described(
+        "'SELF-CHECK' for a pass on the CPU; 'FAIL': the row's figures are no result."
+    )
+    arithmetic: str = described("Row of the limits' table that was applied.")
+    within_published_limits: bool = described(
+        "Whether it keeps the published 1 % and 0.999 too, whatever its arithmetic's limits are."
+    )
+    images: int = described(
+        "Images held against the fp32 model on the CPU: the batch's, all different up to eight, "
+        "and a second batch with each in another's place."
+    )
+    relative_error: float | None = described(
+        "Largest relative error (L2) of an image's pooler_output or last_hidden_state; null where "
+        "a value is not finite."
+    )
+    token_relative_error: float | None = described("The same of a single token.")
+    cosine_similarity: float | None = described("The smallest cosine of these tensors.")
+    max_abs_diff: float | None = described("The largest absolute difference in them.")
+    repeats: Repeats = described("Every timed forward beside the row's first, on the device.")
+    reasons: tuple[str, ...] = described("Why it fails; else empty.")
+    check_ms: float = described("What the check cost, in ms; no part of it is timed.")
+
+
+@record_type
 class WarmUp:
     """The forwards before the timed ones."""
 
@@ -321,6 +350,7 @@ class Latency(Statistics):
 
     batch_size: int = described("Images in the batch.")
     warm_up: WarmUp = described("The forwards before the timed ones.")
+    check: RowCheck | None = described("Whether they are right; null where Ctrl-C came before it.")
     device_p50_ms: float | None = described(
         "Median time between two events on the device's stream, in ms; null for the CPU."
     )
@@ -351,14 +381,14 @@ class ThroughputRow:
 
     batch_size: int = described("Images in the batch.")
     status: RowStatus = described(
-        "'out_of_memory': not measured, and the sweep ends here; 'interrupted': from the "
-        "samples until Ctrl-C."
+        "'failed': its check failed, so that there is no throughput; 'out_of_memory': not "
+        "measured, and the sweep ends here; 'interrupted': from the samples until Ctrl-C."
     )
     searched: bool = described(
         "Whether the batch size was found after a larger one ran out of memory."
     )
     throughput_ips: float | None = described(
-        "Images per second: batch_size over avg_latency_ms; null where not measured."
+        "Images per second: batch_size over avg_latency_ms; null where not measured or failed."
     )
     avg_latency_ms: float | None = described("Mean wall-clock time of a synchronized forward.")
     queued_throughput_ips: float | None = described(
@@ -377,6 +407,7 @@ class Phases:
 
     import_ms: float = described("Importing torch, transformers and the kit.")
     load_ms: float = described("From the weights' files to the model in host memory.")
+    references_ms: float = described("The features on the CPU that every row is checked against.")
     move_ms: float | None = described("Moving the model to the device and into its dtype.")
     first_inference_ms: float | None = described(
         "The first forward of the process; with a graph the first replay, after the capture."
@@ -420,20 +451,20 @@ class LadderRow:
     best_throughput_ips: float | None = described("Most images per second in the sweep.")
     best_batch_size: int | None = described("The batch size that gave it.")
     memory: Memory = described("Peaks over this mode.")
-    verdict: str = described("accuracy.py's verdict on the features at batch 1.")
+    verdict: CheckVerdict = described("'FAIL' where the check of any of its rows fails.")
+    within_published_limits: bool = described("Whether every row keeps 1 % and 0.999.")
     relative_error: float | None = described(
-        "The larger relative error (L2) of pooler_output and last_hidden_state; null where a "
-        "value is not finite."
+        "The largest of its rows' checks; null where a value is not finite."
     )
     cosine_similarity: float | None = described(
-        "The smaller cosine of the two; null where a value is not finite."
+        "The smallest of its rows' checks; null where a value is not finite."
     )
     max_abs_diff: float | None = described(
-        "Largest absolute difference in the two; null where a value is not finite."
+        "The largest of its rows' checks; null where a value is not finite."
     )
     bits_equal_eager: bool | None = described(
-        "Whether a replay's features equal the eager forward's to the last bit, for the image "
-        "and for its mirror image; null without graph capture."
+        "Whether a replay's features equal the eager forward's to the last bit, for two images; "
+        "null without graph capture."
     )
 
 
@@ -519,6 +550,9 @@ class BenchmarkResults:
     skipped_modes: tuple[SkippedMode, ...] = described("Modes that the device does not have.")
     fastest_passing_mode: str | None = described(
         "The mode of the ladder with the lowest batch-1 median of those that pass."
+    )
+    fastest_published_mode: str | None = described(
+        "The same of those that keep the published 1 % and 0.999."
     )
     ranks: Ranks | None = described("All devices under torchrun; null with one process.")
     scaling_efficiency: float | None = described(

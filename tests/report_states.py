@@ -17,6 +17,7 @@ CLOSED = {
     "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
     "matmul_fp32", "convolution_fp32", "overflow", "garbage_collector", "reference", "where",
 }  # fmt: skip
+VERDICTS = ("PASS", "FAIL", "SELF-CHECK")  # of a row's check, and of a mode
 
 
 def failed(records: dict[str, Json]) -> None:
@@ -48,7 +49,10 @@ def hostile(records: dict[str, Json]) -> None:
 
     def replace(value: Any) -> Any:  # noqa: ANN401 - JSON
         if isinstance(value, dict):
-            return {key: item if key in CLOSED else replace(item) for key, item in value.items()}
+            return {
+                key: item if key in CLOSED or item in VERDICTS else replace(item)
+                for key, item in value.items()
+            }
         if isinstance(value, list):
             return [replace(item) for item in value]
         return HOSTILE + value if isinstance(value, str) else value

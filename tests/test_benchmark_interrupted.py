@@ -21,10 +21,10 @@ def limited_to(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every batch beyond so many images run out of memory."""
     original = ModeRunner.input
 
-    def input_(self: ModeRunner, batch_size: int, log: Any = None) -> torch.Tensor:  # noqa: ANN401 - passed on
+    def input_(self: ModeRunner, batch_size: int, *rest: Any, **named: Any) -> torch.Tensor:  # noqa: ANN401 - passed on
         if batch_size > images:
             raise OutOfDeviceMemoryError(f"no room for {batch_size} images")
-        return original(self, batch_size, log)
+        return original(self, batch_size, *rest, **named)
 
     monkeypatch.setattr(ModeRunner, "input", input_)
 
@@ -65,11 +65,11 @@ def test_the_cpus_own_allocation_failure_counts_as_out_of_memory(
 ) -> None:
     original = ModeRunner.input
 
-    def input_(self: ModeRunner, batch_size: int, log: Any = None) -> torch.Tensor:  # noqa: ANN401 - passed on
+    def input_(self: ModeRunner, batch_size: int, *rest: Any, **named: Any) -> torch.Tensor:  # noqa: ANN401 - passed on
         if batch_size > 1:
             with device_errors("asking for more than there is"):
                 torch.empty(1 << 60)
-        return original(self, batch_size, log)
+        return original(self, batch_size, *rest, **named)
 
     monkeypatch.setattr(ModeRunner, "input", input_)
     code, folder = go()
@@ -120,9 +120,11 @@ def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
     original = run.Sweep.prepared
 
     def prepared(self: run.Sweep, batch_size: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - passed on
-        call = original(self, batch_size, *rest, **named)
-        if batch_size != 2 or call is None:
-            return call
+        ready = original(self, batch_size, *rest, **named)
+        if batch_size != 2 or ready is None:
+            return ready
+        checker, _ = ready
+        call = checker.call
 
         def counted() -> Any:  # noqa: ANN401 - the call's own
             interrupting[2] = interrupting.get(2, 0) + 1
@@ -130,7 +132,8 @@ def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
                 ctrl_c()
             return call()
 
-        return counted
+        checker.call = counted
+        return ready
 
     monkeypatch.setattr(run.Sweep, "prepared", prepared)
     code, folder = go("--iterations", "200", "--size", "32", "--batch-sizes", "1,2,4")
@@ -187,14 +190,20 @@ def test_ctrl_c_on_the_ladder_keeps_the_finished_modes(
     assert [row["mode"] for row in record["results"]["ladder"]] == ["fp32-sdpa", "bf16-sdpa"]
 
 
-def test_a_feature_that_is_not_finite_is_an_error_and_no_result(
+def test_features_that_are_not_finite_fail_and_give_no_throughput(
     go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = ModeRunner.input
-    monkeypatch.setattr(
-        ModeRunner, "input", lambda self, *rest: original(self, *rest) * float("inf")
-    )
+
+    def infinite(self: ModeRunner, *rest: Any, **named: Any) -> torch.Tensor:  # noqa: ANN401 - passed on
+        return original(self, *rest, **named) * float("inf")
+
+    monkeypatch.setattr(ModeRunner, "input", infinite)
     code, folder = go()
-    assert code == 2
-    assert "NaN or infinite" in capsys.readouterr().err
-    assert list(folder.iterdir()) == []
+    results = record_of(folder)["results"]
+    assert code == 1
+    assert results["latency"]["check"]["verdict"] == "FAIL"
+    assert results["latency"]["check"]["relative_error"] is None
+    assert {row["status"] for row in results["throughput"]} == {"failed"}
+    assert {row["throughput_ips"] for row in results["throughput"]} == {None}
+    assert "NaN or infinite" in capsys.readouterr().out

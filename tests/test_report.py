@@ -52,11 +52,24 @@ def baseline_fails(records: dict[str, Json]) -> None:
 
 
 def main_mode_fails(records: dict[str, Json]) -> None:
-    records["benchmark"]["results"]["ladder"][0]["verdict"] = "FAIL"
+    results = records["benchmark"]["results"]
+    results["ladder"][0] |= {**results["ladder"][3], "mode": "fp32-sdpa", "dtype": "fp32"}
+    results["fastest_published_mode"] = "fp32-eager"
 
 
 def not_finite(records: dict[str, Json]) -> None:
     records["inference"]["results"]["pooler_output"]["finite"] = False
+
+
+def check_fails(records: dict[str, Json]) -> None:
+    """Let the row of batch 4 have computed something else."""
+    row = records["benchmark"]["results"]["throughput"][2]
+    row |= {"status": "failed", "throughput_ips": None, "avg_latency_ms": None}
+    row["latency"]["check"] |= {
+        "verdict": "FAIL",
+        "reasons": ["3 of 8 images are wrong"],
+        "within_published_limits": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,6 +79,7 @@ def not_finite(records: dict[str, Json]) -> None:
         (baseline_fails, "Slower than the baseline: latency at batch 1"),
         (main_mode_fails, "main mode fp32-sdpa is beyond"),
         (not_finite, "NaN or infinity"),
+        (check_fails, "What the benchmark timed is wrong: 3 of 8 images"),
     ],
 )
 def test_a_failure_in_any_record_fails_the_whole(tmp_path: Path, edit: Edit, words: str) -> None:
@@ -149,6 +163,10 @@ LATENCY = ("results", "ladder", 2)
         (in_one("accuracy", "script", value="benchmark"), "Invalid enum value 'benchmark'"),
         (wide_expectation, "--budget-factor 100; the default is 10"),
         (fewer_iterations, "from 12 iterations; at least 20"),
+        (
+            in_one("benchmark", "results", "throughput", 3, "latency", "check", value=None),
+            "not checked against the CPU: batch_size 8",
+        ),
         (in_one("benchmark", *LATENCY, "bits_equal_eager", value=None), "eager mode: bf16-sdpa-g"),
         (every("started_at", value="2019-03-14T09:26:53+08:00"), "more than a year old (2019"),
         (in_one("inference", "started_at", value="2026-03-01T00:00:00+08:00"), "than a day older"),

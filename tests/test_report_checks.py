@@ -91,10 +91,33 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
     "a mode beyond its limits that passes": (
         results("benchmark", "ladder", 3, verdict="PASS"),
-        "results.ladder[3].verdict is PASS, by the kit's limits it should be FAIL",
+        "results.ladder[3].verdict is PASS, by its rows it should be FAIL",
     ),
     "a mode's error alone": (
-        results("benchmark", "ladder", 1, relative_error=1e-7), "results.ladder[1].cosine",
+        results("benchmark", "ladder", 1, relative_error=1e-7),
+        "results.ladder[1].relative_error is 1e-07",
+    ),
+    "a row's error beyond its limit": (
+        results("benchmark", "throughput", 1, "latency", "check", token_relative_error=0.05),
+        "throughput[1].latency.check.verdict is PASS, by the kit's limits it should be FAIL",
+    ),
+    "a row's error alone": (
+        results("benchmark", "latency", "check", relative_error=1e-7), "latency.check.cosine",
+    ),
+    "a row's check of another batch": (
+        results("benchmark", "throughput", 3, "latency", "check", images=2),
+        "latency.check.images is 2, by its rows it should be 16",
+    ),
+    "a check that saw fewer forwards than were timed": (
+        results("benchmark", "latency", "check", "repeats", forwards=1), "repeats.forwards is 1",
+    ),
+    "a mode that keeps the published limits": (
+        results("benchmark", "ladder", 2, within_published_limits=True),
+        "results.ladder[2].within_published_limits is true",
+    ),
+    "the fastest mode within the published limits": (
+        results("benchmark", fastest_published_mode="bf16-sdpa-graph"),
+        "fastest_published_mode is bf16-sdpa-graph, by its rows it should be fp32-sdpa",
     ),
     "ranks that scale": (
         results("benchmark", "ranks", "throughput", 0, scaling_efficiency=1.0),
@@ -276,7 +299,8 @@ def test_every_figure_of_a_latency_and_of_the_limits_is_checked(tmp_path: Path) 
     found = load_records(write(tmp_path, everything()))
     fields = {one.field for one in check(found, NOW) if one.agrees}
     latency = {f"results.latency.{field.name}" for field in dataclasses.fields(Latency)}
-    apart = ("unsupported", "warm_up", "device_samples_ms", "host_samples_ms")
+    apart = ("unsupported", "warm_up", "check", "device_samples_ms", "host_samples_ms")
     assert latency - {f"results.latency.{name}" for name in apart} <= fields
+    assert "results.latency.check.verdict" in fields
     limits = {field.name for field in dataclasses.fields(LimitsInfo)} - {"budget_factor", "reason"}
     assert {f"results.limits.{name}" for name in limits} <= fields

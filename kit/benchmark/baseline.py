@@ -71,7 +71,7 @@ def require_same(options: BenchmarkOptions, old: BenchmarkRecord, run: "Run") ->
         ("device type", old.device.type, setup.device.type),
         ("mode", old.results.mode, run.results.mode),
         ("weights' sha256", old.model.sha256, setup.model_info.sha256),
-        ("input shape", old.input.shape, tuple(run.pixels.shape)),
+        ("input shape", old.input.shape, run.input_shape),
         ("number of ranks", ranks.world_size if ranks else 1, run.group.size),
     ]
     for name, theirs, ours in pairs:
@@ -103,14 +103,16 @@ def compared(
 
 
 def samples_of(results: BenchmarkResults) -> dict[str, Sequence[float]]:
-    """Return the samples in ms of a run's figures by their names."""
+    """Return the samples in ms of a run's figures by their names; no failed ones."""
     samples: dict[str, Sequence[float]] = {}
-    if results.latency is not None:
-        samples["latency at batch 1"] = results.latency.samples_ms
+    latency = results.latency
+    if latency is not None and latency.check is not None and latency.check.verdict != "FAIL":
+        samples["latency at batch 1"] = latency.samples_ms
     for row in results.throughput:
         if row.latency is not None and row.status == "measured":
             samples[f"batch {row.batch_size}"] = row.latency.samples_ms
-    return samples | {one.mode: one.latency.samples_ms for one in results.ladder}
+    passing = (one for one in results.ladder if one.verdict != "FAIL")
+    return samples | {one.mode: one.latency.samples_ms for one in passing}
 
 
 def comparison(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit import statistics
+from kit.benchmark.modes import Call
 from kit.device.device import device_errors
 from kit.device.health import HealthChecks
 from kit.device.meters import Sample, Stopwatch
@@ -30,7 +31,6 @@ SLOW_GOVERNORS = frozenset({"powersave", "conservative"})
 LARGEST_OVERHEAD = 0.01  # of a batch-1 forward
 CLOCK_TOLERANCE = 0.10  # by which device and host may disagree about a forward
 CLOCK_TOLERANCE_MS = 0.2  # and what a launch and a wait may add to the host's time
-Call = Callable[[], Features]
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,13 @@ class Taken:
     host: list[float] = field(default_factory=list)
     device: list[float] = field(default_factory=list)
 
-    def add(self, sample: Sample[Features]) -> None:
-        """Keep one sample's times; its tensors are let go."""
+    def add(self, sample: Sample[Features]) -> Features:
+        """Keep one sample's times; return its features, which are let go."""
         self.wall.append(sample.wall_ms)
         if sample.host_ms is not None and sample.device_ms is not None:
             self.host.append(sample.host_ms)
             self.device.append(sample.device_ms)
+        return sample.output
 
     def latency(self) -> Latency | None:
         """Return the record's part; None where there is no sample."""
@@ -98,6 +99,7 @@ class Taken:
             **vars(statistics.statistics(self.wall)),
             batch_size=self.batch_size,
             warm_up=WarmUp(len(self.warm_up), self.steady, self.window, tuple(self.warm_up)),
+            check=None,
             device_p50_ms=statistics.median(self.device) if self.device else None,
             device_samples_ms=tuple(self.device) if self.device else None,
             host_p50_ms=statistics.median(self.host) if self.host else None,
@@ -115,7 +117,14 @@ class Meter:
     log: RunLog
 
     def measure(
-        self, call: Call, batch_size: int, plan: Plan, name: str, *, together: bool = True
+        self,
+        call: Call,
+        batch_size: int,
+        plan: Plan,
+        name: str,
+        *,
+        watch: Callable[[Features], None] = lambda features: None,
+        together: bool = True,
     ) -> Latency:
         """Return the times of `call`, after a warm-up.
 
@@ -124,6 +133,7 @@ class Meter:
             batch_size: for the record.
             plan: how long.
             name: of the measurement, for messages.
+            watch: is given each timed forward's features, outside the timed span.
             together: whether every rank measures this now, from a common start on.
 
         Raises:
@@ -136,7 +146,7 @@ class Meter:
             with collector_off():
                 self.warm_up(call, plan, name, taken)
                 group.barrier(f"the start of {name}")
-                self.take_samples(call, plan, name, taken, group)
+                self.take_samples(call, plan, name, taken, group, watch)
             self.health.after(name)
         except KeyboardInterrupt as error:
             raise Interrupted(taken.latency()) from error
@@ -158,7 +168,15 @@ class Meter:
                     taken.warm_up.append(self.stopwatch.time(call).wall_ms)
                 step(1)
 
-    def take_samples(self, call: Call, plan: Plan, name: str, taken: Taken, group: Group) -> None:
+    def take_samples(
+        self,
+        call: Call,
+        plan: Plan,
+        name: str,
+        taken: Taken,
+        group: Group,
+        watch: Callable[[Features], None],
+    ) -> None:
         """Time as many forwards as the plan asks for; the same number on every rank."""
         count = plan.count(statistics.median(taken.warm_up[-plan.window :]), group)
         start = time.monotonic()
@@ -166,7 +184,7 @@ class Meter:
             while True:
                 for _ in range(count):
                     with device_errors(f"measuring {name}, forward {len(taken.wall) + 1}"):
-                        taken.add(self.stopwatch.time(call))
+                        watch(taken.add(self.stopwatch.time(call)))
                     step(1)
                 if group.least(time.monotonic() - start) >= plan.min_seconds:
                     return

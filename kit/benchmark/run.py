@@ -3,20 +3,21 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from kit import statistics
 from kit.benchmark import measure, modes
-from kit.benchmark.measure import WINDOW, Call, Interrupted, Meter, Plan
-from kit.benchmark.modes import ModeRunner, run_mode
+from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
+from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
+from kit.benchmark.modes import Call, ModeRunner, run_mode
 from kit.device.device import device_errors, synchronize
 from kit.device.meters import Stopwatch, host_peak_bytes
 from kit.distributed import Group, host_name
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.model import preprocessing
 from kit.model.images import Inputs
-from kit.model.model import Features, forward, require_finite, to_host
+from kit.model.model import Features
 from kit.model.setup import Setup, device_info, with_arithmetic
 from kit.options import BenchmarkOptions, Mode
 from kit.output import RunLog, alive
@@ -53,7 +54,7 @@ class Run:
     Attributes:
         options: of the run.
         setup: the device, and the model on the CPU.
-        pixels: the first image's input, float32 on the CPU, 1 x 3 x rows x columns.
+        images: different ones, of which every batch is made.
         group: torchrun's processes, or this one alone.
         log: gets the report's lines.
         results: what was found so far.
@@ -70,8 +71,13 @@ class Run:
         took_ms = []
         for _ in range(PREPROCESSINGS_TIMED):
             start = time.perf_counter()
-            self.pixels = preprocessing.preprocess(inputs.first.pixels, setup.steps)
+            preprocessing.preprocess(inputs.first.pixels, setup.steps)
             took_ms.append((time.perf_counter() - start) * MS_PER_S)
+        largest = max(options.batch_sizes or (MOST_IMAGES,))
+        count = min(MOST_IMAGES, max(2, largest))
+        start = time.perf_counter()
+        self.images = different_images(setup, inputs, count, group, log)
+        references_ms = (time.perf_counter() - start) * MS_PER_S
         self.results = BenchmarkResults(
             mode=options.modes[0].name,
             latency=None,
@@ -79,6 +85,7 @@ class Run:
             phases=Phases(
                 import_ms=import_ms,
                 load_ms=setup.load_ms,
+                references_ms=references_ms,
                 move_ms=None,
                 first_inference_ms=None,
                 warm_up_ms=None,
@@ -91,6 +98,7 @@ class Run:
             ladder=(),
             skipped_modes=(),
             fastest_passing_mode=None,
+            fastest_published_mode=None,
             ranks=None,
             scaling_efficiency=None,
             regression=None,
@@ -107,29 +115,28 @@ class Run:
             KeyboardInterrupt: on Ctrl-C before anything was measured.
         """
         try:
-            reference = forward(self.setup.model, self.pixels) if self.options.ladder else None
             main, *others = self.options.modes
-            self.measure_main_mode(main, reference)
+            self.measure_main_mode(main)
             for mode in others:
-                assert reference is not None  # there is a ladder, or there were no other modes
-                self.measure_other_mode(mode, reference)
+                self.measure_other_mode(mode)
         except KeyboardInterrupt:
             if self.results.latency is None:
                 raise
             self.interrupted = True
             self.log.warning("Interrupted: what was measured is kept and marked partial")
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the model's input at batch 1."""
+        return (1, *self.images.pixels.shape[1:])
+
     def device_info(self, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
         """Return the device's part of the record, once the run is over: as in the main mode."""
         checks = self.setup.health.passed
         return replace(self.device, cpu_fallbacks=cpu_fallbacks, known_answer_checks=checks)
 
-    def measure_main_mode(self, mode: Mode, reference: Features | None) -> None:
+    def measure_main_mode(self, mode: Mode) -> None:
         """Measure the mode that the two tables show.
-
-        Args:
-            mode: the first of the options' modes.
-            reference: the fp32 model's features, computed on the CPU; None without a ladder.
 
         Raises:
             KitError: where the device fails or does not have the mode.
@@ -137,17 +144,18 @@ class Run:
         """
         if reason := modes.missing(mode, self.setup):
             raise KitError(f"mode {mode.name}: {reason}")
-        keep = reference is not None
-        with run_mode(self.setup, mode, self.pixels, keep=keep, log=self.log) as runner:
+        keep = len(self.options.modes) > 1
+        with run_mode(self.setup, mode, self.images, keep=keep, log=self.log) as runner:
             pixel_values = runner.input(1, self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
             self.log.info(f"Device: {self.setup.device.torch_device}")
             self.device = device_info(runner.setup, ())
             with runner.forwards(pixel_values) as call:
-                self.first_forward(runner, call, check=reference is None)
-                latency = self.main_latency(mode, call)
-                error = reference and modes.error(runner, call, pixel_values, reference)
-            runner.peaks.take()
+                first = self.first_forward(runner, call)
+                runner.peaks.take()  # before the check, which has tensors of its own
+                with device_errors(f"checking {mode.name}"):
+                    checker = Checker(runner, call, pixel_values, first)
+                latency = self.main_latency(mode, checker)
             self.device = device_info(with_arithmetic(runner.setup, self.log), ())
             sweep = self.sweep(runner)
             try:
@@ -157,11 +165,11 @@ class Run:
             finally:
                 memory, rows = runner.peaks.memory(), tuple(sweep.rows)
                 self.results = replace(self.results, memory=memory, throughput=rows)
-                if error:
-                    self.climb(modes.ladder_row(runner, latency, rows, error))
+                if self.options.ladder:
+                    self.climb(modes.ladder_row(runner, latency, rows, checker.bits_equal_eager))
                 self.keep_scaling(sweep.scaling)
 
-    def measure_other_mode(self, mode: Mode, reference: Features) -> None:
+    def measure_other_mode(self, mode: Mode) -> None:
         """Measure a further mode of the ladder; one that cannot run is named and passed over.
 
         Raises:
@@ -171,21 +179,26 @@ class Run:
         try:
             if reason := modes.missing(mode, self.setup):
                 raise KitError(reason)
-            with run_mode(self.setup, mode, self.pixels, keep=True) as runner:
+            with run_mode(self.setup, mode, self.images, keep=True) as runner:
                 self.log.info(f"Measuring {mode.name}...")
                 pixel_values = runner.input(1)
                 with runner.forwards(pixel_values) as call:
-                    latency = self.meter.measure(call, 1, self.plan(row=True), mode.name)
-                    error = modes.error(runner, call, pixel_values, reference)
+                    with device_errors(f"computing the first forward of {mode.name}"):
+                        first = call()
+                        runner.peaks.take()
+                        checker = Checker(runner, call, pixel_values, first)
+                    plan = self.plan(row=True)
+                    latency = self.meter.measure(call, 1, plan, mode.name, watch=checker.watch)
+                    latency = checked(latency, checker, mode.name, self.group, self.log)
                 self.warn(measure.latency_warnings(mode.name, latency))
-                runner.peaks.take()
                 sweep = self.sweep(runner)
                 try:
                     sweep.run(self.options.batch_sizes)
                 except (CaptureError, OutOfDeviceMemoryError) as problem:
                     self.end_sweep(mode, problem)
                 finally:
-                    self.climb(modes.ladder_row(runner, latency, sweep.rows, error))
+                    row = modes.ladder_row(runner, latency, sweep.rows, checker.bits_equal_eager)
+                    self.climb(row)
         except (CaptureError, OutOfDeviceMemoryError) as problem:
             self.setup.health.after(str(problem))
             self.skip(mode, problem)
@@ -197,9 +210,12 @@ class Run:
     def climb(self, row: LadderRow) -> None:
         """Add a mode to the ladder."""
         ladder = (*self.results.ladder, row)
-        best = modes.fastest(ladder)
-        name = best.mode if best else None
-        self.results = replace(self.results, ladder=ladder, fastest_passing_mode=name)
+        self.results = replace(
+            self.results,
+            ladder=ladder,
+            fastest_passing_mode=modes.fastest(ladder, published=False),
+            fastest_published_mode=modes.fastest(ladder, published=True),
+        )
 
     def end_sweep(self, mode: Mode, problem: KitError) -> None:
         """Warn that a mode's sweep goes no further; what came before it counts.
@@ -216,11 +232,11 @@ class Run:
         self.results = replace(self.results, skipped_modes=skipped)
         self.log.info(f"Skipped {mode.name}: {problem}")
 
-    def first_forward(self, runner: ModeRunner, call: Call, *, check: bool) -> None:
+    def first_forward(self, runner: ModeRunner, call: Call) -> Features:
         """Make the first forward of the process, time a copy, and what timing itself costs.
 
         Raises:
-            KitError: where the device fails, or with `check` where a feature is not finite.
+            DeviceError: where the device fails.
         """
         stopwatch = self.meter.stopwatch
         with device_errors("computing the first forward"):
@@ -229,8 +245,6 @@ class Run:
             copies = [stopwatch.time(lambda: runner.input(1)).wall_ms for _ in range(COPIES_TIMED)]
             empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS_TIMED)]
         self.meter.health.after("the first forward")
-        if check:
-            require_finite(to_host(first.output))
         phases = replace(
             self.results.phases,
             move_ms=runner.move_ms,
@@ -242,9 +256,10 @@ class Run:
         harness = measure.harness(statistics.median(empty))
         self.results = replace(self.results, phases=phases, harness=harness)
         self.warn(measure.host_warnings(harness))
+        return first.output
 
-    def main_latency(self, mode: Mode, call: Call) -> Latency:
-        """Measure the main mode at batch 1, on all ranks at once.
+    def main_latency(self, mode: Mode, checker: Checker) -> Latency:
+        """Measure and check the main mode at batch 1, on all ranks at once.
 
         Raises:
             DeviceError: where the device fails.
@@ -252,7 +267,9 @@ class Run:
         """
         self.log.info(f"Measuring {mode.name}...")
         try:
-            latency = self.meter.measure(call, 1, self.plan(row=False), mode.name)
+            latency = self.meter.measure(
+                checker.call, 1, self.plan(row=False), mode.name, watch=checker.watch
+            )
         except Interrupted as interrupted:
             self.results = replace(self.results, latency=interrupted.latency)
             raise
@@ -262,6 +279,8 @@ class Run:
         warm_up_ms = (phases.first_inference_ms or 0.0) + sum(latency.warm_up.samples_ms)
         phases = replace(phases, warm_up_ms=warm_up_ms, steady_ms=latency.p50_ms)
         self.results = replace(self.results, latency=latency, harness=harness, phases=phases)
+        latency = checked(latency, checker, mode.name, self.group, self.log)
+        self.results = replace(self.results, latency=latency)
         self.warn(measure.latency_warnings(mode.name, latency))
         self.warn(measure.harness_warnings(harness))
         self.gather_ranks(latency)
@@ -357,18 +376,30 @@ class Sweep:
         """
         meter, name = self.meter, f"{self.runner.mode.name}, batch {batch_size}"
         with contextlib.ExitStack() as stack:
-            call = self.prepared(batch_size, stack)
-            if not all(meter.group.gather(call is not None, "whether the batch fits")) or not call:
+            ready = self.prepared(batch_size, stack)
+            if (
+                not all(meter.group.gather(ready is not None, "whether the batch fits"))
+                or not ready
+            ):
                 return False
-            alone = self.measured_alone(call, batch_size, name)
+            checker, peak_bytes = ready
+            alone = self.measured_alone(checker, batch_size, name)
+            latency = None
             try:
-                latency = meter.measure(call, batch_size, self.plan, name)
-            except Interrupted as interrupted:
-                if interrupted.latency is not None:
-                    self.rows.append(row(interrupted.latency, "interrupted", searched=searched))
+                latency = meter.measure(
+                    checker.call, batch_size, self.plan, name, watch=checker.watch
+                )
+                queued_ips = self.queued_throughput(checker, latency, name)
+                latency = checked(latency, checker, name, meter.group, meter.log)
+            except KeyboardInterrupt as interrupt:
+                if isinstance(interrupt, Interrupted):
+                    latency = interrupt.latency
+                if latency is not None:
+                    self.rows.append(row(latency, "interrupted", searched=searched))
                 raise
-            queued_ips = self.queued_throughput(call, latency, name)
-            peak_bytes = self.runner.peaks.take()
+        if latency.check is not None and latency.check.verdict == "FAIL":
+            self.rows.append(row(latency, "failed", searched=searched))
+            return True
         self.rows.append(row(latency, "measured", queued_ips, peak_bytes, searched=searched))
         if meter.group.size > 1:
             busy = meter.group.gather((latency, alone), "the ranks' throughput")
@@ -377,8 +408,12 @@ class Sweep:
 
     def prepared(
         self, batch_size: int, stack: contextlib.ExitStack, *, told: bool = True
-    ) -> Call | None:
-        """Return a call that has run once on a batch of this size; None where it does not fit.
+    ) -> tuple[Checker, int | None] | None:
+        """Run a batch of this size once.
+
+        Returns:
+            What checks its forwards, and the peak of the device's memory in bytes; None where
+            the batch does not fit.
 
         Raises:
             KitError: where the device fails otherwise, or no longer computes.
@@ -387,29 +422,29 @@ class Sweep:
         try:
             with device_errors(f"preparing {name}"):
                 self.runner.peaks.restart()
-            call = stack.enter_context(self.runner.forwards(self.runner.input(batch_size)))
+            pixel_values = self.runner.input(batch_size)
+            call = stack.enter_context(self.runner.forwards(pixel_values))
             with device_errors(f"trying {name}"):
-                call()
+                first = call()
                 synchronize(self.runner.setup.device)
+                peak_bytes = self.runner.peaks.take()  # the check's own tensors come after
+                return Checker(self.runner, call, pixel_values, first), peak_bytes
         except OutOfDeviceMemoryError as error:
             if told:
                 self.meter.log.warning(f"Batch {batch_size} does not fit: {error}")
-        else:
-            return call
         self.meter.health.after(f"{name} ran out of memory")
         return None
 
-    def measured_alone(self, call: Call, batch_size: int, name: str) -> Latency | None:
+    def measured_alone(self, checker: Checker, batch_size: int, name: str) -> Latency | None:
         """Return rank 0's latency while the other ranks wait; None on these, and alone."""
         if self.meter.group.size == 1 or not self.meter.group.place.leads:
             return None
+        name = f"{name}, one rank alone"
         return self.meter.measure(
-            call, batch_size, self.plan, f"{name}, one rank alone", together=False
+            checker.call, batch_size, self.plan, name, watch=checker.watch, together=False
         )
 
-    def queued_throughput(
-        self, call: Callable[[], Features], latency: Latency, name: str
-    ) -> float | None:
+    def queued_throughput(self, checker: Checker, latency: Latency, name: str) -> float | None:
         """Return images per second where the device is waited for once; None for the CPU.
 
         Raises:
@@ -419,7 +454,8 @@ class Sweep:
             return None
         count = min(latency.iterations, LONGEST_QUEUE)
         with device_errors(f"measuring {name}, waiting once"):
-            took_ms = self.meter.stopwatch.time_queued(call, count)
+            took_ms = self.meter.stopwatch.time_queued(checker.call, count)
+            checker.watch_queued(count)
         self.meter.health.after(f"{name}, waiting once")
         return latency.batch_size * count / took_ms * MS_PER_S
 
@@ -458,12 +494,13 @@ def row(
     searched: bool,
 ) -> ThroughputRow:
     """Return a row from its samples."""
+    valid = status != "failed"
     return ThroughputRow(
         batch_size=latency.batch_size,
         status=status,
         searched=searched,
-        throughput_ips=latency.batch_size / latency.mean_ms * MS_PER_S,
-        avg_latency_ms=latency.mean_ms,
+        throughput_ips=latency.batch_size / latency.mean_ms * MS_PER_S if valid else None,
+        avg_latency_ms=latency.mean_ms if valid else None,
         queued_throughput_ips=queued_throughput_ips,
         latency=latency,
         device_peak_bytes=device_peak_bytes,

@@ -29,6 +29,7 @@ from kit.records import (
     Ranks,
     Record,
     Regression,
+    RowCheck,
     Statistics,
     TensorAccuracy,
     ThroughputRow,
@@ -36,6 +37,7 @@ from kit.records import (
 from kit.report.load import Records, started_at
 
 Method = Literal["samples", "rows", "limits", "bounds", "fields", "images", "clock", "none"]
+PUBLISHED = LIMITS["fp32"]
 TOLERANCE = 1e-6  # relative: a record keeps every digit, numpy's releases may round differently
 PRODUCTS = {"matrix product": "matmul_fp32", "convolution": "convolution_fp32"}
 CHECKED_ROWS = 1000  # no run measures as many; a file made to be slow stops here
@@ -211,10 +213,13 @@ def check_benchmark(record: BenchmarkRecord) -> Iterator[Check]:
     yield from check_sweep(checks, "results.throughput", results.throughput)
     for number, row in enumerate(results.ladder[:CHECKED_ROWS]):
         yield from check_mode(checks, f"results.ladder[{number}]", row, record.device.type == "cpu")
-    passing = [row for row in results.ladder if not row.verdict.startswith("FAIL")]
-    fastest = min(passing, key=lambda row: row.latency.p50_ms, default=None)
-    mode = None if fastest is None else fastest.mode
-    yield checks.same("results.fastest_passing_mode", results.fastest_passing_mode, mode, "rows")
+    passing = sorted(
+        (row for row in results.ladder if row.verdict != "FAIL"), key=lambda row: row.latency.p50_ms
+    )
+    published = (row.mode for row in passing if row.within_published_limits)
+    fastest = next((row.mode for row in passing), None), next(published, None)
+    for name, mode in zip(("fastest_passing_mode", "fastest_published_mode"), fastest, strict=True):
+        yield checks.same(f"results.{name}", getattr(results, name), mode, "rows")
     if results.ranks is not None:
         yield from check_ranks(checks, results.ranks)
     if results.regression is not None:
@@ -241,6 +246,24 @@ def check_latency(checks: Checks, place: str, latency: Statistics, batch: int) -
             median = float(np.median(times)) if times else None
             recorded = getattr(latency, f"{side}_p50_ms")
             yield checks.same(f"{place}.{side}_p50_ms", recorded, median, "samples")
+        if latency.check is not None:
+            yield from check_row(checks, f"{place}.check", latency.check, latency)
+
+
+def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> Iterator[Check]:
+    """Yield a row's check beside the kit's limits, and what it looked at beside its forwards."""
+    if one.verdict != "FAIL":
+        limits = {str(name): row for name, row in LIMITS.items()}.get(one.arithmetic)
+        inside = limits is not None and row_inside(one, limits) and not one.reasons
+        inside = inside and one.repeats.largest_difference is not None
+        verdict = one.verdict if inside else "FAIL"
+        yield checks.same(f"{place}.verdict", one.verdict, verdict, "limits")
+        yield checks.same(f"{place}.images", one.images, 2 * latency.batch_size, "rows")
+        forwards = one.repeats.forwards
+        yield checks.within(f"{place}.repeats.forwards", forwards, latency.iterations, math.inf)
+    if one.within_published_limits and (one.verdict == "FAIL" or not row_inside(one, PUBLISHED)):
+        yield checks.same(f"{place}.within_published_limits", True, False, "limits")
+    yield from check_cosine(checks, place, one.relative_error, one.cosine_similarity)
 
 
 def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> Iterator[Check]:
@@ -253,8 +276,9 @@ def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> It
         yield from check_latency(checks, f"{here}.latency", latency, row.batch_size)
         mean = float(np.mean(latency.samples_ms)) if latency.samples_ms else math.nan
         rate = ratio(real(row.batch_size) * 1e3, mean)
-        yield checks.same(f"{here}.avg_latency_ms", row.avg_latency_ms, mean, "samples")
-        yield checks.same(f"{here}.throughput_ips", row.throughput_ips, rate, "samples")
+        figures = (None, None) if row.status == "failed" else (mean, rate)
+        yield checks.same(f"{here}.avg_latency_ms", row.avg_latency_ms, figures[0], "samples")
+        yield checks.same(f"{here}.throughput_ips", row.throughput_ips, figures[1], "samples")
         if row.queued_throughput_ips is not None:
             yield checks.open(f"{here}.queued_throughput_ips", row.queued_throughput_ips)
 
@@ -271,13 +295,27 @@ def check_mode(checks: Checks, place: str, row: LadderRow, on_cpu: bool) -> Iter
     rate, batch = (None, None) if best is None else (best.throughput_ips, best.batch_size)
     yield checks.same(f"{place}.best_throughput_ips", row.best_throughput_ips, rate, "rows")
     yield checks.same(f"{place}.best_batch_size", row.best_batch_size, batch, "rows")
-    limits = LIMITS["bf16" if row.dtype == "bf16" else "fp16" if row.dtype == "fp16" else "fp32"]
-    inside = is_inside(row.relative_error, row.cosine_similarity, limits)
-    # A token beyond its limit fails a mode whose whole vectors are inside theirs.
-    failed = row.verdict == "FAIL" or not inside
-    verdict = "FAIL" if failed else "SELF-CHECK" if on_cpu else "PASS"
-    yield checks.same(f"{place}.verdict", row.verdict, verdict, "limits")
-    yield from check_cosine(checks, place, row.relative_error, row.cosine_similarity)
+    every = [row.latency, *(one.latency for one in row.throughput if one.latency is not None)]
+    found = [one.check for one in every if one.check is not None]
+    verdict = "SELF-CHECK" if on_cpu else "PASS"
+    if any(one.verdict != verdict for one in found):
+        verdict = "FAIL"
+    yield checks.same(f"{place}.verdict", row.verdict, verdict, "rows")
+    published = all(one.within_published_limits for one in found)
+    recorded = row.within_published_limits
+    yield checks.same(f"{place}.within_published_limits", recorded, published, "rows")
+    figures = ("relative_error", max), ("cosine_similarity", min), ("max_abs_diff", max)
+    for name, choose in figures:
+        values = [getattr(one, name) for one in found]
+        worst = None if None in values or not values else choose(values)
+        yield checks.same(f"{place}.{name}", getattr(row, name), worst, "rows")
+
+
+def row_inside(one: RowCheck, limits: LimitsInfo) -> bool:
+    """Return whether the figures of a row's check keep the limits."""
+    token = one.token_relative_error
+    inside = is_inside(one.relative_error, one.cosine_similarity, limits)
+    return inside and token is not None and token < limits.token_relative_error
 
 
 def is_inside(error: float | None, cosine: float | None, limits: LimitsInfo) -> bool:

@@ -169,6 +169,8 @@ def is_fast(record: BenchmarkRecord) -> tuple[str, Kind]:
     results = record.results
     if results.regression is not None and not results.regression.passed:
         return "slower", "bad"
+    if any(map(failed, main_rows(results))):
+        return "fail", "bad"
     if results.latency is None or record.status == "partial":
         return "interrupted", "doubtful"
     return ("measured", "good") if record.device.type == "npu" else ("elsewhere", "doubtful")
@@ -179,13 +181,15 @@ def headline(records: Records) -> Headline:
     found: dict[str, Any] = {}
     if records.benchmark is not None:
         results = records.benchmark.results
-        if results.latency is not None and results.latency.samples_ms:
-            found["latency_ms"] = float(np.median(results.latency.samples_ms))
+        first = results.latency
+        if first is not None and first.samples_ms and not failed(first):
+            found["latency_ms"] = float(np.median(first.samples_ms))
         rates = [
             (real(row.batch_size) * 1e3 / mean, row.batch_size)
             for row in results.throughput
             if row.latency is not None
             and row.latency.samples_ms
+            and not failed(row.latency)
             and (mean := float(np.mean(row.latency.samples_ms))) > 0
         ]
         if rates:
@@ -220,8 +224,23 @@ def failed_runs(records: Records, words: Words) -> Iterator[str]:
     if results.regression is not None and not results.regression.passed:
         slower = [one.name for one in results.regression.comparisons if one.status == "regression"]
         yield say(words, "regression_failed", names=named(slower))
+    rows = filter(failed, main_rows(results))
+    wrong = [", ".join(row.check.reasons) for row in rows if row.check]
+    if wrong:
+        yield say(words, "check_failed", reasons=named(wrong))
     if any(row.mode == results.mode for row in failing_modes(results)):
         yield say(words, "main_mode_failed", mode=results.mode)
+
+
+def main_rows(results: BenchmarkResults) -> list[Latency]:
+    """Return the main mode's times, at batch 1 and over the batch sizes."""
+    every = [results.latency, *(row.latency for row in results.throughput)]
+    return [one for one in every if one is not None]
+
+
+def failed(latency: Latency) -> bool:
+    """Return whether what was timed is wrong, so that its figures are no result."""
+    return latency.check is not None and latency.check.verdict == "FAIL"
 
 
 def failing_modes(results: BenchmarkResults) -> list[LadderRow]:
@@ -296,6 +315,13 @@ def why_not_fast(results: BenchmarkResults, words: Words) -> Iterator[str]:
     unchecked = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
     if unchecked:
         yield say(words, "graph_unchecked", modes=named(unchecked))
+    unchecked = [
+        label
+        for label, one in latencies(results, words)
+        if isinstance(one, Latency) and one.check is None
+    ]
+    if unchecked:
+        yield say(words, "rows_unchecked", rows=named(unchecked))
     rows = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
     if any(len(one) > CHECKED_ROWS for one in rows):
         yield say(words, "too_many_rows", count=CHECKED_ROWS)
