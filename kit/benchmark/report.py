@@ -276,7 +276,7 @@ def draw_latency(axes: "Axes", latency: Latency) -> None:
             value, color=ORANGE, linestyle=style, linewidth=1, label=f"{name} {value:.2f}{mark}"
         )
     failed = latency.check is not None and latency.check.verdict == "FAIL"
-    heading = "Latency at batch 1" + (": check FAILED, no result" if failed else "")
+    heading = "Latency of one image" + (": check FAILED, no result" if failed else "")
     axes.set(title=heading, xlabel="forward", ylabel="ms")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0)
