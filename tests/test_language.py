@@ -71,8 +71,8 @@ def test_a_picture_is_in_the_language_of_its_report(monkeypatch: pytest.MonkeyPa
     assert report.picture(record, "en").startswith(b"\x89PNG")
     chinese, english = (texts(figure) for figure in drawn)
     assert {"单图延迟", "预热", "计时", "吞吐与延迟", "图模式"} <= chinese
-    assert {"Latency at batch 1", "warm-up", "timed", "Throughput and latency"} <= english
-    assert not {"Latency at batch 1", "warm-up", "timed", "forward", "relative error"} & chinese
+    assert {"Latency of one image", "warm-up", "timed", "Throughput and latency"} <= english
+    assert not {"Latency of one image", "warm-up", "timed", "forward", "relative error"} & chinese
 
 
 def test_a_host_without_a_chinese_font_gets_english_pictures(
