@@ -39,6 +39,29 @@ def test_the_last_words_of_a_killed_process_reach_the_terminal() -> None:
     assert done.stderr == "last words"
 
 
+def test_the_line_about_padding_is_kept_from_the_terminal_and_others_are_not() -> None:
+    padding = (
+        "[W1125 13:10:20.05 NPUCachingAllocator.cpp:201] Warning: The current CANN and Soc versions"
+        " require processing for 32 padding size, with memory allocation. (function operator())\n"
+    )
+    parts = ["50%\r", padding[:90], f"{padding[90:]}{REPORT}", f"[rank1]:{padding}[W half"]
+    writes = "".join(f"os.write(2, {part.encode()!r}); time.sleep(0.1)\n " for part in parts)
+    watch = "with health.watch(True) as found:\n"
+    done = watched(f"import time\n{watch} {writes}\nprint(found.names)")
+    assert done.stderr == f"50%\n{REPORT}[W half"  # the \r, read as text
+    assert done.stdout == "('aten::i0.out',)\n"
+
+
+def test_a_part_of_a_line_reaches_the_terminal_at_once() -> None:
+    code = "import time\nwith health.watch(True):\n os.write(2, b'10%')\n time.sleep(60)\n"
+    program = f"import os, sys\nfrom kit.device import health\n{code}"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT) as running:
+        assert running.stderr is not None
+        assert os.read(running.stderr.fileno(), 100) == b"10%"  # hangs where it is held back
+        running.kill()
+
+
 def test_the_descriptor_is_restored_after_an_error() -> None:
     done = watched(
         "try:\n with health.watch(True): raise ValueError\nexcept ValueError: os.write(2, b'after')"

@@ -20,7 +20,8 @@ def feature_colours(
     tokens: npt.NDArray[np.float32], rows: int, columns: int
 ) -> npt.NDArray[np.uint8]:
     """Return the patch tokens as colours, uint8, rows x columns x 3."""
-    eight_bits = (255.0 * as_colours(principal_components(tokens))).round().astype(np.uint8)
+    colours = 255.0 * as_colours(principal_components(tokens))
+    eight_bits: npt.NDArray[np.uint8] = colours.round().astype(np.uint8)
     return eight_bits.reshape(rows, columns, 3)
 
 
