@@ -73,8 +73,8 @@ def chinese_font() -> str | None:
 
 
 def translated(text: str, language: str) -> str:
-    """Return a text with the phrases of pictures, as whole words, in another language."""
+    """Return a text of a picture or a record with its phrases, as whole words, in a language."""
     words = load_words(language)
-    phrases = sorted(words["pictures"], key=len, reverse=True)  # the longest first
-    pattern = rf"(?<![\w-])(?:{'|'.join(map(re.escape, phrases))})(?![\w-])"
-    return re.sub(pattern, lambda found: str(words["pictures"][found.group()]), text)
+    phrases = sorted(words["phrases"], key=len, reverse=True)  # the longest first
+    pattern = rf"(?<![\w./-])(?:{'|'.join(map(re.escape, phrases))})(?![\w/-])"
+    return re.sub(pattern, lambda found: str(words["phrases"][found.group()]), text)

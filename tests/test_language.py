@@ -47,7 +47,15 @@ def test_phrases_are_translated_as_whole_words_only() -> None:
     assert translated("graph", "zh") == "图模式"
     assert translated("images/s", "zh") == "images/s"
     assert translated("relative error against fp64", "zh") == "相对 fp64 的误差"
-    assert all(translated(phrase, "en") == phrase for phrase in load_words("en")["pictures"])
+    assert all(translated(phrase, "en") == phrase for phrase in load_words("en")["phrases"])
+
+
+def test_what_records_say_reads_in_chinese_and_names_stay_as_they_are() -> None:
+    reason = "block 3, GELU (layer.3.mlp): relative error 0.0012 (worst token 0.004)"
+    assert (
+        translated(reason, "zh") == "层 3, GELU (layer.3.mlp): 相对误差 0.0012 (最差 token 0.004)"
+    )
+    assert translated("data/block/image-7.jpg", "zh") == "data/block/image-7.jpg"
 
 
 def texts(figure: Figure) -> set[str]:

@@ -311,7 +311,7 @@ def draw_ladder(axes: "Axes", results: BenchmarkResults) -> None:
     heading = "Speed against error"
     if failed:
         heading += f" ({len(failed)} with values that are not finite are left out)"
-    axes.set(title=heading, xlabel="p50_ms at batch 1", ylabel="relative error")
+    axes.set(title=heading, xlabel="p50_ms of one image", ylabel="relative error")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -21,7 +21,7 @@ from kit import outside
 from kit.accuracy.limits import LIMITS, validation_block
 from kit.errors import KitError
 from kit.inference.published import distances
-from kit.language import Words, load_words
+from kit.language import Words, load_words, translated
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.output import encoded
 from kit.records import (
@@ -129,9 +129,8 @@ def subject(records: Records, words: Words) -> str:
         model = say(words, "subject_random", model=newest.model.architecture)
     elif not identified(records):
         model = say(words, "subject_not_identified", model=model)
-    chip = newest.device.name
-    unsaid = any(map(emulated, records.found())) and "(emulated)" not in chip
-    return say(words, "subject_emulated" if unsaid else "subject", model=model, chip=chip)
+    key = "subject_emulated" if any(map(emulated, records.found())) else "subject"
+    return say(words, key, model=model, chip=newest.device.name.removesuffix(" (emulated)"))
 
 
 # ---- Environments: how each format escapes -------------------------------------------------------
@@ -352,6 +351,10 @@ class Filters:
             return say(self.words, "patch_place", **places)
         kind = self.words["token_kinds"][token.kind]
         return say(self.words, "token_place", kind=kind, token=token.token)
+
+    def translated(self, text: str) -> str:
+        """Return a record's own sentence with its phrases in the report's language."""
+        return translated(text, self.words["language"][:2])
 
     def settings(self, record: Record) -> str:
         """Return the environment variables that a run's user had set."""

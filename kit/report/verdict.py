@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kit.accuracy.limits import LIMITS
-from kit.language import Words
+from kit.language import Words, translated
 from kit.options import BUDGET_FACTOR
 from kit.records import (
     AccuracyRecord,
@@ -129,6 +129,11 @@ def named(names: "list[str] | tuple[str, ...]") -> str:
     return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
+def phrased(reasons: tuple[str, ...], words: Words) -> str:
+    """Return the first of a record's reasons in the report's language."""
+    return translated(named(reasons), words["language"][:2])
+
+
 def contradiction(one: Check, words: Words) -> str:
     """Return what a record claims and what comes out instead."""
     method = words["methods"][one.method]
@@ -217,7 +222,8 @@ def failed_runs(records: Records, words: Words) -> Iterator[str]:
     if records.inference is not None and runs(records.inference)[0] == "not_finite":
         yield say(words, "not_finite_output")
     if records.accuracy is not None and records.accuracy.results.outcome == "fail":
-        yield say(words, "accuracy_failed", reasons=named(records.accuracy.results.reasons))
+        reasons = phrased(records.accuracy.results.reasons, words)
+        yield say(words, "accuracy_failed", reasons=reasons)
     if records.benchmark is None:
         return
     results = records.benchmark.results
@@ -420,7 +426,7 @@ def accuracy_remarks(record: AccuracyRecord, words: Words) -> Iterator[str]:
     """Yield what accuracy.py did not explain or left out."""
     results, measured = record.results, record.device.arithmetic
     if results.outcome == "unexplained":
-        yield say(words, "unexplained", reasons=named(results.reasons))
+        yield say(words, "unexplained", reasons=phrased(results.reasons, words))
     rows = measured.operators if measured else ()
     unknown = [row.operator for row in rows if row.found != row.nearest]
     if unknown:
