@@ -25,14 +25,16 @@ from kit.options import (
     AccuracyOptions,
     OneLineParser,
     frozen,
+    mode_of,
     number,
+    parse_modes,
     refuse_one_device_for_all_ranks,
     shared_parser,
     some_path,
     whole_number,
 )
 from kit.output import RunLog
-from kit.run import ROOT, Draw, Outcome, now, quick_imports, run_script
+from kit.run import EXIT_INTERRUPTED, ROOT, Draw, Outcome, now, quick_imports, run_script
 
 BATCH_SIZE = 8
 
@@ -42,6 +44,7 @@ def make_parser() -> OneLineParser:
     parser = shared_parser("accuracy", __doc__ or "")
     add_verdict_options(parser.add_argument_group("verdict"))
     add_folder_options(parser.add_argument_group("folder of images"))
+    add_coverage_options(parser.add_argument_group("more than one forward"))
     add_review_options(parser.add_argument_group("saved features"))
     return parser
 
@@ -59,9 +62,14 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
         parser.error(f"--references {parsed.references} is a file: give a folder")
     default = None if parsed.no_references else parsed.output_dir / "references"
     changes: dict[str, object] = {"references": parsed.references or default}
+    more = parsed.coverage or parsed.soak or parsed.soak_forwards
+    if more and distributed.place().world_size > 1:
+        parser.error("--coverage and --soak look at one device: use --device npu:N, not torchrun")
     if parsed.features is not None:
-        if parsed.explain or parsed.device not in ("auto", "cpu"):
-            parser.error("--features runs no device: leave --device and --explain out")
+        if more or parsed.explain or parsed.device not in ("auto", "cpu"):
+            parser.error(
+                "--features runs no device: leave --device, --explain, --coverage and --soak out"
+            )
         if distributed.place().world_size > 1:
             parser.error("--features runs in one process: start it without torchrun")
         # The device's own record and report stay as they are.
@@ -69,6 +77,10 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
         changes |= {"no_report": True, "strict_fp32": False}
     elif parsed.against is not None:
         parser.error("--against compares saved features: give the device's own by --features")
+    if parsed.modes is not None and not parsed.coverage:
+        parser.error("--modes are those of the coverage: give --coverage too")
+    base = mode_of(parsed.dtype, parsed.attention, strict=parsed.strict_fp32)
+    changes["modes"] = () if parsed.modes is None else parse_modes(parsed.modes, base)
     return frozen(AccuracyOptions, parsed, **changes)
 
 
@@ -121,6 +133,34 @@ def add_folder_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_coverage_options(group: argparse._ArgumentGroup) -> None:
+    """Add what looks beyond one forward of one image."""
+    group.add_argument(
+        "--coverage",
+        action="store_true",
+        help="hold a matrix of batch sizes (to --batch-size), input sizes and --modes against the "
+        "CPU, on different images; without it a small set is",
+    )
+    group.add_argument(
+        "--modes",
+        metavar="all|NAMES",
+        help="modes of the coverage, as benchmark.py has them (default: the run's own)",
+    )
+    group.add_argument(
+        "--soak",
+        type=number(0.01, 1e5, " of minutes"),
+        metavar="MINUTES",
+        help="compute the same inputs again and again, in changing batch sizes, for so long, and "
+        "compare every result's bits; Ctrl-C keeps what there is",
+    )
+    group.add_argument(
+        "--soak-forwards",
+        type=whole_number(1, 10**9),
+        metavar="N",
+        help="so many times, or until --soak ends",
+    )
+
+
 def add_review_options(group: argparse._ArgumentGroup) -> None:
     """Add what judges features that a device has computed before."""
     group.add_argument(
@@ -152,11 +192,10 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         import npu_patch  # before everything that imports torch
         from kit import environment
         from kit.accuracy import evidence
-        from kit.accuracy.measure import compare
+        from kit.accuracy.measure import compare, keep_freed_memory
         from kit.accuracy.report import pictures, report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
-        from kit.host_memory import keep_freed_memory
         from kit.model.setup import (
             device_info,
             input_info,
@@ -187,8 +226,9 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
                 drawn = pictures(measured, device.label, options.lang)
     report_fallbacks(fallen, log)
     images = 1 if results.folder is None else results.folder.images
+    stopped = results.soak is not None and results.soak.end == "interrupted"
     record = AccuracyRecord(
-        status="complete",
+        status="partial" if stopped else "complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
@@ -198,7 +238,8 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         results=results,
         warnings=tuple(log.warnings),
     )
-    return Outcome(record, report(record), files, drawn, exit_code(results, strict=options.strict))
+    code = EXIT_INTERRUPTED if stopped else exit_code(results, strict=options.strict)
+    return Outcome(record, report(record), files, drawn, code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

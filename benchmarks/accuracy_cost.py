@@ -2,7 +2,8 @@
 
 One image: a report needs the device's forward, the CPU's in fp32 and in fp64, and once more in
 fp64 and in the declared arithmetic on the device's own inputs. These five forwards, bare, and the
-whole measurement take turns in one process. A folder: how busy device thread and reference thread
+whole measurement take turns in one process; then comes the small set of other batches and sizes
+that each run checks too. A folder: how busy device thread and reference thread
 are at once, and how peak memory grows with the number of images. All on the CPU, ViT-B/16 with
 random weights for the image, a tiny model for the folder.
 
@@ -41,12 +42,13 @@ def one_image(runs: int) -> None:
     with quick_imports():  # as accuracy.py does, and keep_freed_memory too; both serve both sides
         import torch
 
-        from kit.accuracy.measure import measure
+        from accuracy import parse_options
+        from kit.accuracy.coverage import cover
+        from kit.accuracy.measure import keep_freed_memory, measure
         from kit.accuracy.references import make_sides
         from kit.device.device import choose
         from kit.device.health import HealthChecks
         from kit.device.meters import host_peak_bytes
-        from kit.host_memory import keep_freed_memory
         from kit.model import model as models
         from kit.model import preprocessing
         from kit.model.images import decode
@@ -75,11 +77,17 @@ def one_image(runs: int) -> None:
             for _ in range(2):
                 exact(pixels.double())
 
-    measure(sides, image, log)
+    results = measure(sides, image, log).results
     grown = (host_peak_bytes() or 0) - before  # as accuracy.py has it, before anything is repeated
     forwards()
     pairs = [(seconds(forwards), seconds(lambda: measure(sides, image, log))) for _ in range(runs)]
     print_ratios(pairs)
+    options = parse_options(["--device", "cpu"])
+    small = [seconds(lambda: cover(options, sides, pixels, results, log)) for _ in range(runs)]
+    for clock, name in enumerate(("wall-clock", "processor")):
+        ours = statistics.median(one[1][clock] for one in pairs)
+        more = statistics.median(one[clock] for one in small)
+        print(f"{name:10} time of the small set: {more:.2f} s, {more / ours:.2f} measurements")
     print(f"peak memory over the imports' {before / 1e6:.0f} MB: {grown / 1e6:.0f} MB, ")
     print(f"  {grown / weights:.2f} times the weights of {weights / 1e6:.0f} MB")
     print("  allowed: the weights twice and the fp64 copy, 4.00 times")

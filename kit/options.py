@@ -71,6 +71,7 @@ class Options:
         script: the script's name without ".py"; it names the output files.
         weights: folder with config.json and *.safetensors; None for the default places.
         download: hub to fetch the weights from first.
+        identify: hub to ask whether it publishes the weights that are there.
         dtype: compute type: fp32, bf16 or fp16.
         attention: sdpa or eager.
         seed: of the random weights.
@@ -86,6 +87,7 @@ class Options:
     script: str
     weights: Path | None
     download: str | None
+    identify: str | None
     dtype: str
     attention: Attention
     seed: int
@@ -147,6 +149,10 @@ class AccuracyOptions(Options):
         references: where CPU references are kept; None keeps none.
         features: saved features to judge instead of running a device.
         against: another device's, to compare them with.
+        coverage: hold all batch sizes, input sizes and modes against the CPU.
+        modes: of the coverage; none for the run's own.
+        soak: compute the same inputs for so many minutes; None for no such limit.
+        soak_forwards: or so many times; None for no such limit.
     """
 
     strict: bool
@@ -157,6 +163,10 @@ class AccuracyOptions(Options):
     references: Path | None
     features: Path | None
     against: Path | None
+    coverage: bool
+    modes: tuple[Mode, ...]
+    soak: float | None
+    soak_forwards: int | None
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -368,6 +378,12 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
         "--download",
         choices=DOWNLOADS,
         help="fetch the weights first, from this hub, into --weights or weights/",
+    )
+    model.add_argument(
+        "--identify",
+        choices=DOWNLOADS,
+        help="ask this hub for the SHA-256 of its files and keep beside the weights that they are "
+        "the published ones; nothing is fetched",
     )
     model.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="compute type (default: %(default)s)"

@@ -10,8 +10,9 @@ History of SCHEMA_VERSION:
     2.0  accuracy's fields have standard names: budget is expected_error, token_budget
          expected_token_error, against_truth fp64_relative_error, cpu_against_truth
          cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
-    2.1  environment has host_id and cann_library; accuracy has features and against;
-         benchmark's rows have check, their status may be 'failed', phases has references_ms
+    2.1  environment has host_id and cann_library; accuracy has features, against,
+         coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
+         references_ms
 """
 
 import dataclasses
@@ -46,6 +47,7 @@ Status = Literal["complete", "partial"]
 RowStatus = Literal["measured", "failed", "out_of_memory", "interrupted"]
 CheckVerdict = Literal["PASS", "FAIL", "SELF-CHECK"]
 MetricStatus = Literal["same", "faster", "slower", "regression"]
+SoakEnd = Literal["complete", "interrupted", "device error"]
 OutcomeName = Literal["pass", "unexplained", "fail", "self-check"]
 
 
@@ -787,6 +789,72 @@ class FeaturesComparison:
 
 
 @record_type
+class CoverageCell:
+    """One batch size, input size and mode, on different images, held against the CPU."""
+
+    mode: str = described("PRECISION-ATTENTION, with -graph where it was captured.")
+    batch_size: int = described("Images in the batch.")
+    rows: int = described("Of the input, in pixels.")
+    columns: int = described("Of the input, in pixels.")
+    images: int = described("How many different images the batch holds.")
+    relative_error: float | None = described(
+        "The largest of all images and both outputs; null where it is not finite or not measured."
+    )
+    cosine: float | None = described("The smallest of them; the same.")
+    token_relative_error: float | None = described("The worst token of them; the same.")
+    expected_error: float | None = described(
+        "What the arithmetic explains beside the CPU's own error; of the run's own image without "
+        "--coverage, of the cell's first image with it."
+    )
+    passed: bool = described("Whether every image is inside every limit.")
+    reason: str | None = described("Why it is not, for the first image; null where it is.")
+
+
+@record_type
+class SoakBatch:
+    """One batch size of a soak."""
+
+    batch_size: int = described("Images in the batch.")
+    forwards: int = described("How often it was computed.")
+    distinct_results: int = described("How many different results it gave, by their bits.")
+    early_ms: float | None = described("Median wall-clock time of its first 25 forwards, in ms.")
+    late_ms: float | None = described("The same of its last 25; null before there are more.")
+    drift: float | None = described("late_ms over early_ms, less 1; null where unknown.")
+
+
+@record_type
+class SoakDeviation:
+    """The first forward of a soak whose bits differ from the same batch's first one."""
+
+    forward: int = described("Its number in the soak, from 1.")
+    at: str = described("When it was, ISO 8601 with offset from UTC.")
+    after_s: float = described("Seconds since the soak began.")
+    batch_size: int = described("Images in its batch.")
+    tensor: str = described("pooler_output or last_hidden_state: where it differs most.")
+    image: int = described("Place in the batch where it differs most, from 0.")
+    token: int | None = described("Token where it differs most; null in pooler_output.")
+    largest_difference: float | None = described("Absolute; null where a value is not finite.")
+    passed: bool = described("Whether it is inside the limits all the same.")
+
+
+@record_type
+class Soak:
+    """The same inputs again and again, in changing batch sizes."""
+
+    seconds: float = described("How long it took.")
+    forwards: int = described("How many there were, each followed by a known answer.")
+    beyond_limits: int = described("How many of them were beyond a limit.")
+    end: SoakEnd = described("'complete' as asked for, 'interrupted' by Ctrl-C, or a device error.")
+    reason: str | None = described("The first wrong result or the device's error; else null.")
+    first_deviation: SoakDeviation | None = described("Null where all bits are the same.")
+    batches: tuple[SoakBatch, ...] = described("One entry per batch size.")
+    early_host_peak_bytes: int | None = described(
+        "Most resident memory of the process after two rounds; null where unknown."
+    )
+    host_peak_bytes: int | None = described("The same at the end: flat where both are alike.")
+
+
+@record_type
 class AccuracyResults:
     """What accuracy.py found; of the worst image where there is a folder."""
 
@@ -822,6 +890,11 @@ class AccuracyResults:
     against: FeaturesComparison | None = described(
         "The features beside another device's; --against only.", default=None
     )
+    coverage: tuple[CoverageCell, ...] = described(
+        "Other batch sizes, input sizes and modes: a small set, all of them with --coverage.",
+        default=(),
+    )
+    soak: Soak | None = described("The same inputs again and again; --soak only.", default=None)
 
 
 @whole_record
@@ -921,6 +994,7 @@ def schema(record: type[Record]) -> dict[str, Any]:
     import msgspec  # as in decode
 
     _, parts = msgspec.json.schema_components([record], ref_template="#/$defs/{name}")
+    parts = json.loads(json.dumps(parts))  # a default that is a tuple is a list there
     types = {kind.__name__: kind for kind in _dataclasses_in(record)}
     for name, part in parts.items():
         fields = {field.name: field for field in dataclasses.fields(types[name])}

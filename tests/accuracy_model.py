@@ -18,9 +18,9 @@ from kit.accuracy.examine import Examination, examine
 from kit.accuracy.recorder import find_stages, recorded
 from kit.accuracy.references import (
     Declared,
+    RecordedRun,
     ReferenceRuns,
     References,
-    Run,
     Side,
     in_declared_type,
 )
@@ -136,7 +136,7 @@ def reference_runs(declared: Declared) -> ReferenceRuns:
 
 
 def examined(case: Case) -> Examination:
-    """Run the device with the change and hold it against the references, stage by stage."""
+    """RecordedRun the device with the change and hold it against the references, stage by stage."""
     sides = references(case.declared)
     model = copy.deepcopy(in_declared_type(trained_like_model(), case.declared))
     case.model(model)
@@ -153,7 +153,7 @@ def examined(case: Case) -> Examination:
             if pixels.shape[0] > 1 and tensor.shape[0] == pixels.shape[0]:
                 record.points[name] = tensor[:1]
     runs = reference_runs(case.declared)
-    return examine(Run(features, stages), sides, runs, BUDGET_FACTOR)
+    return examine(RecordedRun(features, stages), sides, runs, BUDGET_FACTOR)
 
 
 def run_case(case: Case) -> AccuracyResults:

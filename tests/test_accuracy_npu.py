@@ -1,5 +1,6 @@
 """accuracy.py on the emulated NPU: sound it passes, with a fault it never does."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import accuracy
+from kit.accuracy import evidence
 from tests.accuracy_runs import SCRIPT, make_images, results_of
 from tests.emulated_npu import EmulatedNpu
 
@@ -76,6 +79,56 @@ def test_explain_names_hf32_convolution_as_what_it_removes(run_npu: Any) -> None
     causes = {cause["cause"]: cause for cause in results_of(folder)["explain"]}
     assert causes["HF32 convolution off"]["removes"] > 0.95
     assert causes["eager attention"]["removes"] < 0.1
+
+
+def test_saved_features_of_an_npu_pass_again_without_one(
+    run_npu: Any,  # noqa: ANN401 - the fixture
+    tiny_weights: Path,
+    photo: Path,
+) -> None:
+    done, folder = run_npu("--no-report")
+    assert done.returncode == 0, done.stderr
+    argv = ["--weights", str(tiny_weights), "--image", str(photo), "--output-dir", str(folder)]
+    assert accuracy.main([*argv, "--features", str(folder / evidence.FILE)]) == 0
+    review = json.loads((folder / "accuracy_review.json").read_text("utf-8"))["results"]
+    measured = results_of(folder)
+    assert (review["verdict"], review["reference"]) == ("PASS", "CPU fp32")
+    assert "Ascend910_9362 (emulated)" in review["features"]["device"]
+    error = review["last_hidden_state"]["relative_error"]
+    assert error == pytest.approx(measured["last_hidden_state"]["relative_error"], rel=1e-3)
+
+
+def test_a_soak_finds_the_call_that_goes_wrong_and_a_sound_npu_repeats_its_bits(
+    run_npu: Any,  # noqa: ANN401 - the fixture
+) -> None:
+    done, folder = run_npu("--no-report", "--soak-forwards", "10")
+    assert done.returncode == 0, done.stderr
+    soak = results_of(folder)["soak"]
+    assert [one["distinct_results"] for one in soak["batches"]] == [1] * 5
+    done, folder = run_npu(
+        "--no-report", "--soak-forwards", "40",
+        environment={"FAKECANN_NAN": "aclnnFlashAttentionScore:60"},
+    )  # fmt: skip
+    results = results_of(folder)
+    assert done.returncode == 1, done.stderr
+    assert results["pooler_output"]["passed"]
+    assert all(cell["passed"] for cell in results["coverage"])
+    assert results["soak"]["beyond_limits"] == 1
+    assert results["soak"]["first_deviation"]["forward"] > 10
+
+
+@pytest.mark.extended
+def test_coverage_holds_graphs_and_types_against_the_cpu_too(run_npu: Any) -> None:  # noqa: ANN401 - the fixture
+    modes = "fp32,fp32-sdpa-graph,strict-fp32,bf16-eager"
+    done, folder = run_npu("--no-report", "--coverage", "--modes", modes)
+    assert done.returncode == 0, done.stderr
+    cells = results_of(folder)["coverage"]
+    assert len(cells) == 4 * 5 * 5
+    assert {cell["mode"] for cell in cells} == {
+        "fp32-sdpa", "fp32-sdpa-graph", "strict-fp32-sdpa", "bf16-eager",
+    }  # fmt: skip
+    strict = [cell for cell in cells if cell["mode"] == "strict-fp32-sdpa"]
+    assert all(cell["relative_error"] < 1e-5 for cell in strict)
 
 
 # The first call of each is the probe of the device's arithmetic; GeluV2 is asked before that.

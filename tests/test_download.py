@@ -1,6 +1,7 @@
 """--download, through the hubs' own clients, against a local server with interruptions."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,20 @@ from kit.output import RunLog
 try:
     found = weights.fetch(sys.argv[1], Path(sys.argv[2]), Path("."), RunLog())
     print(found.source, found.folder)
+except KitError as error:
+    sys.exit(f"error: {error}")
+"""
+
+IDENTIFY = """
+import sys
+from pathlib import Path
+from kit.model import weights
+from kit.errors import KitError
+from kit.output import RunLog
+try:
+    found = weights.find(Path(sys.argv[2]), Path("."))
+    print(weights.identify(sys.argv[1], found, RunLog()).source)
+    print(weights.find(Path(sys.argv[2]), Path(".")).source_of(sys.argv[3]))
 except KitError as error:
     sys.exit(f"error: {error}")
 """
@@ -250,3 +265,54 @@ def test_downloaded_weights_load_and_later_records_name_the_hub_too(
     assert weights.find(folder, tmp_path).source_of("of other files") == "local"
     (folder / "download.json").unlink()
     assert weights.find(folder, tmp_path).source_of(sha256) == "local"
+
+
+def identify(hub: str, served: Hub, folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Ask a hub for weights in a folder, in a process of its own."""
+    home.mkdir(exist_ok=True)
+    sha256 = weights.sha256_of_files(weights.safetensors_files(folder))
+    with serving(served) as url:
+        return subprocess.run(
+            [sys.executable, "-c", IDENTIFY, hub, str(folder), sha256],
+            env=environment(url, home), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_weights_from_elsewhere_are_identified_without_fetching_them(
+    hub: str, files: dict[str, bytes], tiny_weights: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_weights, tmp_path / "model")
+    served = Hub(files)
+    done = identify(hub, served, folder, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [hub, hub]  # now, and by the file beside the weights
+    assert served.ranges() == []
+    assert not any("resolve" in path or "FilePath" in path for _, path, _ in served.asked)
+    # Other files in the same folder are not those.
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    changed = weights.Weights(folder, "local")
+    assert changed.source_of(weights.sha256_of_files(changed.files)) == "local"
+    done = identify(hub, served, folder, tmp_path / "home")
+    assert done.returncode == 1
+    assert f"{hub} publishes" in done.stderr and "these are other weights" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_a_hub_that_does_not_know_or_does_not_say_identifies_nothing(
+    hub: str, files: dict[str, bytes], tiny_weights: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_weights, tmp_path / "model")
+    unknown = {name: content for name, content in files.items() if name != "model.safetensors"}
+    done = identify(hub, Hub(unknown), folder, tmp_path / "home")
+    assert done.returncode == 1
+    assert f"{hub} publishes no such file" in done.stderr
+    if hub == "modelscope":  # Hugging Face shows a gated model's listing to everyone
+        refused = Hub(files, refuse=(403, "you have to accept the licence"))
+        done = identify(hub, refused, folder, tmp_path / "home")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+    assert not (folder / "download.json").exists()

@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
+from kit.accuracy.measure import keep_freed_memory
 from kit.device import meters
 from kit.device.meters import host_peak_bytes
-from kit.host_memory import keep_freed_memory
 from kit.run import ROOT
 
 RESIDENT_BYTES_AFTER_FREEING = """
 import sys
 import npu_patch, torch
 from pathlib import Path
-from kit.host_memory import keep_freed_memory
+from kit.accuracy.measure import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     raise SystemExit("no such setting")
 def resident_bytes():

@@ -121,6 +121,8 @@ def wide_expectation(records: dict[str, Json]) -> None:
         block["worst_operator"]["times_limit"] /= 10
 
 
+REVIEWED = {"file": "a.safetensors", "sha256": "ab" * 32, "device": "NPU (Ascend910_9362)",
+            "declared": "fp32", "images": 1, "reviewed": True}  # fmt: skip
 LATENCY = ("results", "ladder", 2)
 
 
@@ -149,6 +151,8 @@ LATENCY = ("results", "ladder", 2)
         (in_one("inference", "environment", "torch", value="2.1"), "environment.torch: 2.1 ≠"),
         (in_one("benchmark", "environment", "git_commit", value="beef"), "git_commit: beef ≠"),
         (in_one("benchmark", "environment", "platform", value="Linux-6"), "platform: Linux-6 ≠"),
+        (in_one("benchmark", "environment", "host_id", value="beef" * 4), "host_id: beefbeef"),
+        (in_one("accuracy", "results", "features", value=REVIEWED), "judges saved features"),
         (
             in_one("benchmark", "environment", "variables", value={"TASK_QUEUE_ENABLE": "1"}),
             "environment.variables: TASK_QUEUE_ENABLE=1 ≠ TASK_QUEUE_ENABLE=2",

@@ -11,7 +11,7 @@ import pytest
 from kit.language import load_words
 from kit.records import Latency, LimitsInfo
 from kit.report import __main__ as command
-from kit.report.checks import Check, check
+from kit.report.checks import Claim, check
 from kit.report.load import load_records
 from kit.report.verdict import conclude
 from tests import benchmark_runs
@@ -54,7 +54,48 @@ def cpu_record_renamed(records: dict[str, Json]) -> None:
         record["device"]["torch_device"] = "cpu"
 
 
+def cell(**changes: object) -> Json:
+    """Return one cell of a coverage, changed."""
+    return {
+        "mode": "fp32-sdpa", "batch_size": 8, "rows": 224, "columns": 224, "images": 4,
+        "relative_error": 0.0031, "cosine": 0.999996, "token_relative_error": 0.0052,
+        "expected_error": 0.0029, "passed": True, "reason": None, **changes,
+    }  # fmt: skip
+
+
+def soaked(**changes: object) -> Json:
+    """Return a soak of ten forwards at batch 1, changed."""
+    batch = {"batch_size": 1, "forwards": 10, "distinct_results": 1, "early_ms": 8.1,
+             "late_ms": None, "drift": None}  # fmt: skip
+    return {
+        "seconds": 1.3, "forwards": 10, "beyond_limits": 0, "end": "complete", "reason": None,
+        "first_deviation": None, "batches": [batch], "early_host_peak_bytes": 1 << 30,
+        "host_peak_bytes": 1 << 30, **changes,
+    }  # fmt: skip
+
+
 EDITS: dict[str, tuple[Edit, str]] = {
+    "a cell of the coverage that fails": (
+        results("accuracy", coverage=[cell(), cell(passed=False, relative_error=0.5, cosine=0.9)]),
+        "results.outcome is pass, by the kit's limits it should be fail",
+    ),
+    "a cell beyond a limit that passes": (
+        results("accuracy", coverage=[cell(token_relative_error=0.5)]),
+        "results.coverage[0].passed is true, by the kit's limits it should be false",
+    ),
+    "a cell's error alone": (
+        results("accuracy", coverage=[cell(relative_error=1e-7, cosine=0.9991)]),
+        "results.coverage[0].cosine is 0.9991",
+    ),
+    "a soak with wrong results": (
+        results("accuracy", soak=soaked(beyond_limits=2)), "results.outcome is pass",
+    ),
+    "a soak that the device did not survive": (
+        results("accuracy", soak=soaked(end="device error")), "results.outcome is pass",
+    ),
+    "a soak of more forwards than its batches have": (
+        results("accuracy", soak=soaked(forwards=9999)), "results.soak.forwards is 9999",
+    ),
     "a percentile beside its samples": (
         results("benchmark", "latency", p50_ms=1.23), "results.latency.p50_ms is 1.23",
     ),
@@ -247,7 +288,7 @@ def test_a_changed_record_is_a_failure_by_name(tmp_path: Path, name: str) -> Non
     assert ("contradicted", "bad") in found.answers.values()
 
 
-def contradictions(folder: Path) -> list[Check]:
+def contradictions(folder: Path) -> list[Claim]:
     """Return what contradicts itself in the records of real runs."""
     found = load_records(folder)
     assert not found.problems

@@ -32,7 +32,7 @@ from kit.accuracy.recorder import (
     main_input,
     with_main_input,
 )
-from kit.accuracy.references import ReferenceRuns, References, Run
+from kit.accuracy.references import RecordedRun, ReferenceRuns, References
 from kit.errors import KitError
 from kit.model.model import Features
 from kit.records import OperatorError
@@ -240,7 +240,7 @@ class Examiner(StageWatch):
             on the device's own input.
     """
 
-    def __init__(self, device: Run, references: References, runs: ReferenceRuns) -> None:
+    def __init__(self, device: RecordedRun, references: References, runs: ReferenceRuns) -> None:
         """Take a run recorded in detail, whose record is used up, and the CPU's runs."""
         super().__init__(detail=True)
         self.held: list[tuple[Stage, TokenNorms, Mapping[str, TokenNorms]]] = []
@@ -366,7 +366,9 @@ def distinct(points: Points) -> Points:
     return kept
 
 
-def examine(device: Run, references: References, runs: ReferenceRuns, factor: float) -> Examination:
+def examine(
+    device: RecordedRun, references: References, runs: ReferenceRuns, factor: float
+) -> Examination:
     """Examine a device run whose stages were recorded in detail.
 
     Args:

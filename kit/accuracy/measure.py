@@ -1,5 +1,6 @@
 """What accuracy.py does between setting up and its record: one image in full, or a whole folder."""
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,11 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.accuracy import evidence
+from kit.accuracy.coverage import cover, soak
 from kit.accuracy.examine import Examination, examine
 from kit.accuracy.explain import explain
 from kit.accuracy.folder import FolderRun, Saved, prepare, with_folder
 from kit.accuracy.recorder import Stages, recorded, require_on
-from kit.accuracy.references import Run, Sides, make_sides
+from kit.accuracy.references import RecordedRun, Sides, make_sides
 from kit.accuracy.verdict import Grid, assess
 from kit.device.arithmetic import CHIPS_GELU, OwnGelu, found
 from kit.device.device import Device, device_errors, synchronize
@@ -36,6 +38,12 @@ from kit.output import RunLog, alive
 from kit.records import AccuracyResults, ChipGelu, FolderAccuracy, ImageAccuracy
 from kit.statistics import compare as compare_tensors
 from kit.statistics import finite
+
+# mallopt's parameters, from glibc's malloc.h; the threshold's largest value is 32 MiB.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+KEPT_BYTES = 512 << 20
+LARGEST_MMAP_THRESHOLD = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,11 @@ def in_full(
     if options.explain:
         pixels = preprocessing.preprocess(image.pixels, sides.setup.steps)
         results = replace(results, explain=explain(sides, pixels))
-    about = prepare(image, sides.setup.steps).about
-    kept = [(about, measured.examination.device), *saved]
+    prepared = prepare(image, sides.setup.steps)
+    results = cover(options, sides, prepared.pixels, results, log)
+    if options.soak is not None or options.soak_forwards is not None:
+        results = soak(options, sides, prepared.pixels, results, log)
+    kept = [(prepared.about, measured.examination.device), *saved]
     judged = 1 if folder is None else folder.images
     info, content = evidence.encode(sides, kept, judged)
     return replace(measured, results=replace(results, features=info), features=content)
@@ -169,7 +180,7 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
     )
 
 
-def with_overflow(run: Run) -> Run:
+def with_overflow(run: RecordedRun) -> RecordedRun:
     """Return the run of a device that saturates, its largest numbers, fp16's too, as infinity.
 
     An Ascend 310P computes fp32 products in fp16 and saturates there (INF_NAN_MODE_ENABLE).
@@ -178,7 +189,7 @@ def with_overflow(run: Run) -> Run:
     for record in run.stages.values():
         record.points = {name: overflowed(one, largest) for name, one in record.points.items()}
     features = (overflowed(getattr(run.features, name), largest) for name in TENSORS)
-    return Run(Features(*features), run.stages)
+    return RecordedRun(Features(*features), run.stages)
 
 
 def with_chips_gelu(
@@ -203,7 +214,7 @@ def with_chips_gelu(
 
 def run_device(
     device: Device, model: PreTrainedModel, pixel_values: torch.Tensor, stages: Stages
-) -> Run:
+) -> RecordedRun:
     """Run the device's forward with its stages recorded in detail; the features are on the CPU.
 
     Raises:
@@ -223,7 +234,7 @@ def run_device(
         synchronize(device)
     for name in TENSORS:
         require_on(getattr(features, name), device.type)
-    return Run(to_host(features), record)
+    return RecordedRun(to_host(features), record)
 
 
 def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
@@ -242,6 +253,24 @@ def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImag
             problem = str(error)
         log.warning(f"Not measured in full: {problem}")
     raise KitError("the folder's worst images went or changed while it ran: run it again")
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep up to 512 MiB of freed memory instead of giving it back.
+
+    glibc hands a large tensor's memory back when it is freed, and the system clears every page of
+    the next one: work that frees and takes tens of megabytes block by block spends a third of its
+    time on that. Affects the whole process; the peak stays what the tensors need.
+
+    Returns:
+        Whether the C library has taken the setting; False outside 64-bit glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return False
+    large = mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)  # 32-bit systems refuse it
+    return bool(large and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def warn_of_identical_bits(results: AccuracyResults, sides: Sides, log: RunLog) -> None:

@@ -218,7 +218,7 @@ def copy_in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One forward of one side.
 
     Attributes:
@@ -273,10 +273,10 @@ class Side:
         with self.computing():
             return self.forward(pixels)
 
-    def run(self, pixels: torch.Tensor, stages: Sequence[Stage]) -> Run:
+    def run(self, pixels: torch.Tensor, stages: Sequence[Stage]) -> RecordedRun:
         """Run one forward, and record its stages' inputs, outputs and arguments; as `forward`."""
         with self.computing():
-            return Run(*recorded(lambda: self.forward(pixels), self.model, stages))
+            return RecordedRun(*recorded(lambda: self.forward(pixels), self.model, stages))
 
     def replay(self, stage: Stage, own: StageRecord, main: torch.Tensor | None) -> Points:
         """Repeat one stage's call and return its points.
@@ -312,8 +312,8 @@ class ReferenceRuns:
     """
 
     pixels: torch.Tensor
-    fp32: Run
-    imitation: Run
+    fp32: RecordedRun
+    imitation: RecordedRun
 
 
 class References:

@@ -1,7 +1,7 @@
 """accuracy.py's console block, from its record alone, and its three pictures."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +19,11 @@ from kit.records import (
     AccuracyResults,
     BlockAccuracy,
     Cause,
+    CoverageCell,
     FeaturesComparison,
     FolderAccuracy,
     ImageAccuracy,
+    Soak,
     TensorAccuracy,
 )
 from kit.statistics import as_colours, compare_tokens, principal_components
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WORSE = 1.1  # times the figure before; less is the last places of sums
+SMALL_SET = 4  # cells of a coverage that one line says
 
 
 def report(record: AccuracyRecord) -> list[str]:
@@ -47,6 +50,10 @@ def report(record: AccuracyRecord) -> list[str]:
         lines += ["", *folder_lines(results.folder)]
     if results.against is not None:
         lines += ["", *against_lines(results.against)]
+    if results.coverage:
+        lines += ["", *coverage_lines(results.coverage)]
+    if results.soak is not None:
+        lines += ["", *soak_lines(results.soak)]
     return lines
 
 
@@ -268,6 +275,53 @@ def against_lines(against: FeaturesComparison) -> list[str]:
     ]
 
 
+def coverage_lines(cells: Sequence[CoverageCell]) -> list[str]:
+    """Return the cells: one line for the small set where all pass, else a table."""
+    failed = sum(not cell.passed for cell in cells)
+    errors = [cell.relative_error for cell in cells if cell.relative_error is not None]
+    batches = ", ".join(str(size) for size in sorted({cell.batch_size for cell in cells}))
+    sizes = ", ".join(dict.fromkeys(f"{cell.rows}x{cell.columns}" for cell in cells))
+    head = (
+        f"Coverage: {len(cells)} cells (batch {batches}; {sizes}), {failed} failed, largest "
+        f"relative error {number(max(errors, default=None), '.3g')}"
+    )
+    if not failed and len(cells) <= SMALL_SET:
+        return [head]
+    lines = [
+        head,
+        f"{'mode':>18}{'batch':>7}{'size':>12}{'error':>12}{'token':>12}{'explained':>12}",
+    ]
+    for cell in cells:
+        errors_ = brief(cell.relative_error, cell.token_relative_error, cell.expected_error)
+        tail = "" if cell.passed else f"  FAILED: {cell.reason}"
+        size = f"{cell.rows}x{cell.columns}"
+        lines.append(f"{cell.mode:>18}{cell.batch_size:>7}{size:>12}{errors_}{tail}")
+    return lines
+
+
+def soak_lines(soak: Soak) -> list[str]:
+    """Return what the soak found."""
+    lines = [
+        f"Soak: {soak.forwards} forwards in {soak.seconds:.0f} s ({soak.end}), "
+        f"{soak.beyond_limits} beyond a limit"
+    ]
+    for one in soak.batches:
+        drift = "unknown" if one.drift is None else f"{one.drift:+.1%}"
+        lines.append(
+            f"  batch {one.batch_size}: {one.forwards} forwards, {one.distinct_results} distinct "
+            f"results, median {number(one.early_ms, '.2f')} ms at first, drift {drift}"
+        )
+    if (first := soak.first_deviation) is not None:
+        token = "" if first.token is None else f", token {first.token}"
+        lines.append(
+            f"  first deviation: forward {first.forward} at {first.at} ({first.after_s:.1f} s), "
+            f"batch {first.batch_size}, {first.tensor} of image {first.image}{token}, by "
+            f"{number(first.largest_difference, '.3g')} "
+            f"({'inside' if first.passed else 'beyond'} the limits)"
+        )
+    return lines
+
+
 # ---- Pictures ------------------------------------------------------------------------------------
 
 DPI = 120
@@ -287,6 +341,7 @@ def pictures(measured: Measured, label: str, language: str) -> Mapping[str, Call
     title = f"{results.verdict}: {results.declared}"
     if results.source == "random":
         title += ", random weights"
+    title += f"\n{measured.setup.device.name}"
     drawn = {"accuracy_layers.png": lambda: png(draw_layers(results, title, label), language)}
     examination, (rows, columns_) = measured.examination, measured.grid
     shape = examination.device.last_hidden_state.shape

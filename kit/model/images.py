@@ -211,14 +211,15 @@ def gather(options: Options, root: Path, log: RunLog) -> Inputs:
 
 
 def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
-    """Return the weights that the options name, downloaded first where they ask for it.
+    """Return the weights that the options name, downloaded or identified where they ask for it.
 
     Raises:
         KitError: where they are missing or broken, or cannot be downloaded.
     """
-    if options.download is None:
-        return weights.find(options.weights, root)
-    return weights.fetch(options.download, options.weights, root, log)
+    if options.download is not None:
+        return weights.fetch(options.download, options.weights, root, log)
+    found = weights.find(options.weights, root)
+    return found if options.identify is None else weights.identify(options.identify, found, log)
 
 
 def first_decodable(

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from kit.errors import KitError
 from kit.options import DOWNLOADS
 from kit.output import RunLog, publish
-from kit.outside import cannot_read, json_object, kind_of, read_json
+from kit.outside import LARGEST_JSON_BYTES, cannot_read, json_object, kind_of, read_json
 from kit.records import Source
 
 MODEL_NAME = "dinov3-vitb16-pretrain-lvd1689m"
@@ -287,6 +288,7 @@ def sha256_of_file(path: Path) -> str:
 REPOSITORY = f"facebook/{MODEL_NAME}"
 PATTERNS = ["*.json", "*.safetensors", "LICENSE*", "README.md"]
 BOOKKEEPING = (".cache", "._____temp", ".msc", ".mv", ".mdl")  # the clients' own
+HUB_TIMEOUT_S = 30.0
 REFUSALS = ("gated", "401", "403", "license", "licence", "unauthorized", "forbidden")
 
 
@@ -299,12 +301,14 @@ class Hub:
         package: that holds its client.
         login: what a refused user types.
         download: fetches into a folder through the client, which resumes what is there.
+        published: asks for the SHA-256 of each weights file, by its name.
     """
 
     source: Literal["modelscope", "huggingface"]
     package: str
     login: str
     download: Callable[[Path], None]
+    published: Callable[[], Mapping[str, str | None]]
 
 
 def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
@@ -351,12 +355,55 @@ def fetch_locked(hub: Hub, folder: Path, log: RunLog) -> Weights:
     for leftover in BOOKKEEPING:
         path = partial / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    content = {"source": hub.source, "sha256": sha256_of_files(safetensors_files(partial))}
-    publish({partial / RECEIPT: f"{json.dumps(content, indent=2)}\n".encode()})
+    leave_receipt(partial, hub.source, sha256_of_files(safetensors_files(partial)))
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
     return Weights(folder, hub.source)
+
+
+def leave_receipt(folder: Path, source: Source, sha256: str) -> None:
+    """Keep beside the weights which hub has published the very files.
+
+    Raises:
+        KitError: where it cannot be written.
+    """
+    content = {"source": source, "sha256": sha256}
+    publish({folder / RECEIPT: f"{json.dumps(content, indent=2)}\n".encode()})
+
+
+def identify(name: str, found: Weights, log: RunLog) -> Weights:
+    """Return weights as a hub's own, where it publishes the SHA-256 of each file; none is fetched.
+
+    Args:
+        name: modelscope or huggingface.
+        found: in a folder.
+        log: says what was found; warned where it cannot be kept beside the weights.
+
+    Raises:
+        KitError: where a file is another one, or the hub does not say.
+    """
+    hub = HUBS[name]
+    if found.folder is None:
+        raise KitError(f"--identify {name} needs weights: give their folder by --weights")
+    try:
+        published = hub.published()
+    except Exception as error:  # as in download_all
+        raise KitError(failure(hub, error, "--identify")) from error
+    for file in found.files:
+        sha256, theirs = sha256_of_file(file), published.get(file.name)
+        if sha256 != theirs:
+            known = f"publishes {theirs}" if theirs else "publishes no such file"
+            raise KitError(
+                f"{file} has the SHA-256 {sha256}, {name} {known} in {REPOSITORY}: these are other "
+                "weights; leave --identify out, or fetch the published ones with --download"
+            )
+    log.info(f"Weights are those that {name} publishes as {REPOSITORY}")
+    try:
+        leave_receipt(found.folder, hub.source, sha256_of_files(found.files))
+    except KitError as error:
+        log.warning(f"Not kept beside the weights: {error}")
+    return Weights(found.folder, hub.source)
 
 
 @contextlib.contextmanager
@@ -384,7 +431,7 @@ def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
             raise
         except Exception as error:  # each client has its own errors, and their texts are the help
             if is_refusal(error) or bytes_in(partial) <= before:
-                raise KitError(failure(hub, error)) from error
+                raise KitError(failure(hub, error, "--download")) from error
             log.info(f"The connection broke ({words_of(error)}): resuming")
         else:
             return
@@ -467,6 +514,32 @@ def from_huggingface(folder: Path) -> None:
         unfinished.rename(path)
 
 
+def published_by_modelscope() -> dict[str, str | None]:
+    """Return the SHA-256 of each file that ModelScope lists, by its name.
+
+    By the hub's own interface: from one release of its client to the next, get_model_files gives
+    the hashes or leaves them out.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: where the hub does not answer, or otherwise.
+    """
+    domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
+    hub = domain if "://" in domain else f"https://{domain}"
+    url = f"{hub}/api/v1/models/{REPOSITORY}/repo/files?Revision=master&Recursive=true"
+    with urllib.request.urlopen(url, timeout=HUB_TIMEOUT_S) as answer:
+        content = answer.read(LARGEST_JSON_BYTES)
+    listed = json_object(content, "the hub's list of files", "try again")["Data"]["Files"]
+    return {str(file["Path"]): file.get("Sha256") for file in listed}
+
+
+def published_by_huggingface() -> dict[str, str | None]:
+    """Return the SHA-256 of each large file that Hugging Face lists, by its name."""
+    from huggingface_hub import HfApi
+
+    listed = HfApi().model_info(REPOSITORY, files_metadata=True).siblings or ()
+    return {file.rfilename: file.lfs.sha256 if file.lfs else None for file in listed}
+
+
 def git_blob_id(path: Path) -> str:
     """Return what git names a file's content by, as the hub lists small files."""
     content = path.read_bytes()
@@ -475,10 +548,18 @@ def git_blob_id(path: Path) -> str:
 
 HUBS = {
     "modelscope": Hub(
-        "modelscope", "modelscope", "modelscope login --token TOKEN", from_modelscope
+        "modelscope",
+        "modelscope",
+        "modelscope login --token TOKEN",
+        from_modelscope,
+        published_by_modelscope,
     ),
     "huggingface": Hub(
-        "huggingface", "huggingface_hub", "hf auth login, or set HF_TOKEN", from_huggingface
+        "huggingface",
+        "huggingface_hub",
+        "hf auth login, or set HF_TOKEN",
+        from_huggingface,
+        published_by_huggingface,
     ),
 }
 
@@ -496,14 +577,15 @@ def is_refusal(error: Exception) -> bool:
     return any(sign in words for sign in REFUSALS)
 
 
-def failure(hub: Hub, error: Exception) -> str:
+def failure(hub: Hub, error: Exception, option: str) -> str:
     """Return what failed, in the hub's words, and what to do about it."""
     words = words_of(error)
     if isinstance(error, ImportError):
-        return f"--download {hub.source} needs its client ({words}): pip install {hub.package}"
+        return f"{option} {hub.source} needs its client ({words}): pip install {hub.package}"
     if is_refusal(error):
         return (
             f"{hub.source} refuses {REPOSITORY} ({words}): accept its licence on the model's "
             f"page, then log in ({hub.login}) and run the same command again"
         )
-    return f"download from {hub.source} failed ({words}): run the same command again to resume it"
+    again = "run the same command again" + (" to resume it" if option == "--download" else "")
+    return f"{option.strip('-')} from {hub.source} failed ({words}): {again}"

@@ -38,6 +38,7 @@ from kit.report.load import Records, started_at
 
 Method = Literal["samples", "rows", "limits", "bounds", "fields", "images", "clock", "none"]
 PUBLISHED = LIMITS["fp32"]
+OUTPUTS = ("pooler_output", "last_hidden_state")
 TOLERANCE = 1e-6  # relative: a record keeps every digit, numpy's releases may round differently
 PRODUCTS = {"matrix product": "matmul_fp32", "convolution": "convolution_fp32"}
 CHECKED_ROWS = 1000  # no run measures as many; a file made to be slow stops here
@@ -54,7 +55,7 @@ FIGURES: dict[str, Callable[[NDArray[np.float64]], object]] = {
 
 
 @dataclass(frozen=True)
-class Check:
+class Claim:
     """One claim of a record, and what comes out where it is computed again.
 
     Attributes:
@@ -80,24 +81,24 @@ class Checks:
 
     file: str
 
-    def same(self, field: str, recorded: object, computed: object, method: Method) -> Check:
+    def same(self, field: str, recorded: object, computed: object, method: Method) -> Claim:
         """Return the check that a claim is what comes out."""
         agrees = alike(recorded, computed)
-        return Check(self.file, field, shown(recorded), shown(computed), method, agrees)
+        return Claim(self.file, field, shown(recorded), shown(computed), method, agrees)
 
     def within(
         self, field: str, recorded: float, least: float, most: float, method: Method = "bounds"
-    ) -> Check:
+    ) -> Claim:
         """Return the check that a claim lies between two bounds, give or take their rounding."""
         low, high = real(least), real(most)
         slack = TOLERANCE * max(abs(low), abs(high) if math.isfinite(high) else 0.0) + 1e-12
         agrees = low - slack <= real(recorded) <= high + slack
         bounds = f"{shown(least)} … {shown(most)}"
-        return Check(self.file, field, shown(recorded), bounds, method, agrees)
+        return Claim(self.file, field, shown(recorded), bounds, method, agrees)
 
-    def open(self, field: str, recorded: object) -> Check:
+    def open(self, field: str, recorded: object) -> Claim:
         """Return a claim that nothing in the record can confirm."""
-        return Check(self.file, field, shown(recorded), "", "none", None)
+        return Claim(self.file, field, shown(recorded), "", "none", None)
 
 
 def shown(value: object) -> str:
@@ -135,7 +136,7 @@ def ratio(one: float | None, other: float | None) -> float:
     return over / under if under else math.nan
 
 
-def check(records: Records, now: datetime) -> Iterator[Check]:
+def check(records: Records, now: datetime) -> Iterator[Claim]:
     """Yield every claim of the records that was computed again, and those that cannot be.
 
     Args:
@@ -152,7 +153,7 @@ def check(records: Records, now: datetime) -> Iterator[Check]:
         yield from check_accuracy(records.accuracy)
 
 
-def check_header(record: Record, now: datetime) -> Iterator[Check]:
+def check_header(record: Record, now: datetime) -> Iterator[Claim]:
     """Yield what every record claims of its device, weights and time."""
     checks, device = Checks(f"{record.script}.json"), record.device
     kind, _, index = device.torch_device.partition(":")
@@ -164,7 +165,7 @@ def check_header(record: Record, now: datetime) -> Iterator[Check]:
             version = getattr(record.environment, field)
             yield checks.same(f"environment.{field}", version, version or "…", "fields")
     if started_at(record) > now + timedelta(days=1):
-        yield Check(checks.file, "started_at", record.started_at, str(now), "clock", False)
+        yield Claim(checks.file, "started_at", record.started_at, str(now), "clock", False)
     yield checks.open("environment", "…")
     yield checks.open("device.name", device.name)
     rows = device.arithmetic.operators if device.arithmetic else ()
@@ -180,7 +181,7 @@ def check_header(record: Record, now: datetime) -> Iterator[Check]:
     yield checks.open("input.sha256", record.input.sha256)
 
 
-def check_inference(record: InferenceRecord) -> Iterator[Check]:
+def check_inference(record: InferenceRecord) -> Iterator[Claim]:
     """Yield what inference.py claims of its first image."""
     checks, results, images = Checks("inference.json"), record.results, record.results.images
     samples = results.samples_ms
@@ -196,7 +197,7 @@ def check_inference(record: InferenceRecord) -> Iterator[Check]:
             "results.pooler_output.first_values", pooled, first.first_values, "images"
         )
         yield checks.same("input.sha256", record.input.sha256, first.sha256, "images")
-    for name in ("pooler_output", "last_hidden_state"):
+    for name in OUTPUTS:
         place, device = f"results.{name}.device", getattr(results, name).device
         yield checks.same(place, device, record.device.torch_device, "fields")
     yield checks.open("results.samples_ms", samples)
@@ -205,7 +206,7 @@ def check_inference(record: InferenceRecord) -> Iterator[Check]:
 # ---- benchmark.json ------------------------------------------------------------------------------
 
 
-def check_benchmark(record: BenchmarkRecord) -> Iterator[Check]:
+def check_benchmark(record: BenchmarkRecord) -> Iterator[Claim]:
     """Yield what benchmark.py claims of its samples and rows."""
     checks, results = Checks("benchmark.json"), record.results
     if results.latency is not None:
@@ -228,7 +229,7 @@ def check_benchmark(record: BenchmarkRecord) -> Iterator[Check]:
         yield checks.open(f"results.{field}", "…")
 
 
-def check_latency(checks: Checks, place: str, latency: Statistics, batch: int) -> Iterator[Check]:
+def check_latency(checks: Checks, place: str, latency: Statistics, batch: int) -> Iterator[Claim]:
     """Yield the figures of a list of times beside those of its samples."""
     samples = np.asarray(latency.samples_ms, dtype=np.float64)
     computed = {
@@ -250,7 +251,7 @@ def check_latency(checks: Checks, place: str, latency: Statistics, batch: int) -
             yield from check_row(checks, f"{place}.check", latency.check, latency)
 
 
-def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> Iterator[Check]:
+def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> Iterator[Claim]:
     """Yield a row's check beside the kit's limits, and what it looked at beside its forwards."""
     if one.verdict != "FAIL":
         limits = {str(name): row for name, row in LIMITS.items()}.get(one.arithmetic)
@@ -266,7 +267,7 @@ def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> It
     yield from check_cosine(checks, place, one.relative_error, one.cosine_similarity)
 
 
-def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> Iterator[Check]:
+def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> Iterator[Claim]:
     """Yield the throughput of each batch size beside its times."""
     for number, row in enumerate(rows[:CHECKED_ROWS]):
         here, latency = f"{place}[{number}]", row.latency
@@ -283,7 +284,7 @@ def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> It
             yield checks.open(f"{here}.queued_throughput_ips", row.queued_throughput_ips)
 
 
-def check_mode(checks: Checks, place: str, row: LadderRow, on_cpu: bool) -> Iterator[Check]:
+def check_mode(checks: Checks, place: str, row: LadderRow, on_cpu: bool) -> Iterator[Claim]:
     """Yield a mode's best throughput and verdict beside its rows and the kit's limits."""
     yield from check_latency(checks, f"{place}.latency", row.latency, 1)
     yield from check_sweep(checks, f"{place}.throughput", row.throughput)
@@ -327,14 +328,14 @@ def is_inside(error: float | None, cosine: float | None, limits: LimitsInfo) -> 
 
 def check_cosine(
     checks: Checks, place: str, error: float | None, cosine: float | None
-) -> Iterator[Check]:
+) -> Iterator[Claim]:
     """Yield a cosine beside the least that a relative error leaves: ||d - r|| <= e ||r||."""
     if error is not None and cosine is not None:
         least = math.sqrt(1 - error**2) if 0 <= error < 1 else -1.0
         yield checks.within(f"{place}.cosine", cosine, least, 1.0)
 
 
-def check_ranks(checks: Checks, ranks: Ranks) -> Iterator[Check]:
+def check_ranks(checks: Checks, ranks: Ranks) -> Iterator[Claim]:
     """Yield what torchrun's ranks come to."""
     yield checks.same("results.ranks.world_size", ranks.world_size, len(ranks.ranks), "rows")
     for number, rank in enumerate(ranks.ranks[:CHECKED_ROWS]):
@@ -348,7 +349,7 @@ def check_ranks(checks: Checks, ranks: Ranks) -> Iterator[Check]:
         yield checks.open(f"results.ranks.throughput[{number}]", row.total_throughput_ips)
 
 
-def check_regression(checks: Checks, regression: Regression) -> Iterator[Check]:
+def check_regression(checks: Checks, regression: Regression) -> Iterator[Claim]:
     """Yield the comparison with a baseline beside its own figures."""
     worse = False
     for number, one in enumerate(regression.comparisons[:CHECKED_ROWS]):
@@ -364,7 +365,7 @@ def check_regression(checks: Checks, regression: Regression) -> Iterator[Check]:
 # ---- accuracy.json -------------------------------------------------------------------------------
 
 
-def check_accuracy(record: AccuracyRecord) -> Iterator[Check]:
+def check_accuracy(record: AccuracyRecord) -> Iterator[Claim]:
     """Yield what accuracy.py claims beside the kit's limits, and its figures beside each other."""
     checks, results, device = Checks("accuracy.json"), record.results, record.device
     limits = LIMITS[arithmetic(record)]
@@ -372,7 +373,7 @@ def check_accuracy(record: AccuracyRecord) -> Iterator[Check]:
         if field.name not in ("budget_factor", "reason"):  # an option, and words
             recorded, kits = getattr(results.limits, field.name), getattr(limits, field.name)
             yield checks.same(f"results.limits.{field.name}", recorded, kits, "limits")
-    for name in ("pooler_output", "last_hidden_state"):
+    for name in OUTPUTS:
         tensor = getattr(results, name)
         yield checks.same(f"results.{name}.device", tensor.device, device.torch_device, "fields")
         yield from check_tensor(checks, f"results.{name}", tensor, limits, results)
@@ -382,9 +383,40 @@ def check_accuracy(record: AccuracyRecord) -> Iterator[Check]:
         place = "results.last_hidden_state.relative_error"
         yield checks.within(place, whole, min(errors), max(errors))
     yield from check_verdict(checks, results, limits, device.type == "cpu")
+    yield from check_more(checks, results)
     yield checks.open("results.blocks", "…")
     if results.explain:
         yield checks.open("results.explain", "…")
+
+
+def check_more(checks: Checks, results: AccuracyResults) -> Iterator[Claim]:
+    """Yield the cells of the coverage beside the kit's limits, and the soak beside its batches."""
+    for number, cell in enumerate(results.coverage[:CHECKED_ROWS]):
+        place, token = f"results.coverage[{number}]", cell.token_relative_error
+        dtype = cell.mode.partition("-")[0]
+        limits = LIMITS["bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" else "fp32"]
+        inside = is_inside(cell.relative_error, cell.cosine, limits) and token is not None
+        inside = inside and real(token) < limits.token_relative_error
+        yield checks.same(f"{place}.passed", cell.passed, inside, "limits")
+        yield from check_cosine(checks, place, cell.relative_error, cell.cosine)
+    if (soak := results.soak) is not None:
+        batches = soak.batches[:CHECKED_ROWS]
+        done = sum(one.forwards for one in batches)
+        yield checks.within("results.soak.forwards", soak.forwards, done, done + 1, "rows")
+        same = all(one.distinct_results <= 1 for one in batches)
+        yield checks.same(
+            "results.soak.first_deviation", soak.first_deviation is None, same, "rows"
+        )
+
+
+def more_passed(results: AccuracyResults) -> bool:
+    """Return whether coverage, soak and the comparison with another device found nothing wrong."""
+    soak, against = results.soak, results.against
+    return (
+        all(cell.passed for cell in results.coverage)
+        and (soak is None or (soak.beyond_limits == 0 and soak.end != "device error"))
+        and (against is None or against.failed == 0)
+    )
 
 
 def arithmetic(record: Record) -> Arithmetic:
@@ -400,7 +432,7 @@ def arithmetic(record: Record) -> Arithmetic:
 
 def check_tensor(
     checks: Checks, place: str, tensor: TensorAccuracy, limits: LimitsInfo, results: AccuracyResults
-) -> Iterator[Check]:
+) -> Iterator[Claim]:
     """Yield one tensor's flags beside the limits, and its figures beside each other."""
     error, cosine, token = tensor.relative_error, tensor.cosine, tensor.worst_token.relative_error
     flags = {
@@ -438,7 +470,7 @@ def check_tensor(
 
 def check_verdict(
     checks: Checks, results: AccuracyResults, limits: LimitsInfo, on_cpu: bool
-) -> Iterator[Check]:
+) -> Iterator[Claim]:
     """Yield the verdict beside what it follows from."""
     reference = "CPU fp64" if on_cpu else "CPU fp32"
     yield checks.same("results.reference", results.reference, reference, "fields")
@@ -470,7 +502,7 @@ def check_verdict(
         failing = sum(not image.passed for image in folder.worst)
         yield checks.within("results.folder.failed", most, failing, folder.images)
     passed = results.pooler_output.passed and results.last_hidden_state.passed
-    passed = passed and (folder is None or folder.failed == 0)
+    passed = passed and (folder is None or folder.failed == 0) and more_passed(results)
     outcome = results.outcome
     if outcome == "fail" or not passed:  # a wrong operator fails a run whose outputs are inside
         yield checks.same("results.outcome", outcome, "fail", "limits")
@@ -502,6 +534,6 @@ def image_inside(image: ImageAccuracy, limits: LimitsInfo) -> bool:
     )
 
 
-def contradictions(checks: Iterable[Check]) -> list[Check]:
+def contradictions(checks: Iterable[Claim]) -> list[Claim]:
     """Return the claims that contradict what they stand on."""
     return [one for one in checks if one.agrees is False]

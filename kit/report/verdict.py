@@ -22,7 +22,7 @@ from kit.records import (
     Record,
     Statistics,
 )
-from kit.report.checks import CHECKED_ROWS, Check, arithmetic, check, real
+from kit.report.checks import CHECKED_ROWS, Claim, arithmetic, check, real
 from kit.report.load import SCRIPTS, Records, started_at
 
 State = Literal["validated", "failed", "incomplete"]
@@ -89,7 +89,7 @@ class Verdict:
     failures: tuple[str, ...]
     reasons: tuple[str, ...]
     remarks: tuple[str, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[Claim, ...]
 
 
 def conclude(records: Records, words: Words, now: datetime) -> Verdict:
@@ -134,7 +134,7 @@ def phrased(reasons: tuple[str, ...], words: Words) -> str:
     return translated(named(reasons), words["language"][:2])
 
 
-def contradiction(one: Check, words: Words) -> str:
+def contradiction(one: Claim, words: Words) -> str:
     """Return what a record claims and what comes out instead."""
     method = words["methods"][one.method]
     return say(words, "contradiction", file=one.file, field=one.field, recorded=one.recorded,

@@ -1,0 +1,463 @@
+"""Whether the device is right beyond one forward of one image: other batches, sizes, modes, calls.
+
+Coverage holds each cell of a matrix of batch sizes, input sizes and modes against the CPU, on
+different images. Soak computes the same inputs again and again: a sound device gives the same bits.
+"""
+
+import contextlib
+import copy
+import hashlib
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import cycle
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from kit.accuracy.limits import Arithmetic
+from kit.accuracy.references import Side, Sides, declared_by, in_declared_type
+from kit.accuracy.verdict import judge
+from kit.device.device import device_errors, require_dtype, strict_fp32
+from kit.device.meters import capture, host_peak_bytes
+from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
+from kit.model.model import (
+    TENSORS,
+    Features,
+    forward,
+    patch_size,
+    timed_forward,
+    to_host,
+    use_attention,
+)
+from kit.model.setup import model_input
+from kit.options import AccuracyOptions, Mode, mode_of
+from kit.output import RunLog
+from kit.records import AccuracyResults, CoverageCell, Soak, SoakBatch, SoakDeviation, SoakEnd
+from kit.statistics import compare, finite, median
+
+SMALL_BATCHES, BATCHES = (1, 8), (1, 2, 3, 4, 8)
+SMALL_IMAGES, IMAGES = 4, 8  # different ones; a larger batch holds them again and again
+SMALL_GRIDS, GRIDS = ((7, 9),), ((7, 9), (15, 15), (9, 21))  # in patches: odd, small, not square
+MOST_DIGESTS = 10_000  # so that a device that never repeats itself takes no more memory
+TIMES = 25  # at the beginning and at the end, whose medians are compared
+Size = tuple[int, int]
+
+
+def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
+    """Return so many different images, 8 at most: mirrored, upside down, as a negative."""
+    every = []
+    for view in range(number):
+        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if view & bit]
+        every.append((-pixels if view & 4 else pixels).flip(axes))
+    return torch.cat(every)
+
+
+def places(batch_size: int, images: int, moved: int = 0) -> list[int]:
+    """Return which image stands in each place of a batch.
+
+    By the sum of the place's digits: neighbours differ, and so do places a power of `images`
+    apart, so that an exchange shows, and an image in place of another.
+    """
+
+    def digit_sum(place: int) -> int:
+        return place if place < images else place % images + digit_sum(place // images)
+
+    return [(digit_sum(place) + moved) % images for place in range(batch_size)]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Different images of one size, and what the CPU says of each.
+
+    Attributes:
+        pixels: float32 on the CPU, images x 3 x rows x columns.
+        features: of each image, by the side that the limits are held against.
+    """
+
+    pixels: torch.Tensor
+    features: Sequence[Features]
+
+    def cell(
+        self, found: Features, order: Sequence[int], arithmetic: Arithmetic, mode: str
+    ) -> CoverageCell:
+        """Return how far a batch is; `order` says which image stands in each place."""
+        errors, cosines, tokens, reasons = [0.0], [1.0], [0.0], []
+        for place, image in enumerate(order):
+            for name in TENSORS:
+                expected = getattr(self.features[image], name)
+                judged = judge(expected, getattr(found, name)[place : place + 1], arithmetic)
+                errors.append(judged.comparison.relative_error)
+                cosines.append(judged.comparison.cosine)
+                tokens.append(judged.tokens.worst_relative)
+                reasons += [f"image {place}, {name}: {reason}" for reason in judged.reasons]
+        return CoverageCell(
+            mode=mode,
+            batch_size=len(order),
+            rows=self.pixels.shape[-2],
+            columns=self.pixels.shape[-1],
+            images=len(set(order)),
+            relative_error=finite(max(errors)),
+            cosine=finite(min(cosines)),
+            token_relative_error=finite(max(tokens)),
+            expected_error=None,
+            passed=not reasons,
+            reason=reasons[0] if reasons else None,
+        )
+
+
+def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Expected | None:
+    """Return so many images of one size with their references; None where the model refuses it.
+
+    Args:
+        sides: of the run.
+        pixels: the image, preprocessed; 1 x 3 x rows x columns.
+        size: rows and columns in pixels.
+        number: of different images.
+    """
+    own = tuple(pixels.shape[-2:])
+    if size != own:
+        pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
+    every = views(pixels, number)
+    try:
+        return Expected(every, [sides.reference.features(one[None]) for one in every])
+    except (KitError, LookupError, RuntimeError, TypeError, ValueError):
+        if size == own:
+            raise
+        return None  # a table of positions for one size, for example
+
+
+# ---- Coverage ------------------------------------------------------------------------------------
+
+
+def cover(
+    options: AccuracyOptions,
+    sides: Sides,
+    pixels: torch.Tensor,
+    results: AccuracyResults,
+    log: RunLog,
+) -> AccuracyResults:
+    """Return the results with a cell for each batch size, input size and mode.
+
+    Args:
+        options: whether the whole matrix is asked for, and in which modes.
+        sides: of the run, whose model is on the device.
+        pixels: one image, preprocessed, float32 on the CPU.
+        results: of this image alone.
+        log: shows how far it is.
+
+    Raises:
+        DeviceError: where the device fails.
+    """
+    main = mode_of(options.dtype, options.attention, strict=options.strict_fp32)
+    own: Size = (pixels.shape[-2], pixels.shape[-1])
+    patch = patch_size(sides.setup.model.config)
+    sizes = [own, *((rows * patch, columns * patch) for rows, columns in SMALL_GRIDS)]
+    batches: tuple[int, ...] = SMALL_BATCHES
+    number = SMALL_IMAGES
+    if options.coverage:
+        sizes += [(rows * patch, columns * patch) for rows, columns in GRIDS]
+        sizes.append((2 * own[0], 2 * own[1]))
+        batches, number = tuple(sorted({*BATCHES, options.batch_size})), IMAGES
+    modes, every = options.modes or (main,), []
+    for size in dict.fromkeys(sizes):
+        if (expected := expected_of(sides, pixels, size, number)) is not None:
+            every.append(expected)
+        else:
+            log.info(f"The model does not take {size[0]}x{size[1]}: this size is not covered")
+    cells: list[CoverageCell] = []
+    with log.bar(len(modes) * len(batches) * len(every), "coverage", "cell") as step:
+        for mode in modes:
+            with in_mode(sides, mode, main) as there:
+                explains = explained_by(there) if options.coverage else lambda _: usual(results)
+                for expected in every:
+                    bound = explains(expected)
+                    for batch_size in batches:
+                        order = places(batch_size, number, moved=len(cells))
+                        found = compute_cell(there, mode, expected, order)
+                        cells.append(replace(found, expected_error=bound))
+                        step(1)
+    sides.setup.health.after("coverage")
+    return with_cells(replace(results, coverage=tuple(cells)))
+
+
+@contextlib.contextmanager
+def in_mode(sides: Sides, mode: Mode, main: Mode) -> Iterator[Sides]:
+    """Yield the sides with the model on the device in a mode; a copy where it is not the run's.
+
+    Raises:
+        KitError: where the device does not compute in the mode's dtype.
+        DeviceError: where the device fails.
+    """
+    if replace(mode, graph=False) == main:
+        yield sides
+        return
+    device = sides.setup.device
+    dtype = require_dtype(device, mode.dtype)
+    with strict_fp32(mode.strict):
+        model = copy.deepcopy(sides.references.fp32.model)
+        use_attention(model, mode.attention)
+        with device_errors(f"moving the model for {mode.name}"):
+            model = model.to(device.torch_device, dtype)
+        yield replace(sides, setup=replace(sides.setup, dtype=dtype, arithmetic=None), model=model)
+
+
+def compute_cell(
+    sides: Sides, mode: Mode, expected: Expected, order: Sequence[int]
+) -> CoverageCell:
+    """Compute one batch on the device and compare it.
+
+    A graph is captured on another batch than the one that it then has to compute.
+
+    Raises:
+        DeviceError: where the device fails; too little memory fails the cell alone.
+    """
+    device, name = sides.setup.device, f"{mode.name}, batch {len(order)}"
+    try:
+        batch = model_input(sides.setup, expected.pixels[list(order)])
+        with device_errors(f"covering {name}"):
+            if mode.graph:
+                static = batch.flip(-1)
+                captured = capture(device, lambda: forward(sides.model, static), name)
+                static.copy_(batch)
+                found = to_host(captured())
+                captured.release()
+            else:
+                found = to_host(forward(sides.model, batch))
+    except (CaptureError, OutOfDeviceMemoryError) as error:
+        rows, columns = expected.pixels.shape[-2:]
+        return CoverageCell(mode.name, len(order), rows, columns, len(set(order)),
+                            None, None, None, None, passed=False, reason=str(error))  # fmt: skip
+    return expected.cell(found, order, declared_by(sides.setup).arithmetic, mode.name)
+
+
+def explained_by(sides: Sides) -> Callable[[Expected], float | None]:
+    """Return what says which error a mode's arithmetic and the CPU's own explain on an image."""
+    references, declared = sides.references, declared_by(sides.setup)
+    imitation = Side(in_declared_type(references.fp32.model, declared), declared)
+
+    def explained(expected: Expected) -> float | None:
+        pixels, reference = expected.pixels[:1], expected.features[0]
+        exact, imitated = references.fp64.features(pixels), imitation.features(pixels)
+        errors = [
+            sum(
+                compare(getattr(exact, name), getattr(side, name)).relative_error
+                for side in (imitated, reference)
+            )
+            for name in TENSORS
+        ]
+        return finite(max(errors))
+
+    return explained
+
+
+def usual(results: AccuracyResults) -> float | None:
+    """Return the same figure of the run's own image."""
+    outputs = (results.pooler_output, results.last_hidden_state)
+    on_cpu = results.reference == "CPU fp64"
+    errors = [
+        (one.expected_error, 0.0 if on_cpu else one.cpu_fp64_relative_error) for one in outputs
+    ]
+    sums = [one + two for one, two in errors if one is not None and two is not None]
+    return max(sums) if len(sums) == len(outputs) else None
+
+
+def with_cells(results: AccuracyResults) -> AccuracyResults:
+    """Return results that a cell beyond a limit fails."""
+    failed = [cell for cell in results.coverage if not cell.passed]
+    if not failed:
+        return results
+    first = failed[0]
+    return failing(
+        results,
+        f"{len(failed)} of {len(results.coverage)} cells of the coverage fail, first batch "
+        f"{first.batch_size} of {first.rows}x{first.columns} in {first.mode}: {first.reason}",
+    )
+
+
+def failing(results: AccuracyResults, reason: str) -> AccuracyResults:
+    """Return results that fail for one more reason."""
+    reasons = (*results.reasons, reason) if results.outcome == "fail" else (reason,)
+    return replace(results, verdict="FAIL", outcome="fail", reasons=reasons)
+
+
+# ---- Soak ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Repeated:
+    """One batch that is computed again and again; what is kept does not grow without bound.
+
+    Attributes:
+        batch: on the device.
+        order: which image stands in each place.
+        first: the first forward's features, on the CPU.
+        inside: whether a result is inside the limits, by its digest.
+        early_ms, late_ms: times of the first and of the last forwards.
+    """
+
+    batch: torch.Tensor
+    order: Sequence[int]
+    first: Features | None = None
+    forwards: int = 0
+    inside: dict[bytes, bool] = field(default_factory=dict)
+    early_ms: list[float] = field(default_factory=list)
+    late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
+
+    def record(self) -> SoakBatch:
+        """Return the record's part."""
+        early, late = (median(times) if times else None for times in (self.early_ms, self.late_ms))
+        drift = late / early - 1 if early and late else None
+        return SoakBatch(len(self.order), self.forwards, len(self.inside), early, late, drift)
+
+
+def digest_of(features: Features) -> bytes:
+    """Return a digest of both tensors' bits."""
+    digest = hashlib.sha256()
+    for name in TENSORS:
+        bits = getattr(features, name).contiguous().flatten().view(torch.uint8)
+        digest.update(bits.numpy().data)
+    return digest.digest()
+
+
+class SoakRun:
+    """Computes the same inputs again and again, in changing batch sizes."""
+
+    def __init__(self, options: AccuracyOptions, sides: Sides, expected: Expected) -> None:
+        """Put the batches on the device."""
+        self.sides, self.expected = sides, expected
+        self.mode = mode_of(options.dtype, options.attention, strict=options.strict_fp32).name
+        self.arithmetic = declared_by(sides.setup).arithmetic
+        self.repeated = []
+        for batch_size in sorted({*BATCHES, options.batch_size}):
+            order = places(batch_size, IMAGES)
+            batch = model_input(sides.setup, expected.pixels[order])
+            self.repeated.append(Repeated(batch, order))
+        self.most = options.soak_forwards or sys.maxsize
+        self.seconds = math.inf if options.soak is None else 60 * options.soak
+        self.start = time.monotonic()
+        self.done = self.beyond = 0
+        self.deviation: SoakDeviation | None = None
+        self.reason: str | None = None
+        self.early_bytes: int | None = None
+
+    def run(self, log: RunLog) -> Soak:
+        """Go on for as long as was asked for; Ctrl-C and a device that fails keep what there is."""
+        end: SoakEnd = "complete"
+        total = self.most if self.most < sys.maxsize else None
+        with log.bar(total, "soak") as step:
+            try:
+                for one in cycle(self.repeated):
+                    if self.done >= self.most or time.monotonic() - self.start >= self.seconds:
+                        break
+                    self.forward(one)
+                    step(1)
+            except KeyboardInterrupt:
+                end = "interrupted"
+            except DeviceError as error:
+                end, self.reason = "device error", f"forward {self.done}: {error}"
+        return Soak(
+            seconds=time.monotonic() - self.start,
+            forwards=self.done,
+            beyond_limits=self.beyond,
+            end=end,
+            reason=self.reason,
+            first_deviation=self.deviation,
+            batches=tuple(one.record() for one in self.repeated),
+            early_host_peak_bytes=self.early_bytes,
+            host_peak_bytes=host_peak_bytes(),
+        )
+
+    def forward(self, one: Repeated) -> None:
+        """Compute one batch once more, and ask the device for a known answer."""
+        self.done += 1
+        setup = self.sides.setup
+        found, took_ms = timed_forward(setup.device, self.sides.model, one.batch)
+        features = to_host(found)
+        setup.health.after(f"forward {self.done} of the soak")
+        one.forwards += 1
+        (one.early_ms if len(one.early_ms) < TIMES else one.late_ms).append(took_ms)
+        digest = digest_of(features)
+        inside = one.inside.get(digest)
+        if inside is None:
+            inside = self.judge(one, features)
+            if len(one.inside) < MOST_DIGESTS:
+                one.inside[digest] = inside
+        self.beyond += not inside
+        if self.early_bytes is None and all(batch.forwards >= 2 for batch in self.repeated):
+            self.early_bytes = host_peak_bytes()
+
+    def judge(self, one: Repeated, features: Features) -> bool:
+        """Return whether a new result is inside the limits; note the first that deviates."""
+        cell = self.expected.cell(features, one.order, self.arithmetic, self.mode)
+        if not cell.passed and self.reason is None:
+            self.reason = f"forward {self.done}, batch {len(one.order)}: {cell.reason}"
+        if one.first is None:
+            one.first = features
+        elif self.deviation is None:
+            self.deviation = self.deviating(one.first, features, inside=cell.passed)
+        return cell.passed
+
+    def deviating(self, first: Features, features: Features, *, inside: bool) -> SoakDeviation:
+        """Return where a result differs most from the first one of the same batch."""
+        largest = -1.0
+        place: tuple[str, int, int | None] = ("", 0, None)
+        for name in TENSORS:
+            one, other = (getattr(side, name).double() for side in (first, features))
+            difference = (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+            if (most := float(difference.max())) > largest:
+                index = np.unravel_index(int(difference.argmax()), difference.shape)
+                token = int(index[1]) if difference.ndim == 3 else None
+                largest, place = most, (name, int(index[0]), token)
+        tensor, image, token = place
+        return SoakDeviation(
+            forward=self.done,
+            at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            after_s=time.monotonic() - self.start,
+            batch_size=len(first.pooler_output),
+            tensor=tensor,
+            image=image,
+            token=token,
+            largest_difference=finite(largest),
+            passed=inside,
+        )
+
+
+def soak(
+    options: AccuracyOptions,
+    sides: Sides,
+    pixels: torch.Tensor,
+    results: AccuracyResults,
+    log: RunLog,
+) -> AccuracyResults:
+    """Return the results with those of a soak, which fail them where a forward is wrong.
+
+    Args:
+        options: how many minutes or forwards.
+        sides: of the run, whose model is on the device.
+        pixels: one image, preprocessed, float32 on the CPU.
+        results: of the run so far.
+        log: warned where bits differ inside the limits.
+    """
+    expected = expected_of(sides, pixels, (pixels.shape[-2], pixels.shape[-1]), IMAGES)
+    assert expected is not None  # the run's own size
+    found = SoakRun(options, sides, expected).run(log)
+    results = replace(results, soak=found)
+    if found.end == "device error" or found.beyond_limits:
+        reason = (
+            f"{found.beyond_limits} of {found.forwards} forwards of the soak are beyond a limit"
+        )
+        if found.end == "device error":
+            reason = "the device failed in the soak"
+        return failing(results, f"{reason}, {found.reason}")
+    if found.first_deviation is not None:
+        log.warning(
+            "The same input gave other bits, inside the limits, first in forward "
+            f"{found.first_deviation.forward} of the soak"
+        )
+    return results
