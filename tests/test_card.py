@@ -251,6 +251,16 @@ def test_an_error_beyond_its_limit_is_not_concluded_away(tmp_path: Path) -> None
     assert "pooler_output is 3 % off" in sections(text)[load_words("en")["accuracy"]]
 
 
+def test_what_was_timed_and_is_wrong_is_no_result(tmp_path: Path) -> None:
+    records = everything()
+    latency = records["benchmark"]["results"]["latency"]
+    latency["check"].update(verdict="FAIL", reasons=["token is off"], within_published_limits=False)
+    text = card(tmp_path, records, "en")
+    assert "> **Failed.** What the benchmark timed is wrong: token is off." in text
+    assert "One image takes" not in text
+    assert "| Results checked against the CPU | FAIL |" in text.replace("**", "")
+
+
 @pytest.mark.parametrize("missing", ["inference", "benchmark", "accuracy"])
 def test_a_script_that_has_not_run_leaves_its_section_with_what_to_do(
     tmp_path: Path, missing: str
