@@ -48,11 +48,13 @@ class Ended:
         script: its file name.
         code: its exit code, 128 + N where signal N killed it; None where it was not started.
         took_s: its duration in s.
+        started: when, in s since 1970.
     """
 
     script: str
     code: int | None
     took_s: float
+    started: float = 0.0
 
     def line(self) -> str:
         """Return its row of the table of outcomes."""
@@ -138,13 +140,16 @@ def run_all(arguments: Mapping[str, Sequence[str]], log: output.RunLog) -> list[
                 continue
             log.info(f"{place} of {len(arguments)}: {shlex.join(['python3', script, *words])}")
             command = [sys.executable, os.path.relpath(ROOT / script), *words]
-            start = time.monotonic()
+            start, started = time.monotonic(), time.time()
             running = subprocess.Popen(command, start_new_session=True)
             if stopped:  # between the check above and the start
                 running.send_signal(signal.SIGTERM)
             code = running.wait()
             running = None
-            found.append(Ended(script, code if code >= 0 else 128 - code, time.monotonic() - start))
+            if stopped and code == -signal.SIGTERM:  # before or after it listens for it
+                code = EXIT_INTERRUPTED
+            code = code if code >= 0 else 128 - code
+            found.append(Ended(script, code, time.monotonic() - start, started))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -155,8 +160,8 @@ def write(options: Options, ended: Sequence[Ended], log: output.RunLog) -> None:
     """Write report and card on what the scripts left; an error in it is a warning."""
     folder = options.output_dir
     for one in ended:
-        record = Path(one.script).with_suffix(".json").name
-        if one.code not in (0, 1, EXIT_INTERRUPTED) and (folder / record).exists():
+        record = folder / Path(one.script).with_suffix(".json")
+        if record.exists() and (one.code is None or record.stat().st_mtime < one.started - 1):
             log.warning(f"{record} is of an earlier run")
     if options.no_report:
         return

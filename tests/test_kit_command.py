@@ -1,5 +1,6 @@
 """python3 -m kit: the three scripts one after the other, whatever becomes of one of them."""
 
+import os
 import re
 import signal
 import subprocess
@@ -136,6 +137,17 @@ def test_a_signal_stops_the_script_that_runs_and_leaves_out_the_rest(
     assert out.count("asked to stop") == 1
     assert list(table(out).values()) == ["passed", "stopped", "not run"]
     assert (tmp_path / "output" / "report.html").is_file()
+
+
+def test_a_record_that_the_script_did_not_write_is_named(tmp_path: Path) -> None:
+    folder = stubs(tmp_path, "0", "2", "0") / "output"
+    folder.mkdir()
+    for script in ("inference", "benchmark"):
+        (folder / f"{script}.json").write_text("{}")
+    os.utime(folder / "benchmark.json", (1, 1))
+    out, _ = start(tmp_path).communicate()
+    warned = [line for line in out.splitlines() if "of an earlier run" in line]
+    assert warned == [f"[WARNING] {folder / 'benchmark.json'} is of an earlier run"]
 
 
 def test_the_help_names_every_option_and_needs_no_torch() -> None:
