@@ -50,6 +50,7 @@ from kit.run import (
 )
 
 WARM_UP = 5
+BUDGET_S = 120.0
 BATCH_SIZES = "1,2,4,8"
 MAX_REGRESSION_PERCENT = 10.0
 LARGEST_COUNT = 1_000_000  # of samples, which are all kept
@@ -134,6 +135,14 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         help="the speed ladder: PRECISION[-ATTENTION][-graph] with a precision of "
         f"{', '.join(PRECISIONS)}; the first is the main mode (default: one mode, from "
         "--dtype, --strict-fp32 and --attention, and no ladder)",
+    )
+    group.add_argument(
+        "--budget",
+        type=number(1, LONGEST_S, " of seconds"),
+        default=BUDGET_S,
+        metavar="S",
+        help="what the ladder may take, shared among its rows; a mode whose single forward takes "
+        "more than its share is passed over (default: %(default)s)",
     )
 
 

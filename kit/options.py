@@ -121,7 +121,8 @@ class BenchmarkOptions(Options):
         min_seconds: each measurement goes on until it took this long.
         batch_sizes: of the sweep, ascending; None doubles until nothing is gained.
         modes: at least one; the first is the main mode.
-        ladder: whether the modes were asked for and are held against the reference.
+        ladder: whether the modes were asked for and are compared.
+        budget: what the ladder may take, in s.
         baseline: an earlier record to compare with.
         max_regression: in percent, by which nothing may be slower than the baseline.
     """
@@ -132,6 +133,7 @@ class BenchmarkOptions(Options):
     batch_sizes: tuple[int, ...] | None
     modes: tuple[Mode, ...]
     ladder: bool
+    budget: float
     baseline: Path | None
     max_regression: float
 

@@ -24,6 +24,7 @@ from kit.records import Harness, Latency, WarmUp
 
 WARM_UP_BOUND = 100  # forwards
 WARM_UP_BOUND_S = 10.0
+HURRIED_ITERATIONS = 3  # the least where the ladder's time does
 LEAST_ITERATIONS = 5  # where a time limit shortens a measurement
 WINDOW = 5  # forwards; two of them must agree
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -44,6 +45,8 @@ class Plan:
         limit_s: fewer than `iterations`, but at least LEAST_ITERATIONS, where these would take
             longer than this; None for no limit.
         window: forwards in one of the two windows that must agree at the end of the warm-up.
+        budget_s: a row's time in the ladder: a quarter for the warm-up, half for the samples, at
+            least one and HURRIED_ITERATIONS forwards; None where nothing hurries.
     """
 
     iterations: int
@@ -51,13 +54,17 @@ class Plan:
     min_seconds: float = 0.0
     limit_s: float | None = None
     window: int = WINDOW
+    budget_s: float | None = None
 
     def count(self, expected_ms: float, group: Group) -> int:
         """Return how many forwards to time where one is expected to take so long."""
         count = self.iterations
         expected_s = max(expected_ms / 1e3, 1e-6)
-        if self.limit_s is not None:
-            count = min(count, max(LEAST_ITERATIONS, int(self.limit_s / expected_s)))
+        limit_s, least = self.limit_s, LEAST_ITERATIONS
+        if limit_s is not None and self.budget_s is not None:
+            limit_s, least = min(limit_s, self.budget_s / 2), HURRIED_ITERATIONS
+        if limit_s is not None:
+            count = min(count, max(least, int(limit_s / expected_s)))
         count = max(count, math.ceil(self.min_seconds / expected_s))
         return round(group.most(count))
 
@@ -156,13 +163,16 @@ class Meter:
 
     def warm_up(self, call: Call, plan: Plan, name: str, taken: Taken) -> None:
         """Run forwards until their times are steady, or the bound is reached."""
-        deadline = time.monotonic() + WARM_UP_BOUND_S
+        hurried = plan.budget_s is not None
+        bound_s = min(WARM_UP_BOUND_S, (plan.budget_s or math.inf) / 4)
+        deadline = time.monotonic() + bound_s
         with self.log.bar(None, f"{name}, warm-up") as step:
             while True:
                 count = len(taken.warm_up)
                 taken.steady = statistics.is_steady(taken.warm_up, plan.window)
-                bound = count >= WARM_UP_BOUND or time.monotonic() > deadline
-                if count >= plan.warm_up and count and (taken.steady or bound):
+                late = time.monotonic() > deadline
+                enough = taken.steady or late or count >= WARM_UP_BOUND
+                if count and enough and (count >= plan.warm_up or (late and hurried)):
                     return
                 with device_errors(f"warming up {name}, forward {count + 1}"):
                     taken.warm_up.append(self.stopwatch.time(call).wall_ms)

@@ -17,7 +17,7 @@ from kit.model.model import Features, forward
 from kit.model.setup import Setup, model_input, move_model
 from kit.options import Mode
 from kit.output import RunLog
-from kit.records import LadderRow, Latency, ThroughputRow
+from kit.records import LadderRow, Latency, Memory, SkippedMode, ThroughputRow
 
 Call = Callable[[], Features]
 
@@ -188,6 +188,20 @@ def ladder_row(
         max_abs_diff=worst([check.max_abs_diff for check in checks], max),
         bits_equal_eager=bits_equal_eager,
     )
+
+
+def larger(one: Memory, other: Memory) -> Memory:
+    """Return the peaks over two parts of a run."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in vars(one))
+    return Memory(*(max((size for size in pair if size), default=None) for pair in pairs))
+
+
+def together(skipped: Sequence[SkippedMode]) -> list[str]:
+    """Return the modes that were passed over, those of one reason in one text."""
+    found: dict[str, list[str]] = {}
+    for one in skipped:
+        found.setdefault(one.reason, []).append(one.mode)
+    return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]
 
 
 def worst(

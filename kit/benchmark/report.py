@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kit.accuracy.limits import LIMITS
 from kit.benchmark.baseline import comparison
+from kit.benchmark.modes import together
 from kit.device.device import LABELS
 from kit.language import png
 from kit.output import RULE
@@ -172,10 +173,7 @@ def ladder_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
         f"{'peak_MiB':>8}  {'error':>8}  verdict"
     )
     found += [ladder_line(row, width) for row in results.ladder]
-    missing: dict[str, list[str]] = {}
-    for one in results.skipped_modes:
-        missing.setdefault(one.reason, []).append(one.mode)
-    found += [f"not measured: {', '.join(names)}: {why}" for why, names in missing.items()]
+    found += [f"not measured: {words}" for words in together(results.skipped_modes)]
     return [*found, RULE, *last_lines(results, on_cpu)]
 
 

@@ -1,9 +1,8 @@
 """A run of benchmark.py: each mode's first forward, latency, features and sweep."""
 
 import contextlib
-import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from kit import statistics
@@ -42,8 +41,10 @@ ROW_WINDOW = 3  # the process is warm by then: a row needs less of a warm-up
 PREPROCESSINGS_TIMED = 5
 COPIES_TIMED = 20
 EMPTY_CALLS_TIMED = 100
+LEAST_SHARE_S = 1.0  # of the ladder's time, for one row
 AUTO_LIMIT = 4096  # images; far beyond what a device needs to be busy
 GAIN = 1.02  # by which one of two doublings must raise the throughput for auto to go on
+SWEPT_BESIDE_MAIN = 2  # modes of the ladder, the fastest
 LONGEST_QUEUE = 100  # forwards that are given without waiting
 MS_PER_S = 1e3
 
@@ -60,6 +61,7 @@ class Run:
         results: what was found so far.
         device: the device's part of the record, as it is in the main mode.
         interrupted: whether Ctrl-C ended the run.
+        time: of the ladder, shared among its rows.
     """
 
     def __init__(
@@ -106,9 +108,13 @@ class Run:
         self.device: DeviceInfo = device_info(setup, ())
         self.interrupted = False
         self.meter = Meter(Stopwatch(setup.device), setup.health, group, log)
+        self.time = Budget(options, len(options.modes), 1)
 
     def measure(self) -> None:
         """Measure every mode; on Ctrl-C keep what there is, if there is anything.
+
+        The ladder has every mode at batch 1 before any sweep, so that the question which one is
+        fastest is answered first; the main mode and the two fastest others are swept.
 
         Raises:
             KitError: where the device fails, or the main mode cannot run.
@@ -116,14 +122,42 @@ class Run:
         """
         try:
             main, *others = self.options.modes
+            others = self.available(others)
+            sweeps = min(len(others), SWEPT_BESIDE_MAIN) + 1
+            self.time = Budget(self.options, len(others) + 1, sweeps)
             self.measure_main_mode(main)
             for mode in others:
+                self.progress()
                 self.measure_other_mode(mode)
+            for mode in self.worth_a_sweep(main, others) if self.options.ladder else ():
+                self.progress()
+                self.sweep_again(mode)
         except KeyboardInterrupt:
             if self.results.latency is None:
                 raise
             self.interrupted = True
             self.log.warning("Interrupted: what was measured is kept and marked partial")
+
+    def available(self, asked: list[Mode]) -> list[Mode]:
+        """Return the modes that the device may have; name the others in one line."""
+        reasons = {mode: reason for mode in asked if (reason := modes.missing(mode, self.setup))}
+        if reasons:
+            skipped = tuple(SkippedMode(mode.name, reason) for mode, reason in reasons.items())
+            self.results = replace(self.results, skipped_modes=skipped)
+            self.log.info(f"Not on this device: {'; '.join(modes.together(skipped))}")
+        return [mode for mode in asked if mode not in reasons]
+
+    def progress(self) -> None:
+        """Say in a line how far the ladder is."""
+        self.log.info(self.time.step())
+
+    def worth_a_sweep(self, main: Mode, others: list[Mode]) -> list[Mode]:
+        """Return the main mode and the fastest of the others that pass."""
+        passing = [row for row in self.results.ladder if row.verdict != "FAIL"]
+        names = [row.mode for row in sorted(passing, key=lambda row: row.latency.p50_ms)]
+        best = [mode for name in names for mode in others if mode.name == name]
+        self.time.sweeps = len(best[:SWEPT_BESIDE_MAIN]) + 1
+        return [main, *best[:SWEPT_BESIDE_MAIN]]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -144,8 +178,8 @@ class Run:
         """
         if reason := modes.missing(mode, self.setup):
             raise KitError(f"mode {mode.name}: {reason}")
-        keep = len(self.options.modes) > 1
-        with run_mode(self.setup, mode, self.images, keep=keep, log=self.log) as runner:
+        ladder = self.options.ladder
+        with run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as runner:
             pixel_values = runner.input(1, self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
             self.log.info(f"Device: {self.setup.device.torch_device}")
@@ -157,48 +191,65 @@ class Run:
                     checker = Checker(runner, call, pixel_values, first)
                 latency = self.main_latency(mode, checker)
             self.device = device_info(with_arithmetic(runner.setup, self.log), ())
-            sweep = self.sweep(runner)
-            try:
-                sweep.run(self.options.batch_sizes)
-            except (CaptureError, OutOfDeviceMemoryError) as problem:
-                self.end_sweep(mode, problem)
-            finally:
-                memory, rows = runner.peaks.memory(), tuple(sweep.rows)
-                self.results = replace(self.results, memory=memory, throughput=rows)
-                if self.options.ladder:
-                    self.climb(modes.ladder_row(runner, latency, rows, checker.bits_equal_eager))
-                self.keep_scaling(sweep.scaling)
+            self.results = replace(self.results, memory=runner.peaks.memory())
+            if ladder:
+                self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
+            else:
+                self.sweep(runner)
 
     def measure_other_mode(self, mode: Mode) -> None:
-        """Measure a further mode of the ladder; one that cannot run is named and passed over.
+        """Measure a further mode of the ladder at batch 1; one that cannot run is passed over.
 
         Raises:
             DeviceError: where the device fails other than for want of memory.
             KeyboardInterrupt: on Ctrl-C.
         """
+        with self.passing_over(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
+            self.log.info(f"Measuring {mode.name}...")
+            pixel_values = runner.input(1)
+            with runner.forwards(pixel_values) as call:
+                with device_errors(f"computing the first forward of {mode.name}"):
+                    first = self.first_in_time(mode, call)
+                    runner.peaks.take()
+                    checker = Checker(runner, call, pixel_values, first)
+                plan = self.plan(row=True)
+                latency = self.meter.measure(call, 1, plan, mode.name, watch=checker.watch)
+                latency = checked(latency, checker, mode.name, self.group, self.log)
+            self.warn(measure.latency_warnings(mode.name, latency))
+            self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
+
+    def first_in_time(self, mode: Mode, call: Call) -> Features:
+        """Return a mode's first forward.
+
+        Raises:
+            KitError: where one forward, and not its compilation, takes more than a row's time.
+        """
+        share_ms = self.time.share_s() * MS_PER_S
+        first = self.meter.stopwatch.time(call)
+        if first.wall_ms > share_ms:
+            again_ms = self.meter.stopwatch.time(call).wall_ms
+            if again_ms > share_ms:
+                raise KitError(
+                    f"a forward takes {again_ms / MS_PER_S:.1f} s, too long for "
+                    f"--budget {self.options.budget:g}: raise it to measure this mode"
+                )
+        return first.output
+
+    def sweep_again(self, mode: Mode) -> None:
+        """Measure a mode of the ladder over the batch sizes."""
+        with self.passing_over(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
+            self.log.info(f"Measuring {mode.name} over the batch sizes...")
+            self.sweep(runner)
+
+    @contextlib.contextmanager
+    def passing_over(self, mode: Mode) -> Iterator[None]:
+        """Name a mode that cannot run, and go on; a device that fails ends the run.
+
+        Raises:
+            DeviceError: where the device fails other than for want of memory.
+        """
         try:
-            if reason := modes.missing(mode, self.setup):
-                raise KitError(reason)
-            with run_mode(self.setup, mode, self.images, keep=True) as runner:
-                self.log.info(f"Measuring {mode.name}...")
-                pixel_values = runner.input(1)
-                with runner.forwards(pixel_values) as call:
-                    with device_errors(f"computing the first forward of {mode.name}"):
-                        first = call()
-                        runner.peaks.take()
-                        checker = Checker(runner, call, pixel_values, first)
-                    plan = self.plan(row=True)
-                    latency = self.meter.measure(call, 1, plan, mode.name, watch=checker.watch)
-                    latency = checked(latency, checker, mode.name, self.group, self.log)
-                self.warn(measure.latency_warnings(mode.name, latency))
-                sweep = self.sweep(runner)
-                try:
-                    sweep.run(self.options.batch_sizes)
-                except (CaptureError, OutOfDeviceMemoryError) as problem:
-                    self.end_sweep(mode, problem)
-                finally:
-                    row = modes.ladder_row(runner, latency, sweep.rows, checker.bits_equal_eager)
-                    self.climb(row)
+            yield
         except (CaptureError, OutOfDeviceMemoryError) as problem:
             self.setup.health.after(str(problem))
             self.skip(mode, problem)
@@ -207,9 +258,33 @@ class Run:
         except KitError as problem:
             self.skip(mode, problem)
 
+    def sweep(self, runner: ModeRunner) -> None:
+        """Measure a mode over the batch sizes, and keep its rows whatever ends them.
+
+        Raises:
+            DeviceError: where the device no longer computes.
+            KeyboardInterrupt: on Ctrl-C.
+        """
+        sweep = Sweep(runner, self.meter, self.plan)
+        try:
+            sweep.run(self.options.batch_sizes)
+        except (CaptureError, OutOfDeviceMemoryError) as problem:
+            self.end_sweep(runner.mode, problem)
+        finally:
+            rows = tuple(sweep.rows)
+            if runner.mode == self.options.modes[0]:
+                memory = modes.larger(self.results.memory, runner.peaks.memory())
+                self.results = replace(self.results, memory=memory, throughput=rows)
+            at_1 = next((r for r in self.results.ladder if r.mode == runner.mode.name), None)
+            if at_1 is not None:
+                row = modes.ladder_row(runner, at_1.latency, rows, at_1.bits_equal_eager)
+                self.climb(replace(row, memory=modes.larger(at_1.memory, row.memory)))
+            self.keep_scaling(sweep.scaling)
+
     def climb(self, row: LadderRow) -> None:
-        """Add a mode to the ladder."""
-        ladder = (*self.results.ladder, row)
+        """Put a mode into the ladder, in its old place where it has one."""
+        rows = {one.mode: one for one in self.results.ladder} | {row.mode: row}
+        ladder = tuple(rows.values())
         self.results = replace(
             self.results,
             ladder=ladder,
@@ -309,10 +384,6 @@ class Run:
         efficiency = best.scaling_efficiency
         self.results = replace(self.results, ranks=ranks, scaling_efficiency=efficiency)
 
-    def sweep(self, runner: ModeRunner) -> "Sweep":
-        """Return a sweep of this mode, nothing measured yet."""
-        return Sweep(runner, self.meter, self.plan(row=True))
-
     def plan(self, *, row: bool) -> Plan:
         """Return how long to measure: a row of the sweep or the ladder, or the main latency."""
         given = self.options.iterations
@@ -322,6 +393,7 @@ class Run:
             min_seconds=self.options.min_seconds,
             limit_s=ROW_LIMIT_S if row and given is None else None,
             window=ROW_WINDOW if row else WINDOW,
+            budget_s=self.time.share_s() if row and self.options.ladder else None,
         )
 
     def warn(self, messages: list[str]) -> None:
@@ -331,20 +403,65 @@ class Run:
 
 
 @dataclass
+class Budget:
+    """The ladder's time, shared among the rows that are still to come.
+
+    Attributes:
+        options: of the run.
+        modes: to be measured at batch 1.
+        sweeps: to follow.
+        done: modes and sweeps that are finished.
+        started: when, in s of the monotonic clock.
+    """
+
+    options: BenchmarkOptions
+    modes: int
+    sweeps: int
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def rows(self, first: int, last: int) -> int:
+        """Return the rows of some steps; a sweep has one for each batch size."""
+        sizes = len(self.options.batch_sizes or doubling())
+        return sum(1 if step < self.modes else sizes for step in range(first, last))
+
+    def left_s(self) -> float:
+        """Return what is left of --budget, in s."""
+        return max(0.0, self.started + self.options.budget - time.monotonic())
+
+    def share_s(self) -> float:
+        """Return what a row may take, in s; where the time is up, the least that tells anything."""
+        rows = self.rows(self.done, self.modes + self.sweeps)
+        return max(LEAST_SHARE_S, self.left_s() / max(1, rows))
+
+    def step(self) -> str:
+        """Finish a mode or a sweep; return how many there are, and about how long the rest takes.
+
+        The rest takes as long as the rows so far, but no longer than the budget.
+        """
+        self.done += 1
+        steps = self.modes + self.sweeps
+        each_s = (time.monotonic() - self.started) / self.rows(0, self.done)
+        left_s = min(each_s * self.rows(self.done, steps), self.left_s())
+        words = f"about {left_s / 60:.0f} min" if left_s >= 45 else "less than a minute"
+        return f"{self.done} of {steps}, {words} left"
+
+
+@dataclass
 class Sweep:
     """One mode's sweep over batch sizes; under torchrun all ranks make it together.
 
     Attributes:
         runner: the model in its mode.
         meter: measures.
-        plan: for each row.
+        plan: gives the plan of a row, as it is then.
         rows: the rows so far, in the order they were measured.
         scaling: all ranks' rows so far; none with one process.
     """
 
     runner: ModeRunner
     meter: Meter
-    plan: Plan
+    plan: Callable[..., Plan]
     rows: list[ThroughputRow] = field(default_factory=list)
     scaling: list[ScalingRow] = field(default_factory=list)
 
@@ -383,12 +500,11 @@ class Sweep:
             ):
                 return False
             checker, peak_bytes = ready
+            plan = self.plan(row=True)
             alone = self.measured_alone(checker, batch_size, name)
             latency = None
             try:
-                latency = meter.measure(
-                    checker.call, batch_size, self.plan, name, watch=checker.watch
-                )
+                latency = meter.measure(checker.call, batch_size, plan, name, watch=checker.watch)
                 queued_ips = self.queued_throughput(checker, latency, name)
                 latency = checked(latency, checker, name, meter.group, meter.log)
             except KeyboardInterrupt as interrupt:
@@ -440,8 +556,9 @@ class Sweep:
         if self.meter.group.size == 1 or not self.meter.group.place.leads:
             return None
         name = f"{name}, one rank alone"
+        plan = self.plan(row=True)
         return self.meter.measure(
-            checker.call, batch_size, self.plan, name, watch=checker.watch, together=False
+            checker.call, batch_size, plan, name, watch=checker.watch, together=False
         )
 
     def queued_throughput(self, checker: Checker, latency: Latency, name: str) -> float | None:
@@ -480,9 +597,9 @@ class Sweep:
         return len(speeds) < 3 or max(speeds[-2:]) > GAIN * max(speeds[:-2])
 
 
-def doubling() -> Iterable[int]:
+def doubling() -> list[int]:
     """Return 1, 2, 4 ... up to AUTO_LIMIT."""
-    return itertools.takewhile(lambda size: size <= AUTO_LIMIT, (1 << n for n in itertools.count()))
+    return [1 << n for n in range(AUTO_LIMIT.bit_length())]
 
 
 def row(

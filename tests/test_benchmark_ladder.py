@@ -1,0 +1,124 @@
+"""The ladder in its time: every mode at batch 1 first, then three sweeps, and a line for each."""
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import benchmark
+from kit.benchmark import run
+from kit.benchmark.measure import Plan
+from kit.benchmark.run import Budget
+from kit.distributed import joined, place
+from kit.model.model import Features
+from tests.benchmark_faults import Call, break_forward
+from tests.benchmark_runs import Go, record_of
+
+pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`
+
+
+def test_every_mode_is_measured_at_batch_1_before_the_main_and_the_two_fastest_are_swept(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured_before: list[tuple[str, int]] = []
+    original = run.Run.sweep
+
+    def sweep(self: run.Run, runner: Any) -> None:  # noqa: ANN401 - passed on
+        measured_before.append((runner.mode.name, len(self.results.ladder)))
+        original(self, runner)
+
+    monkeypatch.setattr(run.Run, "sweep", sweep)
+    code, folder = go("--modes", "fp32,fp32-eager,bf16,bf16-eager", "--size", "32")
+    assert code == 0
+    results = record_of(folder)["results"]
+    rows = {row["mode"]: row for row in results["ladder"]}
+    assert list(rows) == ["fp32-sdpa", "fp32-eager", "bf16-sdpa", "bf16-eager"]
+    others = sorted((rows[mode]["latency"]["p50_ms"], mode) for mode in list(rows)[1:])
+    expected = ["fp32-sdpa", others[0][1], others[1][1]]
+    assert measured_before == [(mode, 4) for mode in expected]
+    assert {mode for mode, row in rows.items() if row["throughput"]} == set(expected)
+    assert rows["fp32-sdpa"]["throughput"] == results["throughput"]
+    told = re.findall(r"\[INFO\] (\d of \d), less than a minute left", capsys.readouterr().out)
+    assert told == [f"{number} of 7" for number in range(1, 7)]
+
+
+def test_a_mode_whose_single_forward_takes_more_than_its_share_is_passed_over(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_in_bf16(features: Features, call: Call) -> Features:
+        time.sleep(1.1 if call.dtype == torch.bfloat16 else 0)
+        return features
+
+    break_forward(monkeypatch, slow_in_bf16)
+    code, folder = go("--modes", "fp32,bf16,fp32-eager", "--size", "32", "--budget", "1")
+    assert code == 0
+    results = record_of(folder)["results"]
+    assert [row["mode"] for row in results["ladder"]] == ["fp32-sdpa", "fp32-eager"]
+    (skipped,) = results["skipped_modes"]
+    assert skipped["mode"] == "bf16-sdpa"
+    assert re.fullmatch(
+        r"a forward takes \d\.\d s, too long for --budget 1: raise it .*", skipped["reason"]
+    )
+
+
+def test_a_mode_whose_first_forward_alone_is_slow_is_measured(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiles(features: Features, call: Call) -> Features:
+        time.sleep(1.1 if call.dtype == torch.bfloat16 and call.number == 1 else 0)
+        return features
+
+    break_forward(monkeypatch, compiles)
+    code, folder = go("--modes", "fp32,bf16", "--size", "32", "--budget", "1")
+    assert code == 0
+    assert [row["mode"] for row in record_of(folder)["results"]["ladder"]] == [
+        "fp32-sdpa", "bf16-sdpa",
+    ]  # fmt: skip
+
+
+def test_modes_that_the_device_cannot_have_are_one_line(
+    go: Go, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = go("--modes", "fp32,strict-fp32,fp32-graph,bf16-graph", "--batch-sizes", "1")
+    assert code == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "graph capture" in line]
+    assert lines == [
+        "[INFO] Not on this device: strict-fp32-sdpa: the CPU computes fp32 without HF32 or TF32: "
+        "the same as fp32; fp32-sdpa-graph, bf16-sdpa-graph: the CPU has no graph capture",
+        "not measured: fp32-sdpa-graph, bf16-sdpa-graph: the CPU has no graph capture",
+    ]
+
+
+def test_what_is_left_of_the_time_is_shared_among_the_rows_to_come(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = benchmark.parse_options(["--modes", "all", "--batch-sizes", "1,2,4,8"])
+    assert options.budget == 120
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    found = Budget(options, modes=6, sweeps=3, started=now)
+    assert found.share_s() == 120 / (6 + 3 * 4)
+    now += 10
+    assert found.step() == "1 of 9, about 2 min left"  # 17 rows at 10 s, but no more than 110 s
+    assert found.share_s() == 110 / 17
+    now += 5
+    assert found.step() == "2 of 9, about 2 min left"
+    found.done, now = 6, 1080.0  # the modes took 80 s
+    assert found.step() == "7 of 9, less than a minute left"
+    assert found.share_s() == 40 / 8
+    now = 2000.0
+    assert found.share_s() == run.LEAST_SHARE_S
+
+
+def test_a_hurried_row_has_at_least_three_samples_and_no_more_than_its_time_allows() -> None:
+    plan = Plan(iterations=20, warm_up=5, limit_s=5.0, budget_s=4.0)
+    with joined(place()) as group:
+        assert plan.count(expected_ms=100.0, group=group) == 20
+        assert plan.count(expected_ms=400.0, group=group) == 5
+        assert plan.count(expected_ms=5000.0, group=group) == 3
+        assert replace(plan, budget_s=None).count(expected_ms=5000.0, group=group) == 5
+        assert replace(plan, limit_s=None).count(expected_ms=5000.0, group=group) == 20
