@@ -189,7 +189,8 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         device = open_device(options, patch, log, group.place.local_rank)
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
-            run = Run(options, setup, inputs, import_ms, group, log)
+            own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
+            run = Run(options, setup, inputs, import_ms, group, log, own_gelu)
             if old is not None:
                 baseline.require_same(options, old, run)
             run.measure()

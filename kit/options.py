@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar, get_args
 
@@ -29,6 +29,7 @@ LARGEST_SEED = 2**64 - 1
 BUDGET_FACTOR = 10.0  # an error counts as explained up to this many times the expected error
 MODE_NAME = re.compile(
     rf"(?P<precision>{'|'.join(PRECISIONS)})(-(?P<attention>{'|'.join(ATTENTIONS)}))?(?P<graph>-graph)?"
+    "(?P<chip_gelu>-chip-gelu)?"
 )
 
 
@@ -41,16 +42,19 @@ class Mode:
             strict-fp32 turns them off.
         attention: sdpa or eager.
         graph: captured once and replayed, instead of given to the device operator by operator.
+        chip_gelu: with the chip's own form of GELU, which npu_patch replaces otherwise.
     """
 
     precision: Precision
     attention: Attention
     graph: bool = False
+    chip_gelu: bool = False
 
     @property
     def name(self) -> str:
         """As options and reports have it, for example bf16-sdpa-graph."""
-        return f"{self.precision}-{self.attention}" + ("-graph" if self.graph else "")
+        name = f"{self.precision}-{self.attention}" + ("-graph" if self.graph else "")
+        return name + ("-chip-gelu" if self.chip_gelu else "")
 
     @property
     def dtype(self) -> str:
@@ -214,7 +218,8 @@ def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
         for attention in attentions
         for graph in (False, True)
     ]
-    return tuple(dict.fromkeys((base, *every)))
+    chips = (replace(base, graph=graph, chip_gelu=True) for graph in (False, True))
+    return tuple(dict.fromkeys((base, *every, *chips)))
 
 
 def _parse_mode(name: str, base: Mode) -> Mode:
@@ -225,7 +230,8 @@ def _parse_mode(name: str, base: Mode) -> Mode:
             "strict-fp32-eager, fp16-sdpa-graph with commas between them"
         )
     attention = next((a for a in ATTENTIONS if a == match["attention"]), base.attention)
-    return Mode(_precision(match["precision"]), attention, bool(match["graph"]))
+    graph, chip_gelu = bool(match["graph"]), bool(match["chip_gelu"])
+    return Mode(_precision(match["precision"]), attention, graph, chip_gelu)
 
 
 def _precision(text: str) -> Precision:

@@ -81,11 +81,12 @@ def test_without_modes_the_shared_options_say_the_one_mode() -> None:
     assert strict.dtype == "fp32"
 
 
-def test_all_modes_are_sixteen_and_begin_with_the_shared_options_own() -> None:
+def test_all_modes_are_eighteen_and_begin_with_the_shared_options_own() -> None:
     arguments = benchmark.parse_options(["--modes", "all", "--dtype", "bf16"])
     names = [mode.name for mode in arguments.modes]
     assert names[:3] == ["bf16-sdpa", "fp32-sdpa", "fp32-sdpa-graph"]
-    assert len(names) == len(set(names)) == 16
+    assert len(names) == len(set(names)) == 18
+    assert names[-2:] == ["bf16-sdpa-chip-gelu", "bf16-sdpa-graph-chip-gelu"]
     assert {"strict-fp32-eager-graph", "fp16-sdpa"} <= set(names)
 
 

@@ -160,17 +160,42 @@ def test_an_older_chip_passes_in_fp16_products_which_are_named_and_recorded(
     )
 
 
-@pytest.mark.parametrize("script", ["inference.py", "benchmark.py"])
-def test_the_other_scripts_run_on_an_older_chip(
-    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path, script: str
-) -> None:
-    argv: list[str | Path] = [script, "--weights", tiny_weights, "--image", photo, "--no-report"]
-    done = npu_host.run([*argv, "--output-dir", tmp_path], environment=OLDER)
+def older(
+    npu: EmulatedNpu, weights: Path, photo: Path, folder: Path, *command: str
+) -> dict[str, Any]:
+    """Run a script on an older chip and return its record."""
+    argv: list[str | Path] = [*command, "--weights", weights, "--image", photo, "--no-report"]
+    done = npu.run([*argv, "--output-dir", folder], environment=OLDER)
     assert done.returncode == 0, done.stderr
     assert f"[INFO] {COMPILED}" in done.stdout
-    record = json.loads((tmp_path / script.replace(".py", ".json")).read_text("utf-8"))
+    record: dict[str, Any] = json.loads(
+        (folder / command[0].replace(".py", ".json")).read_text("utf-8")
+    )
     assert record["device"]["matmul_fp32"] == "fp16"
     assert found(record)["convolution"] == "fp16 in and out"
+    return record
+
+
+def test_inference_runs_on_an_older_chip(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    older(npu_host, tiny_weights, photo, tmp_path, "inference.py")
+
+
+@pytest.mark.extended
+def test_the_ladder_has_both_forms_of_gelu_and_no_strict_fp32_where_products_are_fp16(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    modes = "fp32-sdpa,fp32-sdpa-chip-gelu,fp32-sdpa-graph-chip-gelu,strict-fp32-sdpa"
+    command = ("benchmark.py", "--modes", modes, "--iterations", "3", "--batch-sizes", "1")
+    results = older(npu_host, tiny_weights, photo, tmp_path, *command)["results"]
+    erf, *chips = results["ladder"]
+    assert [row["mode"] for row in chips] == modes.split(",")[1:3]
+    assert all(row["verdict"] == "PASS" for row in chips)
+    assert all(row["relative_error"] != erf["relative_error"] for row in chips)
+    assert chips[0]["relative_error"] == chips[1]["relative_error"]
+    (skipped,) = results["skipped_modes"]
+    assert skipped["reason"] == "fp32 products are fp16 here, whatever is set: the same as fp32"
 
 
 def test_strict_fp32_is_refused_where_products_stay_reduced(

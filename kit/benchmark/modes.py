@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from kit.device.arithmetic import CHIPS_GELU, OwnGelu, found
 from kit.device.device import device_errors, require_dtype, strict_fp32
 from kit.device.meters import PeakMemory, capture
 from kit.model import model as models
@@ -17,13 +18,27 @@ from kit.model.model import Features, forward
 from kit.model.setup import Setup, model_input, move_model
 from kit.options import Mode
 from kit.output import RunLog
-from kit.records import LadderRow, Latency, Memory, SkippedMode, ThroughputRow
+from kit.records import DeviceInfo, LadderRow, Latency, Memory, SkippedMode, ThroughputRow
 
 Call = Callable[[], Features]
 
 
-def missing(mode: Mode, setup: Setup) -> str | None:
-    """Return why the device or the model does not have a mode; None where it may."""
+def missing(mode: Mode, setup: Setup, device: DeviceInfo, own_gelu: OwnGelu | None) -> str | None:
+    """Return why the device or the model does not have a mode; None where it may.
+
+    Args:
+        mode: the mode.
+        setup: of the run.
+        device: its part of the record, as far as it is known.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
+    """
+    if mode.chip_gelu and own_gelu is None:
+        return "GELU is the device's own in every mode"
+    own = found(device.arithmetic, CHIPS_GELU)
+    if mode.chip_gelu and own is not None and own == found(device.arithmetic, "GELU"):
+        return f"the chip's own GELU is {own}, too"
+    if mode.strict and device.matmul_fp32 not in ("fp32", "hf32", "tf32"):
+        return f"fp32 products are {device.matmul_fp32} here, whatever is set: the same as fp32"
     if setup.device.type == "cpu":
         if mode.graph:
             return "the CPU has no graph capture"

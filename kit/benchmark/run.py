@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from kit import statistics
@@ -10,6 +11,7 @@ from kit.benchmark import measure, modes
 from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Call, ModeRunner, run_mode
+from kit.device.arithmetic import OwnGelu
 from kit.device.device import device_errors, synchronize
 from kit.device.meters import Stopwatch, host_peak_bytes
 from kit.distributed import Group, host_name
@@ -58,6 +60,7 @@ class Run:
         images: different ones, of which every batch is made.
         group: torchrun's processes, or this one alone.
         log: gets the report's lines.
+        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
         results: what was found so far.
         device: the device's part of the record, as it is in the main mode.
         interrupted: whether Ctrl-C ended the run.
@@ -66,10 +69,11 @@ class Run:
 
     def __init__(
         self, options: BenchmarkOptions, setup: Setup, inputs: Inputs, import_ms: float,
-        group: Group, log: RunLog,
+        group: Group, log: RunLog, own_gelu: OwnGelu | None = None,
     ) -> None:  # fmt: skip
         """Preprocess the first image, and note how long that takes."""
         self.options, self.setup, self.group, self.log = options, setup, group, log
+        self.own_gelu = own_gelu
         took_ms = []
         for _ in range(PREPROCESSINGS_TIMED):
             start = time.perf_counter()
@@ -140,12 +144,22 @@ class Run:
 
     def available(self, asked: list[Mode]) -> list[Mode]:
         """Return the modes that the device may have; name the others in one line."""
-        reasons = {mode: reason for mode in asked if (reason := modes.missing(mode, self.setup))}
+        reasons = {mode: reason for mode in asked if (reason := self.missing(mode))}
         if reasons:
             skipped = tuple(SkippedMode(mode.name, reason) for mode, reason in reasons.items())
             self.results = replace(self.results, skipped_modes=skipped)
             self.log.info(f"Not on this device: {'; '.join(modes.together(skipped))}")
         return [mode for mode in asked if mode not in reasons]
+
+    def missing(self, mode: Mode) -> str | None:
+        """Return why the device does not have a mode, as far as it is known now."""
+        return modes.missing(mode, self.setup, self.device, self.own_gelu)
+
+    def gelu_of(self, mode: Mode) -> AbstractContextManager[object]:
+        """Return the context in which GELU has the mode's form."""
+        if mode.chip_gelu and self.own_gelu is not None:
+            return self.own_gelu()
+        return contextlib.nullcontext()
 
     def progress(self) -> None:
         """Say in a line how far the ladder is."""
@@ -176,10 +190,13 @@ class Run:
             KitError: where the device fails or does not have the mode.
             KeyboardInterrupt: on Ctrl-C; `results` holds what there is.
         """
-        if reason := modes.missing(mode, self.setup):
+        if reason := self.missing(mode):
             raise KitError(f"mode {mode.name}: {reason}")
         ladder = self.options.ladder
-        with run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as runner:
+        with (
+            self.gelu_of(mode),
+            run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as runner,
+        ):
             pixel_values = runner.input(1, self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
             self.log.info(f"Device: {self.setup.device.torch_device}")
@@ -190,7 +207,8 @@ class Run:
                 with device_errors(f"checking {mode.name}"):
                     checker = Checker(runner, call, pixel_values, first)
                 latency = self.main_latency(mode, checker)
-            self.device = device_info(with_arithmetic(runner.setup, self.log), ())
+            own_gelu = self.own_gelu if ladder else None  # a further mode may need to know
+            self.device = device_info(with_arithmetic(runner.setup, self.log, own_gelu), ())
             self.results = replace(self.results, memory=runner.peaks.memory())
             if ladder:
                 self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
@@ -204,7 +222,7 @@ class Run:
             DeviceError: where the device fails other than for want of memory.
             KeyboardInterrupt: on Ctrl-C.
         """
-        with self.passing_over(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
+        with self.passing_over(mode), self.running(mode) as runner:
             self.log.info(f"Measuring {mode.name}...")
             pixel_values = runner.input(1)
             with runner.forwards(pixel_values) as call:
@@ -237,9 +255,21 @@ class Run:
 
     def sweep_again(self, mode: Mode) -> None:
         """Measure a mode of the ladder over the batch sizes."""
-        with self.passing_over(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
+        with self.passing_over(mode), self.running(mode) as runner:
             self.log.info(f"Measuring {mode.name} over the batch sizes...")
             self.sweep(runner)
+
+    @contextlib.contextmanager
+    def running(self, mode: Mode) -> Iterator[ModeRunner]:
+        """Run a further mode of the ladder; by now it is known what the device computes in.
+
+        Raises:
+            KitError: where the device does not have the mode after all.
+        """
+        if reason := self.missing(mode):
+            raise KitError(reason)
+        with self.gelu_of(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
+            yield runner
 
     @contextlib.contextmanager
     def passing_over(self, mode: Mode) -> Iterator[None]:
