@@ -22,7 +22,7 @@ TIMEOUT = datetime.timedelta(minutes=10)  # for a rank that neither answers nor 
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Where this process stands among torchrun's.
 
     Attributes:
@@ -43,7 +43,7 @@ class Place:
         return self.rank == 0
 
 
-def place() -> Place:
+def place() -> Rank:
     """Return the place that torchrun's environment variables give; alone without them.
 
     Raises:
@@ -51,7 +51,7 @@ def place() -> Place:
     """
     texts = [os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
     if texts[2] is None:
-        return Place()
+        return Rank()
     try:
         rank, local_rank, world_size = (int((text or "")[:9]) for text in texts)
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1")[:9])
@@ -62,16 +62,16 @@ def place() -> Place:
             f"RANK, LOCAL_RANK and WORLD_SIZE are {texts}, which no torchrun sets: "
             "unset them or start with torchrun"
         )
-    return Place(rank, local_rank, world_size, max(1, local_size))
+    return Rank(rank, local_rank, world_size, max(1, local_size))
 
 
-def cores(where: Place) -> int:
+def cores(where: Rank) -> int:
     """Return how many cores each process of this host has for itself, at least one."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (usable or 1) // where.local_size)
 
 
-def share_cores(where: Place) -> None:
+def share_cores(where: Rank) -> None:
     """Let torch use this process's share of the cores.
 
     torchrun sets OMP_NUM_THREADS=1 where it is not set; another number is the user's own.
@@ -104,7 +104,7 @@ def host_name() -> str:
 class Group:
     """All processes of a run; with one, waiting and agreeing cost nothing."""
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: Rank) -> None:
         """Stand for the processes; nothing is connected yet (see joined)."""
         self.place = where
 
@@ -115,7 +115,7 @@ class Group:
 
     def alone(self) -> "Group":
         """Return a group of this process only."""
-        return Group(Place())
+        return Group(Rank())
 
     def barrier(self, name: str) -> None:
         """Wait until every process is here.
@@ -158,7 +158,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def joined(where: Place) -> Iterator[Group]:
+def joined(where: Rank) -> Iterator[Group]:
     """Connect to the other processes for the block.
 
     torchrun answers the death of one process with SIGTERM to the others: that becomes an error

@@ -14,7 +14,7 @@ import torch
 import accuracy
 from kit import distributed
 from kit.accuracy import folder as folders
-from kit.distributed import Place
+from kit.distributed import Rank
 from kit.model.model import Features
 from kit.model.preprocessing import Preprocessing
 from kit.run import ROOT
@@ -100,7 +100,7 @@ def test_each_rank_of_a_host_computes_its_references_with_its_share_of_the_cores
         (8, "5", []),
     ):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)  # torchrun sets 1 where nothing is set
-        distributed.share_cores(Place(0, 0, local_size, local_size))
+        distributed.share_cores(Rank(0, 0, local_size, local_size))
         assert chosen == expected
         chosen.clear()
 

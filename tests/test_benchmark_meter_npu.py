@@ -15,10 +15,10 @@ from kit.device.device import choose
 from kit.device.meters import Stopwatch
 from kit.device.health import HealthChecks
 from kit.output import RunLog
-from kit.distributed import Group, Place
+from kit.distributed import Group, Rank
 
 device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), RunLog(silent=True))
+meter = Meter(Stopwatch(device), HealthChecks(device), Group(Rank()), RunLog(silent=True))
 values = torch.zeros(4, device="cuda")
 found = []
 for settles_at in (1000, 20):
@@ -58,10 +58,10 @@ from kit.device.meters import PeakMemory, Stopwatch
 from kit.model.model import forward
 from kit.device.health import HealthChecks
 from kit.output import RunLog
-from kit.distributed import Group, Place
+from kit.distributed import Group, Rank
 
 device = choose("npu", patched=True, patch_reason="")
-meter = Meter(Stopwatch(device), HealthChecks(device), Group(Place()), RunLog(silent=True))
+meter = Meter(Stopwatch(device), HealthChecks(device), Group(Rank()), RunLog(silent=True))
 moved = model.load(Path(sys.argv[1]), "sdpa").to(device.torch_device)
 pixels = torch.zeros(1, 3, 32, 32, device=device.torch_device)
 def resident():

@@ -152,7 +152,7 @@ def test_variables_that_no_torchrun_sets_are_refused(
 ) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert distributed.place() == distributed.Place(0, 0, 1)
+    assert distributed.place() == distributed.Rank(0, 0, 1)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(KitError, match="which no torchrun sets"):
@@ -160,7 +160,7 @@ def test_variables_that_no_torchrun_sets_are_refused(
 
 
 def test_one_process_waits_for_nobody_and_agrees_with_itself() -> None:
-    with distributed.joined(distributed.Place()) as group:
+    with distributed.joined(distributed.Rank()) as group:
         group.barrier("the start")
         assert group.gather("value", "a value") == ["value"]
         assert (group.least(2.0), group.most(3.0)) == (2.0, 3.0)
