@@ -145,9 +145,17 @@ _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 _TRIAL = "NPU_PATCH_IMPORT"  # what a trial of the import found, for child processes
 _TRIAL_SECONDS = 300  # a cold host takes a minute
 # Releases of torch whose CUDA build too was seen to start beside their torch_npu, without a GPU.
-_CUDA_BUILD_STARTS = {"2.7.1", "2.9.0", "2.10.0", "2.12.0"}
-_LOAD_CANN = "Install CANN or load it: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-_FIND_NPU = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the rights on /dev/davinci*."
+_CUDA_BUILD_STARTS = {"2.7.1", "2.8.0", "2.9.0", "2.10.0", "2.12.0"}
+_LOAD_CANN = (
+    "Install CANN or load it: source /usr/local/Ascend/cann/set_env.sh, "
+    "before CANN 8.5 /usr/local/Ascend/ascend-toolkit/set_env.sh"
+)
+_FIND_DRIVER = (
+    "Mount /usr/local/Ascend/driver into the container, and add its lib64/driver and lib64/common "
+    "to LD_LIBRARY_PATH."
+)
+_VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
+_FIND_NPU = f"Check npu-smi info, {_VISIBLE} and the rights on /dev/davinci*."
 
 
 @dataclass(frozen=True)
@@ -333,10 +341,14 @@ def _import_problem() -> Status | None:
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # whatever its C++ raises: this host cannot use it
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        coded = (line.strip() for line in lines if re.match(r"\s*E[A-Z0-9]\d{4}: ", line))
+        cause = next(coded, lines[0])  # CANN's own line comes later
         if "cannot open shared object file" in cause:
-            reason = f"torch_npu does not find CANN ({cause.partition(':')[0]})"
-            return Status("cann_absent", reason, _LOAD_CANN)
+            hal = "libascend_hal" in cause
+            whose = "the driver's libraries" if hal else "CANN"
+            reason = f"torch_npu does not find {whose} ({cause.partition(':')[0]})"
+            return Status("cann_absent", reason, _FIND_DRIVER if hal else _LOAD_CANN)
         fix = "Run python3 -m npu_patch, which says what does not fit."
         return Status("torch_npu_broken", f"torch_npu cannot be imported ({cause})", fix)
     return None
@@ -378,7 +390,13 @@ def _patch_problem() -> Status | None:
         reason = "torch_npu.contrib.transfer_to_npu is active and cannot be undone"
         return Status("transfer_to_npu_active", reason, "Import npu_patch instead of it.")
     if not torch.npu.is_available():
-        return Status("no_device", "torch_npu and CANN are here, but no NPU answers", _FIND_NPU)
+        visible = os.environ.get(_VISIBLE, "")
+        numbers = [int(number) for number in re.findall(r"\d+", visible, re.ASCII)]
+        if numbers != sorted(set(numbers)):
+            reason = f"{_VISIBLE}={visible} hides every NPU"
+            return Status("no_device", reason, "Its numbers must ascend, as in 0,1.")
+        reason = "torch_npu and CANN are here, but no NPU answers"
+        return Status("no_device", reason, _FIND_NPU)
     return None
 
 

@@ -200,6 +200,34 @@ def test_no_device_is_named_with_its_cause(host: Host) -> None:
     assert "--device npu: no NPU is available here (torch_npu and CANN are here, but" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("FAKECANN_DRIVER", "missing", "does not find the driver's libraries (libascend_hal.so)"),
+        ("ASCEND_RT_VISIBLE_DEVICES", "1,0", "ASCEND_RT_VISIBLE_DEVICES=1,0 hides every NPU"),
+        (
+            "FAKECANN_FAIL",
+            "aclInit:*:500001",
+            "Failed to import Python module [AttributeError: `np",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_host_is_one_line(
+    host: Host, variable: str, value: str, words: str
+) -> None:
+    done = host.infer("--device", "npu", environment={variable: value}, fresh=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2
+    assert len(errors) == 1 and words in errors[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("driver", ["garbage", "none"])
+def test_a_driver_whose_version_cannot_be_read_costs_nothing(host: Host, driver: str) -> None:
+    host.features(FAKECANN_DRIVER=driver)
+    assert host.record()["environment"]["driver"] is None
+
+
 def test_an_index_beyond_the_last_device_is_named(host: Host) -> None:
     done = host.infer("--device", "npu:8", environment={"FAKECANN_DEVICES": "8"})
     assert done.returncode == 2
