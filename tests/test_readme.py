@@ -125,7 +125,7 @@ def run_command(command: str, folder: Path, weights: Path) -> subprocess.Complet
 
 
 def test_every_command_that_computes_runs(users_folder: Path, tiny_weights: Path) -> None:
-    assert len(RUNNABLE) == 6
+    assert len(RUNNABLE) == 8
     codes = {}
     for command in ["python3 benchmark.py --iterations 5", *RUNNABLE]:
         done = run_command(command, users_folder, tiny_weights)
