@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from kit.accuracy import coverage
-from kit.accuracy.coverage import places, views
 from kit.errors import DeviceError
 from kit.model import model as model_module
 from kit.model.model import Features
+from kit.model.setup import places, views
 from tests.accuracy_runs import Run, record_of, results_of
 from tests.models import save_tiny_convnext
 

@@ -35,7 +35,7 @@ from kit.model.model import (
     to_host,
     use_attention,
 )
-from kit.model.setup import model_input
+from kit.model.setup import model_input, places, views
 from kit.options import AccuracyOptions, Mode, mode_of
 from kit.output import RunLog
 from kit.records import AccuracyResults, CoverageCell, Soak, SoakBatch, SoakDeviation, SoakEnd
@@ -47,28 +47,6 @@ SMALL_GRIDS, GRIDS = ((7, 9),), ((7, 9), (15, 15), (9, 21))  # in patches: odd, 
 MOST_DIGESTS = 10_000  # so that a device that never repeats itself takes no more memory
 TIMES = 25  # at the beginning and at the end, whose medians are compared
 Size = tuple[int, int]
-
-
-def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
-    """Return so many different images, 8 at most: mirrored, upside down, as a negative."""
-    every = []
-    for view in range(number):
-        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if view & bit]
-        every.append((-pixels if view & 4 else pixels).flip(axes))
-    return torch.cat(every)
-
-
-def places(batch_size: int, images: int, moved: int = 0) -> list[int]:
-    """Return which image stands in each place of a batch.
-
-    By the sum of the place's digits: neighbours differ, and so do places a power of `images`
-    apart, so that an exchange shows, and an image in place of another.
-    """
-
-    def digit_sum(place: int) -> int:
-        return place if place < images else place % images + digit_sum(place // images)
-
-    return [(digit_sum(place) + moved) % images for place in range(batch_size)]
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
     setup, references = sides.setup, sides.references
     pixels = preprocessing.preprocess(image.pixels, setup.steps)
     pixel_values = model_input(setup, pixels, log)
-    _ = references.fp64  # copied before the model, which the device may share, is watched
+    if sides.model is references.fp32.model:
+        _ = references.fp64  # copied before the model is watched
     with alive(log, "The first forward has run"):
         device = run_device(setup.device, sides.model, pixel_values, references.stages)
     if setup.arithmetic is not None and setup.arithmetic.overflow == "saturates":

@@ -20,7 +20,7 @@ from kit.distributed import Group
 from kit.model import preprocessing
 from kit.model.images import Inputs
 from kit.model.model import Features, forward, to_host
-from kit.model.setup import Setup
+from kit.model.setup import Setup, views
 from kit.output import RunLog
 from kit.records import Latency, Repeats, RowCheck
 from kit.statistics import compare, ratio
@@ -47,7 +47,7 @@ def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log
     """
     decoded = [inputs.first, *islice(inputs.others(log), count - 1)]
     given = [preprocessing.preprocess(image.pixels, setup.steps) for image in decoded]
-    pixels = torch.cat([*given, *islice(views(given[0]), count - len(given))])
+    pixels = torch.cat([*given, views(given[0], MOST_IMAGES)[1:]])[:count]
     rank, size = group.place.rank, group.size
     own = [forward(setup.model, pixels[one : one + 1]) for one in range(rank, count, size)]
     shares = group.gather(own, "the references")
@@ -62,13 +62,6 @@ def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log
             "would not show; give a picture with more in it"
         )
     return Images(pixels, expected)
-
-
-def views(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield seven views of an image: mirrored, upside down, and as a negative."""
-    for number in range(1, MOST_IMAGES):
-        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if number & bit]
-        yield (-pixels if number & 4 else pixels).flip(axes)
 
 
 # ---- One row -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from kit.device.device import device_errors, require_dtype, strict_fp32
 from kit.device.meters import PeakMemory, capture
 from kit.model import model as models
 from kit.model.model import Features, forward
-from kit.model.setup import Setup, model_input, move_model
+from kit.model.setup import Setup, model_input, move_model, places
 from kit.options import Mode
 from kit.output import RunLog
 from kit.records import DeviceInfo, LadderRow, Latency, Memory, SkippedMode, ThroughputRow
@@ -64,24 +64,11 @@ class Images:
     def places(self, batch_size: int, moved: int = 0) -> list[int]:
         """Return which image stands in each place of a batch.
 
-        Neighbours differ, and so do places that are a power of the images' number apart: an
-        exchange of two such, or one image in place of another, shows.
-
         Args:
             batch_size: images in the batch.
             moved: by how many images each place is moved on.
         """
-        count = len(self.pixels)
-        return [(digit_sum(place, count) + moved) % count for place in range(batch_size)]
-
-
-def digit_sum(number: int, base: int) -> int:
-    """Return the sum of a number's digits."""
-    total = 0
-    while number:
-        number, digit = divmod(number, base)
-        total += digit
-    return total
+        return places(batch_size, len(self.pixels), moved)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ from kit.statistics import median
 VALUES_SHOWN = 5
 MOST_FORWARDS = 20  # timed ones of the first image
 WITHIN_MS = 1000.0  # they take together
-TENSORS = tuple(TENSORS)
 PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands
 
 

@@ -267,6 +267,28 @@ def model_input(
         return pixels_batch.to(setup.device.torch_device, setup.dtype)
 
 
+def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
+    """Return so many different images, 8 at most: mirrored, upside down, as a negative."""
+    every = []
+    for view in range(number):
+        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if view & bit]
+        every.append((-pixels if view & 4 else pixels).flip(axes))
+    return torch.cat(every)
+
+
+def places(batch_size: int, images: int, moved: int = 0) -> list[int]:
+    """Return which image stands in each place of a batch.
+
+    By the sum of the place's digits: neighbours differ, and so do places a power of `images`
+    apart, so that an exchange shows, and an image in place of another.
+    """
+
+    def digit_sum(place: int) -> int:
+        return place if place < images else place % images + digit_sum(place // images)
+
+    return [(digit_sum(place) + moved) % images for place in range(batch_size)]
+
+
 def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
     """Return the device's part of the record."""
     matmul, convolution = float_modes(setup.device)
