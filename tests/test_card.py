@@ -272,6 +272,14 @@ def test_a_script_that_has_not_run_leaves_its_section_with_what_to_do(
     assert len(sections(text)) == len(PUBLISHED)
 
 
+def test_a_record_that_cannot_be_read_is_called_so_in_its_section(tmp_path: Path) -> None:
+    records = everything()
+    records["benchmark"]["results"] = 5
+    text = card(tmp_path, records, "en")
+    assert "benchmark.json cannot be used (" in text
+    assert "benchmark.json is missing" not in text
+
+
 def test_without_records_there_is_no_card(tmp_path: Path) -> None:
     made = files(tmp_path, "en", datetime.now(timezone.utc), card=True)
     assert {path.name for path in made} == {"report.html", "report.md"}
