@@ -208,7 +208,8 @@ def test_strict_fp32_is_refused_where_products_stay_reduced(
     reason = (
         "--strict-fp32: Ascend910_9362 (emulated) computes matrix product in fp16 whatever is set"
     )
-    assert reason in done.stderr.splitlines()[-1]
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert reason in error  # torch_npu's own lines may stand around it
     assert not (tmp_path / "accuracy.json").exists()
 
 

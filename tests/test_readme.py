@@ -128,7 +128,8 @@ def test_every_command_that_computes_runs(users_folder: Path, tiny_weights: Path
     assert len(RUNNABLE) == 8
     codes = {}
     for command in ["python3 benchmark.py --iterations 5", *RUNNABLE]:
-        done = run_command(command, users_folder, tiny_weights)
+        shortened = re.sub(r"--soak [0-9]+", "--soak 0.02", command)  # of minutes
+        done = run_command(shortened, users_folder, tiny_weights)
         codes[command] = done.returncode
         record = users_folder / "output" / "benchmark.json"
         if "--iterations" in command:
