@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import torch
 import benchmark
 from kit.benchmark import run
 from kit.benchmark.measure import Plan
+from kit.benchmark.modes import ModeRunner
 from kit.benchmark.run import Budget
 from kit.distributed import joined, place
+from kit.errors import OutOfDeviceMemoryError
 from kit.model.model import Features
+from kit.options import Mode
 from tests.benchmark_faults import Call, break_forward
 from tests.benchmark_runs import Go, record_of
 
@@ -63,6 +68,27 @@ def test_a_mode_whose_single_forward_takes_more_than_its_share_is_passed_over(
     assert re.fullmatch(
         r"a forward takes \d\.\d s, too long for --budget 1: raise it .*", skipped["reason"]
     )
+
+
+def test_a_mode_that_was_measured_and_cannot_be_swept_is_not_skipped_too(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, runs = run.Run.running, Counter[str]()
+
+    def running(self: run.Run, mode: Mode) -> AbstractContextManager[ModeRunner]:
+        runs[mode.name] += 1
+        if runs["bf16-sdpa"] == 2:
+            raise OutOfDeviceMemoryError("moving the model: out of memory")
+        return original(self, mode)
+
+    monkeypatch.setattr(run.Run, "running", running)
+    code, folder = go("--modes", "fp32,bf16", "--size", "32")
+    assert code == 0
+    results = record_of(folder)["results"]
+    assert [row["mode"] for row in results["ladder"]] == ["fp32-sdpa", "bf16-sdpa"]
+    assert results["ladder"][1]["throughput"] == results["skipped_modes"] == []
+    words = "[WARNING] The sweep of bf16-sdpa ends early: moving the model: out of memory"
+    assert words in capsys.readouterr().out
 
 
 def test_a_mode_whose_first_forward_alone_is_slow_is_measured(

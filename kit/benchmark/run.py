@@ -332,7 +332,14 @@ class Run:
         self.log.warning(f"The sweep of {mode.name} ends early: {problem}")
 
     def skip(self, mode: Mode, problem: KitError) -> None:
-        """Name a mode that was passed over."""
+        """Name a mode that was passed over; one that the ladder has loses its sweep alone.
+
+        Raises:
+            DeviceError: where the device no longer computes.
+        """
+        if any(row.mode == mode.name for row in self.results.ladder):
+            self.end_sweep(mode, problem)
+            return
         skipped = (*self.results.skipped_modes, SkippedMode(mode.name, str(problem)))
         self.results = replace(self.results, skipped_modes=skipped)
         self.log.info(f"Skipped {mode.name}: {problem}")
