@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from kit.accuracy.limits import Arithmetic
 from kit.accuracy.references import Side, Sides, declared_by, in_declared_type
-from kit.accuracy.verdict import judge
+from kit.accuracy.verdict import failing, judge
 from kit.device.device import device_errors, require_dtype, strict_fp32
 from kit.device.meters import capture, host_peak_bytes
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
@@ -256,12 +256,6 @@ def with_cells(results: AccuracyResults) -> AccuracyResults:
         f"{len(failed)} of {len(results.coverage)} cells of the coverage fail, first batch "
         f"{first.batch_size} of {first.rows}x{first.columns} in {first.mode}: {first.reason}",
     )
-
-
-def failing(results: AccuracyResults, reason: str) -> AccuracyResults:
-    """Return results that fail for one more reason."""
-    reasons = (*results.reasons, reason) if results.outcome == "fail" else (reason,)
-    return replace(results, verdict="FAIL", outcome="fail", reasons=reasons)
 
 
 # ---- Soak ----------------------------------------------------------------------------------------

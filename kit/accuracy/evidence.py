@@ -30,7 +30,7 @@ from kit.accuracy.folder import (
 )
 from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.references import Declared, References, Sides
-from kit.accuracy.verdict import assess
+from kit.accuracy.verdict import assess, failing
 from kit.device.device import DTYPES, LABELS
 from kit.errors import KitError
 from kit.model.images import Inputs
@@ -350,6 +350,6 @@ def with_comparison(
     results = replace(results, against=against)
     if not failed:
         return results
-    reason = f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
-    reasons = (*results.reasons, reason) if results.outcome == "fail" else (reason,)
-    return replace(results, verdict="FAIL", outcome="fail", reasons=reasons)
+    return failing(
+        results, f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
+    )

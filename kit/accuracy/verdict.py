@@ -174,6 +174,12 @@ def assess(
     )
 
 
+def failing(results: AccuracyResults, reason: str) -> AccuracyResults:
+    """Return results that fail for one more reason."""
+    reasons = (*results.reasons, reason) if results.outcome == "fail" else (reason,)
+    return replace(results, verdict="FAIL", outcome="fail", reasons=reasons)
+
+
 def exit_code(results: AccuracyResults, *, strict: bool) -> int:
     """Return 1 for a failure, and under --strict for an unexplained error; else 0."""
     unexplained = results.first_unexplained_block is not None
