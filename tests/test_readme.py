@@ -124,6 +124,7 @@ def run_command(command: str, folder: Path, weights: Path) -> subprocess.Complet
     )
 
 
+@pytest.mark.extended
 def test_every_command_that_computes_runs(users_folder: Path, tiny_weights: Path) -> None:
     assert len(RUNNABLE) == 8
     codes = {}
