@@ -80,7 +80,10 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
     if parsed.modes is not None and not parsed.coverage:
         parser.error("--modes are those of the coverage: give --coverage too")
     base = mode_of(parsed.dtype, parsed.attention, strict=parsed.strict_fp32)
-    changes["modes"] = () if parsed.modes is None else parse_modes(parsed.modes, base)
+    modes = () if parsed.modes is None else parse_modes(parsed.modes, base)
+    if parsed.modes != "all" and (speed := [mode.name for mode in modes if mode.speed_only]):
+        parser.error(f"--modes: {speed[0]} is a mode of benchmark.py's ladder alone: leave it out")
+    changes["modes"] = tuple(mode for mode in modes if not mode.speed_only)
     return frozen(AccuracyOptions, parsed, **changes)
 
 

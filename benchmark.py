@@ -5,10 +5,12 @@ What is measured: synchronized forwards of one image after a warm-up that is tes
 steadiness, by the host's clock and the device's, every sample kept; then a sweep over batch
 sizes. With --modes all the same for every precision, attention and graph capture, each with its
 error against the fp32 CPU reference. What comes out: output/benchmark.json (the record),
-output/benchmark.log (what the console shows) and output/benchmark.png.
+output/benchmark.log (what the console shows), output/benchmark.png, and with --profile
+output/benchmark_trace.json.
 
     python3 benchmark.py
     python3 benchmark.py --modes all
+    python3 benchmark.py --modes bf16-compile --profile
     torchrun --nproc-per-node 2 benchmark.py
     python3 benchmark.py --baseline old.json --max-regression 10
 """
@@ -19,12 +21,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kit import distributed
 from kit.benchmark import baseline
 from kit.errors import KitError
 from kit.options import (
     PRECISIONS,
+    SUFFIXES,
     BenchmarkOptions,
     OneLineParser,
     batch_sizes,
@@ -87,6 +91,7 @@ def parse_options(argv: Sequence[str] | None = None) -> BenchmarkOptions:
         parsed,
         modes=modes,
         ladder=ladder,
+        named=parsed.modes != "all",
         dtype=modes[0].dtype,
         attention=modes[0].attention,
         # Each mode turns HF32 and TF32 off for itself.
@@ -132,9 +137,17 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--modes",
         metavar="all|NAME,...",
-        help="the speed ladder: PRECISION[-ATTENTION][-graph] with a precision of "
-        f"{', '.join(PRECISIONS)}; the first is the main mode (default: one mode, from "
-        "--dtype, --strict-fp32 and --attention, and no ladder)",
+        help="the speed ladder: PRECISION[-ATTENTION] with a precision of "
+        f"{', '.join(PRECISIONS)}, then any of {' '.join(SUFFIXES.values())} in this order; the "
+        "first is the main mode (default: one mode, from --dtype, --strict-fp32 and --attention, "
+        "and no ladder)",
+    )
+    group.add_argument(
+        "--profile",
+        action="store_true",
+        help="at the end, look into a few forwards of the main mode with torch.profiler "
+        "(torch_npu.profiler): the operators that take longest, and OUTPUT_DIR/"
+        "benchmark_trace.json for ui.perfetto.dev",
     )
     group.add_argument(
         "--budget",
@@ -207,7 +220,16 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         warnings=tuple(log.warnings),
     )
     pictures = {"benchmark.png": lambda: report.picture(record, options.lang)}
-    return Outcome(record, report.lines(record), {}, pictures, exit_code(record))
+
+    def with_profile() -> Outcome:
+        profile, trace = run.profile()
+        results = replace(record.results, profile=profile)
+        whole = replace(record, results=results, warnings=tuple(log.warnings))
+        drawn = {**pictures, "benchmark_trace.json": lambda: trace}
+        return Outcome(whole, report.profile_lines(profile), {}, drawn, exit_code(whole))
+
+    afterwards = with_profile if options.profile and not run.interrupted else None
+    return Outcome(record, report.lines(record), {}, pictures, exit_code(record), afterwards)
 
 
 def exit_code(record: BenchmarkRecord) -> int:

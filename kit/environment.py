@@ -17,22 +17,30 @@ from kit.device.device import cann_library, cpu_name
 from kit.host import readable
 from kit.records import Environment
 
+# Those that say how many threads compute, and on which cores.
+BINDING = (
+    "CPU_AFFINITY_CONF",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+)
 # Those that are known to change results or speed.
 VARIABLES = (
+    *BINDING,
     "ACL_OP_INIT_MODE",
     "ASCEND_HOME_PATH",
     "ASCEND_LAUNCH_BLOCKING",
     "ASCEND_RT_VISIBLE_DEVICES",
-    "CPU_AFFINITY_CONF",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_VISIBLE_DEVICES",
     "INF_NAN_MODE_ENABLE",
     "INF_NAN_MODE_FORCE_DISABLE",
     "LOCAL_RANK",
-    "MKL_NUM_THREADS",
     "NPU_PATCH_GELU",
     "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_NPU_ALLOC_CONF",

@@ -19,7 +19,7 @@ class OutOfDeviceMemoryError(DeviceError):
 
 
 class CaptureError(KitError):
-    """A forward cannot be captured as a graph; the device may still compute without one."""
+    """A forward cannot be captured as a graph, or compiled; the device may still compute."""
 
 
 # CANN's own codes (EZ9999, EC0010, E40021), which stand in later lines of torch_npu's messages.

@@ -27,9 +27,17 @@ DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d{1,4})?")
 LARGEST_SIZE = 8_192  # pixels; an fp32 input of this side takes 0.8 GB
 LARGEST_SEED = 2**64 - 1
 BUDGET_FACTOR = 10.0  # an error counts as explained up to this many times the expected error
+# What may follow precision and attention in a mode's name, in this order, by its field.
+SUFFIXES = {
+    "channels_last": "-channels-last",
+    "fast_math": "-fast-math",
+    "compiled": "-compile",
+    "graph": "-graph",
+    "chip_gelu": "-chip-gelu",
+}
 MODE_NAME = re.compile(
-    rf"(?P<precision>{'|'.join(PRECISIONS)})(-(?P<attention>{'|'.join(ATTENTIONS)}))?(?P<graph>-graph)?"
-    "(?P<chip_gelu>-chip-gelu)?"
+    rf"(?P<precision>{'|'.join(PRECISIONS)})(-(?P<attention>{'|'.join(ATTENTIONS)}))?"
+    + "".join(f"(?P<{field}>{suffix})?" for field, suffix in SUFFIXES.items())
 )
 
 
@@ -43,18 +51,29 @@ class Mode:
         attention: sdpa or eager.
         graph: captured once and replayed, instead of given to the device operator by operator.
         chip_gelu: with the chip's own form of GELU, which npu_patch replaces otherwise.
+        channels_last: images and convolution weights with the channels innermost in memory.
+        compiled: by torch.compile.
+        fast_math: oneDNN may round the inputs of fp32 products to bf16, on processors that can.
     """
 
     precision: Precision
     attention: Attention
     graph: bool = False
     chip_gelu: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+    fast_math: bool = False
 
     @property
     def name(self) -> str:
         """As options and reports have it, for example bf16-sdpa-graph."""
-        name = f"{self.precision}-{self.attention}" + ("-graph" if self.graph else "")
-        return name + ("-chip-gelu" if self.chip_gelu else "")
+        name = f"{self.precision}-{self.attention}"
+        return name + "".join(end for field, end in SUFFIXES.items() if getattr(self, field))
+
+    @property
+    def speed_only(self) -> bool:
+        """Whether it is a rung of benchmark.py's ladder that accuracy.py does not cover."""
+        return self.channels_last or self.compiled or self.fast_math
 
     @property
     def dtype(self) -> str:
@@ -126,6 +145,8 @@ class BenchmarkOptions(Options):
         batch_sizes: of the sweep, ascending; None doubles until nothing is gained.
         modes: at least one; the first is the main mode.
         ladder: whether the modes were asked for and are compared.
+        named: whether each of them was asked for by its name.
+        profile: look into a few forwards of the main mode at the end.
         budget: what the ladder may take, in s.
         baseline: an earlier record to compare with.
         max_regression: in percent, by which nothing may be slower than the baseline.
@@ -137,6 +158,8 @@ class BenchmarkOptions(Options):
     batch_sizes: tuple[int, ...] | None
     modes: tuple[Mode, ...]
     ladder: bool
+    named: bool
+    profile: bool
     budget: float
     baseline: Path | None
     max_regression: float
@@ -204,7 +227,8 @@ def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
     Args:
         text: `all`, or names with commas between them; a name without an attention takes the
             base mode's.
-        base: the mode of the other options; `all` begins with it.
+        base: the mode of the other options; `all` begins with it and ends with what is compiled,
+            which takes longest.
 
     Raises:
         KitError: for a name that is no mode.
@@ -219,7 +243,13 @@ def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
         for graph in (False, True)
     ]
     chips = (replace(base, graph=graph, chip_gelu=True) for graph in (False, True))
-    return tuple(dict.fromkeys((base, *every, *chips)))
+    plain = [Mode(_precision(dtype), base.attention) for dtype in DTYPES]
+    rungs = [
+        replace(plain[0], fast_math=True),
+        *(replace(mode, channels_last=True) for mode in plain),
+        *(replace(mode, compiled=True) for mode in plain),
+    ]
+    return tuple(dict.fromkeys((base, *every, *chips, *rungs)))
 
 
 def _parse_mode(name: str, base: Mode) -> Mode:
@@ -230,8 +260,8 @@ def _parse_mode(name: str, base: Mode) -> Mode:
             "strict-fp32-eager, fp16-sdpa-graph with commas between them"
         )
     attention = next((a for a in ATTENTIONS if a == match["attention"]), base.attention)
-    graph, chip_gelu = bool(match["graph"]), bool(match["chip_gelu"])
-    return Mode(_precision(match["precision"]), attention, graph, chip_gelu)
+    ends = {field: bool(match[field]) for field in SUFFIXES}
+    return Mode(_precision(match["precision"]), attention, **ends)
 
 
 def _precision(text: str) -> Precision:

@@ -443,7 +443,7 @@ class Harness:
 class LadderRow:
     """One mode: its speed, what it costs, and its error against the fp32 CPU reference."""
 
-    mode: str = described("PRECISION-ATTENTION, with -graph where it was captured.")
+    mode: str = described("PRECISION-ATTENTION and what --modes appends to it, such as -graph.")
     dtype: str = described("Compute type: fp32, bf16 or fp16.")
     strict_fp32: bool = described("Whether HF32 and TF32 were off.")
     attention: str = described("sdpa or eager.")
@@ -467,6 +467,18 @@ class LadderRow:
     bits_equal_eager: bool | None = described(
         "Whether a replay's features equal the eager forward's to the last bit, for two images; "
         "null without graph capture."
+    )
+    channels_last: bool = described(
+        "Whether images and convolution weights lay with the channels innermost.", default=False
+    )
+    compiled: bool = described("Whether torch.compile made its code.", default=False)
+    fast_math: bool = described(
+        "Whether oneDNN rounded the inputs of fp32 products to bf16.", default=False
+    )
+    compile_ms: float | None = described(
+        "The first call at batch 1, in which torch.compile works, in ms, beside what is timed; "
+        "null without it.",
+        default=None,
     )
 
 
@@ -539,6 +551,43 @@ class Regression:
 
 
 @record_type
+class ProfiledOperator:
+    """One operator in the profile."""
+
+    name: str = described("As torch names it, or the kernel on an NPU and in a graph.")
+    share: float = described("Of the time of all operators.")
+    calls: float = described("In one forward.")
+    time_ms: float = described("In one forward, without the operators that it calls, in ms.")
+
+
+@record_type
+class Profile:
+    """Where the time of some forwards of the main mode goes, at batch 1, under a profiler."""
+
+    profiler: Literal["torch.profiler", "torch_npu.profiler"] = described("What looked.")
+    side: Literal["device", "host"] = described(
+        "Whether the operators' times are the device's, or the host's: on the CPU, and where "
+        "nothing is known of the device."
+    )
+    forwards: int = described("How many were profiled.")
+    batch_size: int = described("Images in the batch.")
+    wall_ms: float = described("One of them by the clock, profiled, in ms.")
+    profiled_ms: float | None = described(
+        "The same by the profiler: all it saw of the host; null for torch_npu.profiler."
+    )
+    operators_ms: float = described("In operators, of one forward, in ms.")
+    busy_share: float = described(
+        "Of wall_ms, in which the device computed; the host in operators where side is 'host'."
+    )
+    launches_per_forward: float | None = described(
+        "Kernels that the device was given for one forward, 1 for a graph; null where side is "
+        "'host'."
+    )
+    operators: tuple[ProfiledOperator, ...] = described("The ten that take longest.")
+    problem: str | None = described("Why nothing is known of the device; else null.")
+
+
+@record_type
 class BenchmarkResults:
     """What benchmark.py found."""
 
@@ -561,6 +610,13 @@ class BenchmarkResults:
         "Of the batch size with the highest total throughput; null with one process."
     )
     regression: Regression | None = described("The comparison; null without --baseline.")
+    fastest_passing_command: str | None = described(
+        "The command that runs fastest_passing_mode as this run did; null without one.",
+        default=None,
+    )
+    profile: Profile | None = described(
+        "Where a forward's time goes; null without --profile.", default=None
+    )
 
 
 @whole_record

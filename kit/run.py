@@ -38,6 +38,8 @@ class Outcome:
         pictures: what draws each picture, by its name in the output folder; called when the
             record is on the disk.
         exit_code: 0, 1 for a failed verdict, or 130 for a partial result after Ctrl-C.
+        afterwards: measures what is not worth the record, which is on the disk by then; what it
+            returns takes this outcome's place, and its report follows this one's.
     """
 
     record: Record
@@ -45,6 +47,7 @@ class Outcome:
     files: Mapping[Path, bytes] = field(default_factory=dict)
     pictures: Mapping[str, Draw] = field(default_factory=dict)
     exit_code: int = EXIT_PASSED
+    afterwards: Callable[[], "Outcome"] | None = None
 
 
 Run = Callable[[AnyOptions, output.RunLog], Outcome]
@@ -179,6 +182,12 @@ def write(options: Options, log: output.RunLog, outcome: Outcome, written: list[
     written += [record, text_log]
     for line in outcome.report:
         log.line(line)
+    if outcome.afterwards is not None:
+        with warned(log, "No profile"):
+            outcome = outcome.afterwards()
+            output.publish({record: encode(outcome.record)})
+            for line in outcome.report:
+                log.line(line)
     for path, content in outcome.files.items():
         output.publish({path: content})
         written.append(path)

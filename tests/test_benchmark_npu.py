@@ -75,8 +75,9 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
     command = arguments(
-        tmp_path, tiny_weights, photo, "--iterations", "10", "--modes", LADDER, "--size", "32"
-    )
+        tmp_path, tiny_weights, photo, "--iterations", "10", "--size", "32",
+        "--modes", f"{LADDER},fp32-sdpa-compile", "--profile",
+    )  # fmt: skip
     done = run(npu_host, command, FAKECANN_ASYNC="1")
     assert done.returncode == 0, done.stderr
     record = record_of(tmp_path)
@@ -84,7 +85,14 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
     rungs = {row["mode"]: row for row in results["ladder"]}
     assert record["device"]["type"] == "npu"
     assert list(rungs) == LADDER.split(",")
-    assert results["skipped_modes"] == []
+    (compiled,) = results["skipped_modes"]
+    assert compiled["mode"] == "fp32-sdpa-compile"
+    assert compiled["reason"].startswith("torch.compile is off under npu_patch")
+    # CANN's profiler is not emulated: the host's part stands alone, with torch_npu's own words.
+    profile = results["profile"]
+    assert (profile["side"], len(profile["operators"])) == ("host", 10)
+    assert "PROF" in profile["problem"]
+    assert (tmp_path / "benchmark_trace.json").stat().st_size > 10_000
     assert {row["verdict"] for row in rungs.values()} == {"PASS"}
     for mode, row in rungs.items():
         assert row["memory"]["device_peak_bytes"] > 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import accuracy
 import benchmark
 from kit.errors import KitError
 from kit.options import Mode
@@ -35,6 +36,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         (["--batch-sizes", "2,1,2"], "'2,1,2' names a batch size twice"),
         (["--modes", "fp64"], "'fp64' is no mode"),
         (["--modes", "bf16-graph-sdpa"], "'bf16-graph-sdpa' is no mode"),
+        (["--modes", "bf16-graph-compile"], "'bf16-graph-compile' is no mode"),
         (["--modes", ""], "'' is no mode"),
         (["--max-regression", "10"], "--max-regression needs --baseline"),
         (["--baseline", "x.json", "--max-regression", "-5"], "'-5' is not a number of percent"),
@@ -81,13 +83,32 @@ def test_without_modes_the_shared_options_say_the_one_mode() -> None:
     assert strict.dtype == "fp32"
 
 
-def test_all_modes_are_eighteen_and_begin_with_the_shared_options_own() -> None:
+def test_all_modes_begin_with_the_shared_options_own_and_end_with_what_is_compiled() -> None:
     arguments = benchmark.parse_options(["--modes", "all", "--dtype", "bf16"])
     names = [mode.name for mode in arguments.modes]
     assert names[:3] == ["bf16-sdpa", "fp32-sdpa", "fp32-sdpa-graph"]
-    assert len(names) == len(set(names)) == 18
-    assert names[-2:] == ["bf16-sdpa-chip-gelu", "bf16-sdpa-graph-chip-gelu"]
-    assert {"strict-fp32-eager-graph", "fp16-sdpa"} <= set(names)
+    assert len(names) == len(set(names)) == 25
+    assert names[16:19] == [
+        "bf16-sdpa-chip-gelu", "bf16-sdpa-graph-chip-gelu", "fp32-sdpa-fast-math",
+    ]  # fmt: skip
+    assert names[-3:] == [f"{dtype}-sdpa-compile" for dtype in ("fp32", "bf16", "fp16")]
+    assert {"strict-fp32-eager-graph", "fp16-sdpa", "bf16-sdpa-channels-last"} <= set(names)
+    assert not arguments.named
+
+
+def test_a_mode_has_each_part_that_its_name_has() -> None:
+    arguments = benchmark.parse_options(["--modes", "fp32-channels-last-fast-math-compile-graph"])
+    expected = Mode("fp32", "sdpa", graph=True, channels_last=True, compiled=True, fast_math=True)
+    assert arguments.modes == (expected,)
+    assert expected.name == "fp32-sdpa-channels-last-fast-math-compile-graph"
+    assert arguments.named
+
+
+def test_accuracy_leaves_the_modes_of_the_ladder_alone_out() -> None:
+    names = [mode.name for mode in accuracy.parse_options(["--coverage", "--modes", "all"]).modes]
+    assert len(names) == 18
+    with pytest.raises(KitError, match=r"bf16-sdpa-compile is a mode of benchmark\.py's ladder"):
+        accuracy.parse_options(["--coverage", "--modes", "fp32,bf16-compile"])
 
 
 def test_a_mode_without_an_attention_takes_the_shared_options_own() -> None:

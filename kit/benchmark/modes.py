@@ -2,17 +2,31 @@
 
 import contextlib
 import copy
+import functools
+import importlib.util
 import math
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
-from kit.device.arithmetic import CHIPS_GELU, OwnGelu, found
-from kit.device.device import device_errors, require_dtype, strict_fp32
+from kit.device.arithmetic import CHIPS_GELU, Operators, OwnGelu, Probe, found
+from kit.device.device import (
+    Device,
+    device_errors,
+    fast_math,
+    require_dtype,
+    strict_fp32,
+    synchronize,
+)
 from kit.device.meters import PeakMemory, capture
+from kit.errors import CaptureError
 from kit.model import model as models
 from kit.model.model import Features, forward
 from kit.model.setup import Setup, model_input, move_model, places
@@ -23,7 +37,9 @@ from kit.records import DeviceInfo, LadderRow, Latency, Memory, SkippedMode, Thr
 Call = Callable[[], Features]
 
 
-def missing(mode: Mode, setup: Setup, device: DeviceInfo, own_gelu: OwnGelu | None) -> str | None:
+def missing(
+    mode: Mode, setup: Setup, device: DeviceInfo, own_gelu: OwnGelu | None, *, named: bool
+) -> str | None:
     """Return why the device or the model does not have a mode; None where it may.
 
     Args:
@@ -31,6 +47,7 @@ def missing(mode: Mode, setup: Setup, device: DeviceInfo, own_gelu: OwnGelu | No
         setup: of the run.
         device: its part of the record, as far as it is known.
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
+        named: whether the mode was asked for by its name, and not with all others.
     """
     if mode.chip_gelu and own_gelu is None:
         return "GELU is the device's own in every mode"
@@ -46,6 +63,49 @@ def missing(mode: Mode, setup: Setup, device: DeviceInfo, own_gelu: OwnGelu | No
             return "the CPU computes fp32 without HF32 or TF32: the same as fp32"
     if mode.attention == "eager" and not models.has_attention(setup.model.config):
         return "the model has no attention"
+    return missing_rung(mode, setup.device, named=named) if mode.speed_only else None
+
+
+def missing_rung(mode: Mode, device: Device, *, named: bool) -> str | None:
+    """Return why a mode that only the ladder has is not measured; None where it may be."""
+    reason = without_fast_math(mode, device) if mode.fast_math else None
+    if reason is None and mode.compiled:
+        reason = without_compiler(device)
+    if reason is None and not mode.fast_math and not named and device.type != "cuda":
+        return "measured where --modes names it"
+    return reason
+
+
+def without_fast_math(mode: Mode, device: Device) -> str | None:
+    """Return why oneDNN's fast-math changes nothing in a mode; None where it does."""
+    if device.type != "cpu":
+        return "oneDNN's fast-math is the CPU's"
+    if mode.precision != "fp32":
+        return "oneDNN's fast-math is for products in fp32"
+    if products_with_fast_math(device) == "fp32":
+        return "this processor's products stay in fp32 with oneDNN's fast-math: the same as fp32"
+    return None
+
+
+@functools.cache
+def products_with_fast_math(device: Device) -> str:
+    """Return what the CPU's fp32 products compute in with oneDNN's fast-math, measured."""
+    with fast_math(active=True):
+        return Probe(device, torch.float32, Operators()).matmul().found
+
+
+def without_compiler(device: Device) -> str | None:
+    """Return why torch.compile makes no code for a device; None where it may."""
+    if device.type == "npu":
+        return "torch.compile is off under npu_patch: torch_npu brings no Triton for the NPU"
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        return "TORCH_COMPILE_DISABLE=1 turns torch.compile off"
+    if device.type == "cuda":
+        has_triton = importlib.util.find_spec("triton") is not None
+        return None if has_triton else "torch.compile needs Triton here: pip install triton"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler, and {compiler} is not found: install it"
     return None
 
 
@@ -82,6 +142,8 @@ class ModeRunner:
         images: what batches are made of.
         move_ms: how long it took to move the model, in ms.
         peaks: of the device's memory, from before the move on.
+        called: the model, or what torch.compile made of it.
+        compile_ms: by batch size, how long the first call took, in ms; empty without compilation.
     """
 
     setup: Setup
@@ -90,6 +152,8 @@ class ModeRunner:
     images: Images
     move_ms: float
     peaks: PeakMemory
+    called: PreTrainedModel
+    compile_ms: dict[int, float] = field(default_factory=dict)
 
     def input(self, batch_size: int, log: RunLog | None = None) -> torch.Tensor:
         """Return a batch of the images, on the device and in the mode's dtype.
@@ -97,7 +161,8 @@ class ModeRunner:
         Raises:
             KitError, DeviceError: as model_input does.
         """
-        return model_input(self.setup, self.images.pixels[self.images.places(batch_size)], log)
+        batch = model_input(self.setup, self.images.pixels[self.images.places(batch_size)], log)
+        return laid_out(batch) if self.mode.channels_last else batch
 
     @contextlib.contextmanager
     def forwards(self, pixel_values: torch.Tensor) -> Iterator[Call]:
@@ -107,20 +172,51 @@ class ModeRunner:
         the features are overwritten by the next call.
 
         Raises:
-            DeviceError: where the capture fails.
+            CaptureError: where the capture or the compilation fails.
+            DeviceError: where the device fails.
         """
 
-        def eager() -> Features:
-            return forward(self.model, pixel_values)
+        def call() -> Features:
+            return forward(self.called, pixel_values)
 
+        if self.mode.compiled:
+            self.compile(call, len(pixel_values))
         if not self.mode.graph:
-            yield eager
+            yield call
             return
-        captured = capture(self.setup.device, eager, f"{self.mode.name}, batch {len(pixel_values)}")
+        captured = capture(self.setup.device, call, f"{self.mode.name}, batch {len(pixel_values)}")
         try:
             yield captured
         finally:
             captured.release()
+
+    def compile(self, call: Call, batch_size: int) -> None:
+        """Make the first call for a batch size, in which torch.compile works, and time it.
+
+        Raises:
+            CaptureError: where the compilation fails, or nothing is compiled.
+            DeviceError: where the device fails.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # a second, and few modes need it
+        from torch._dynamo.utils import counters
+
+        name = f"{self.mode.name}, batch {batch_size}"
+        before, start = counters["stats"]["unique_graphs"], time.perf_counter()
+        with device_errors(f"compiling {name}"):
+            try:
+                call()
+            except TorchDynamoException as error:
+                words = " ".join(str(error).split())[:200]
+                raise CaptureError(f"{name} cannot be compiled: {words}") from error
+            synchronize(self.setup.device)
+        if not self.compile_ms and counters["stats"]["unique_graphs"] == before:
+            raise CaptureError(f"{name} cannot be compiled: torch.compile found nothing to compile")
+        self.compile_ms[batch_size] = (time.perf_counter() - start) * 1e3
+
+
+def laid_out(batch: torch.Tensor) -> torch.Tensor:
+    """Return images, batch x 3 x rows x columns, with the channels innermost in memory."""
+    return batch.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
@@ -143,14 +239,22 @@ def run_mode(
     dtype = require_dtype(setup.device, mode.dtype)
     with device_errors(f"making room for {mode.name}"):
         peaks = PeakMemory(setup.device)
-    with strict_fp32(mode.strict):
+    with strict_fp32(mode.strict), fast_math(mode.fast_math):
         model = copy.deepcopy(setup.model) if keep else setup.model
         models.use_attention(model, mode.attention)
         start = time.perf_counter()
         moved = replace(setup, dtype=dtype, model=model)
         model = move_model(moved, log)
+        if mode.channels_last:
+            with device_errors(f"laying out the weights of {mode.name}"):
+                model.to(memory_format=torch.channels_last)
         move_ms = (time.perf_counter() - start) * 1e3
-        yield ModeRunner(moved, mode, model, images, move_ms, peaks)
+        called = cast(PreTrainedModel, torch.compile(model)) if mode.compiled else model
+        try:
+            yield ModeRunner(moved, mode, model, images, move_ms, peaks, called)
+        finally:
+            if mode.compiled:
+                torch.compiler.reset()  # what was compiled counts against the next mode's limit
 
 
 # ---- The ladder's rows ---------------------------------------------------------------------------
@@ -178,6 +282,10 @@ def ladder_row(
         strict_fp32=mode.strict,
         attention=mode.attention,
         graph=mode.graph,
+        channels_last=mode.channels_last,
+        compiled=mode.compiled,
+        fast_math=mode.fast_math,
+        compile_ms=runner.compile_ms.get(1),
         latency=latency,
         throughput=tuple(sweep),
         best_throughput_ips=best.throughput_ips if best else None,

@@ -8,13 +8,16 @@ from kit.accuracy.limits import LIMITS
 from kit.benchmark.baseline import comparison
 from kit.benchmark.modes import together
 from kit.device.device import LABELS
+from kit.environment import BINDING
 from kit.language import png
 from kit.output import RULE
 from kit.records import (
     BenchmarkRecord,
     BenchmarkResults,
+    Environment,
     LadderRow,
     Latency,
+    Profile,
     Ranks,
     Regression,
     RowCheck,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 THIN_RULE = "-" * len(RULE)
 NEEDED = {f"p{p}_ms": samples_needed(p) for p in PERCENTILES} | {"stddev_ms": 2}
 MIB = 1 << 20
+LONGEST_NAME = 52  # of an operator; a GPU's kernels have longer ones
 PANEL_INCHES = (5.2, 4.2)
 DPI = 120
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#7f7f7f"
@@ -52,7 +56,7 @@ def lines(record: BenchmarkRecord) -> list[str]:
         found += [THIN_RULE, *regression_lines(results.regression)]
     found.append(RULE)
     if results.ladder or results.skipped_modes:
-        found += ladder_lines(results, record.device.type == "cpu")
+        found += ladder_lines(record)
     return found
 
 
@@ -132,6 +136,22 @@ def phase_lines(results: BenchmarkResults) -> list[str]:
     return found
 
 
+def profile_lines(profile: Profile) -> list[str]:
+    """Return where a forward's time goes: the operators that take longest, and how busy it was."""
+    width = min(max((len(one.name) for one in profile.operators), default=8), LONGEST_NAME)
+    found = [RULE, f"Profile of {profile.forwards} forwards ({profile.profiler})", RULE]
+    found.append(f"{'operator':<{width}}  {'share':>6}  {'calls':>7}  {'ms':>8}")
+    found += [
+        f"{one.name[:width]:<{width}}  {one.share:>6.1%}  {one.calls:>7.1f}  {one.time_ms:>8.3f}"
+        for one in profile.operators
+    ]
+    who = "the device computed" if profile.side == "device" else "the host was in operators"
+    words = f"one forward: {profile.wall_ms:.2f} ms, of which {who} {profile.busy_share:.0%}"
+    if profile.launches_per_forward is not None:
+        words += f"; {profile.launches_per_forward:.0f} launches"
+    return [*found, words, RULE]
+
+
 def rank_lines(ranks: Ranks) -> list[str]:
     """Return each rank's latency, and all ranks' throughput."""
     found = [
@@ -164,8 +184,9 @@ def regression_lines(regression: Regression) -> list[str]:
     return found
 
 
-def ladder_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
-    """Return the ladder, the modes that are missing, and the line that it ends with."""
+def ladder_lines(record: BenchmarkRecord) -> list[str]:
+    """Return the ladder, the modes that are missing, and the lines that it ends with."""
+    results = record.results
     width = max((len(row.mode) for row in results.ladder), default=4)
     found = ["Speed Ladder", RULE]
     found.append(
@@ -174,7 +195,24 @@ def ladder_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
     )
     found += [ladder_line(row, width) for row in results.ladder]
     found += [f"not measured: {words}" for words in together(results.skipped_modes)]
-    return [*found, RULE, *last_lines(results, on_cpu)]
+    found += [RULE, conditions(record.environment)]
+    found += last_lines(results, record.device.type == "cpu")
+    if results.fastest_passing_command is not None:
+        found.append(f"Run it with: {results.fastest_passing_command}")
+    return found
+
+
+def conditions(environment: Environment) -> str:
+    """Return the host's threads and cores, and what was set for them."""
+    found = f"Host: {environment.cpu_threads} threads"
+    if environment.cpu_affinity is not None:
+        found += f" on cores {environment.cpu_affinity}"
+    if environment.numa_nodes:
+        found += f" of NUMA nodes {', '.join(map(str, environment.numa_nodes))}"
+    set_to = [
+        f"{name}={environment.variables[name]}" for name in BINDING if name in environment.variables
+    ]
+    return "; ".join([found, *set_to])
 
 
 def ladder_line(row: LadderRow, width: int) -> str:
@@ -192,8 +230,10 @@ def ladder_line(row: LadderRow, width: int) -> str:
         if row.within_published_limits or row.verdict == "FAIL"
         else f"{row.verdict} ({row.dtype}'s limits, beyond the published 1 %)",
     )
-    differs = " (not the eager forward's bits)" if row.bits_equal_eager is False else ""
-    return "  ".join(cells) + differs
+    notes = " (not the eager forward's bits)" if row.bits_equal_eager is False else ""
+    if row.compile_ms is not None:
+        notes += f" (compiled in {row.compile_ms / 1e3:.1f} s)"
+    return "  ".join(cells) + notes
 
 
 def shown(value: float | None, spec: str) -> str:

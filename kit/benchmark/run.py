@@ -1,13 +1,14 @@
 """A run of benchmark.py: each mode's first forward, latency, features and sweep."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from kit import statistics
-from kit.benchmark import measure, modes
+from kit.benchmark import measure, modes, profile
 from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Call, ModeRunner, run_mode
@@ -29,6 +30,7 @@ from kit.records import (
     Latency,
     Memory,
     Phases,
+    Profile,
     RankLatency,
     Ranks,
     RowStatus,
@@ -142,6 +144,24 @@ class Run:
             self.interrupted = True
             self.log.warning("Interrupted: what was measured is kept and marked partial")
 
+    def profile(self) -> tuple[Profile, bytes]:
+        """Return where a forward of the main mode spends its time, and the trace as JSON.
+
+        Raises:
+            KitError: where the device fails.
+        """
+        mode = self.options.modes[0]
+        self.log.info(f"Profiling {mode.name}...")
+        with (
+            self.running(mode) as runner,
+            runner.forwards(runner.input(1)) as call,
+            device_errors(f"profiling {mode.name}"),
+        ):
+            found, trace = profile.measure(self.setup.device, call, graph=mode.graph)
+        if found.problem is not None:
+            self.log.warning(f"The profile has the host's part alone: {found.problem}")
+        return found, trace
+
     def available(self, asked: list[Mode]) -> list[Mode]:
         """Return the modes that the device may have; name the others in one line."""
         reasons = {mode: reason for mode in asked if (reason := self.missing(mode))}
@@ -153,7 +173,8 @@ class Run:
 
     def missing(self, mode: Mode) -> str | None:
         """Return why the device does not have a mode, as far as it is known now."""
-        return modes.missing(mode, self.setup, self.device, self.own_gelu)
+        named = self.options.named
+        return modes.missing(mode, self.setup, self.device, self.own_gelu, named=named)
 
     def gelu_of(self, mode: Mode) -> AbstractContextManager[object]:
         """Return the context in which GELU has the mode's form."""
@@ -223,6 +244,10 @@ class Run:
             KeyboardInterrupt: on Ctrl-C.
         """
         with self.passing_over(mode), self.running(mode) as runner:
+            if mode.compiled and not self.time.left_s():
+                raise KitError(
+                    f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
+                )
             self.log.info(f"Measuring {mode.name}...")
             pixel_values = runner.input(1)
             with runner.forwards(pixel_values) as call:
@@ -308,17 +333,20 @@ class Run:
             at_1 = next((r for r in self.results.ladder if r.mode == runner.mode.name), None)
             if at_1 is not None:
                 row = modes.ladder_row(runner, at_1.latency, rows, at_1.bits_equal_eager)
-                self.climb(replace(row, memory=modes.larger(at_1.memory, row.memory)))
+                memory = modes.larger(at_1.memory, row.memory)
+                self.climb(replace(row, memory=memory, compile_ms=at_1.compile_ms))
             self.keep_scaling(sweep.scaling)
 
     def climb(self, row: LadderRow) -> None:
         """Put a mode into the ladder, in its old place where it has one."""
         rows = {one.mode: one for one in self.results.ladder} | {row.mode: row}
         ladder = tuple(rows.values())
+        fastest = modes.fastest(ladder, published=False)
         self.results = replace(
             self.results,
             ladder=ladder,
-            fastest_passing_mode=modes.fastest(ladder, published=False),
+            fastest_passing_mode=fastest,
+            fastest_passing_command=fastest and command(self.options, fastest),
             fastest_published_mode=modes.fastest(ladder, published=True),
         )
 
@@ -632,6 +660,16 @@ class Sweep:
         """Return whether one of the last two doublings raised the throughput by GAIN."""
         speeds = [r.throughput_ips or 0.0 for r in self.rows]
         return len(speeds) < 3 or max(speeds[-2:]) > GAIN * max(speeds[:-2])
+
+
+def command(options: BenchmarkOptions, mode: str) -> str:
+    """Return the command that runs a mode alone, with a run's model, image and device."""
+    words = ["python3", "benchmark.py", "--modes", mode]
+    for option in ("device", "weights", "image", "size", "seed"):
+        value = getattr(options, option)
+        if value not in (None, "auto", 0):
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 def doubling() -> list[int]:

@@ -196,6 +196,23 @@ def strict_fp32(active: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def fast_math(active: bool) -> Iterator[None]:
+    """Let oneDNN round the inputs of fp32 products to bf16 within the block, where `active`.
+
+    Only processors with fast products in bf16 do so (torch.set_float32_matmul_precision).
+    """
+    if not active:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
 def reduced_fp32(*, matmul: bool, convolution: bool) -> Iterator[None]:
     """Set TF32 (on an NPU: HF32) for each of the two within the block, and restore it after."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -210,7 +227,7 @@ def reduced_fp32(*, matmul: bool, convolution: bool) -> Iterator[None]:
 def float_modes(device: Device) -> tuple[Products, Products]:
     """Return what fp32 (matrix products, convolutions) are set to compute with now."""
     if device.type == "cpu":
-        return "fp32", "fp32"
+        return "bf16" if torch.get_float32_matmul_precision() == "medium" else "fp32", "fp32"
     reduced: Products = "hf32" if device.type == "npu" else "tf32"
     return (
         reduced if torch.backends.cuda.matmul.allow_tf32 else "fp32",

@@ -4,6 +4,7 @@ A captured call is recorded on the device once and replayed at next to no host c
 npu_patch torch.cuda.graph captures an NPUGraph.
 """
 
+import contextlib
 import re
 import sys
 import time
@@ -144,6 +145,16 @@ class PeakMemory:
             device_peak_bytes=max(self._tensors, default=None),
             device_reserved_peak_bytes=max(self._reserved, default=None),
         )
+
+
+def npu_profiler(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Return a context whose work torch_npu's profiler writes down below a folder, once it ends."""
+    profiler = sys.modules["torch_npu"].profiler
+    found: contextlib.AbstractContextManager[object] = profiler.profile(
+        activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU],
+        on_trace_ready=profiler.tensorboard_trace_handler(str(folder)),
+    )
+    return found
 
 
 CALLS_BEFORE_CAPTURE = 2  # libraries make their workspaces and choose their kernels in these
