@@ -395,7 +395,7 @@ def _patch_problem() -> Status | None:
         if numbers != sorted(set(numbers)):
             reason = f"{_VISIBLE}={visible} hides every NPU"
             return Status("no_device", reason, "Its numbers must ascend, as in 0,1.")
-        reason = "torch_npu and CANN are here, but no NPU answers"
+        reason = "torch_npu and CANN are installed, but no NPU is available"
         return Status("no_device", reason, _FIND_NPU)
     return None
 
@@ -550,7 +550,7 @@ def _do_all() -> Status:
     except BaseException:
         _undo_all()
         raise
-    return Status("applied", "torch_npu, CANN and an NPU answer", _age_problem(), gelu)
+    return Status("applied", "torch_npu, CANN and an NPU are available", _age_problem(), gelu)
 
 
 def _undo_all() -> None:

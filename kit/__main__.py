@@ -110,6 +110,8 @@ def parse(argv: Sequence[str]) -> tuple[Options, dict[str, list[str]]]:
         parser.parse_args(["--help"])
     if distributed.place().world_size > 1:
         raise KitError("torchrun starts one script on all devices: give it that script, not -m kit")
+    if "--coverage" not in argv:
+        known["accuracy.py"].discard("--modes")  # which are its coverage's: benchmark.py's alone
     arguments = shared_out(argv, known)
     options = [module.parse_options(arguments[script]) for script, module in SCRIPTS.items()]
     return options[0], arguments

@@ -72,9 +72,40 @@ def chinese_font() -> str | None:
     return next((name for name in CHINESE_FONTS if name in names), None)
 
 
+# What a {} of a phrase stands for.
+VALUE = r"(\([^()]{0,99}\)|`[^`]{0,99}`|\S{1,200}?(?: \([^()]{0,99}\))??)"
+FULL_WIDTH = str.maketrans({",": "，", ":": "：", ";": "；"})
+BESIDE_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff）])[,:;] ?|[,:;] (?=[\u4e00-\u9fff（])| +(?=（)")
+
+
 def translated(text: str, language: str) -> str:
-    """Return a text of a picture or a record with its phrases, as whole words, in a language."""
-    words = load_words(language)
-    phrases = sorted(words["phrases"], key=len, reverse=True)  # the longest first
-    pattern = rf"(?<![\w./-])(?:{'|'.join(map(re.escape, phrases))})(?![\w/-])"
-    return re.sub(pattern, lambda found: str(words["phrases"][found.group()]), text)
+    """Return a text of a picture or a record, which are in English, in a language.
+
+    words/phrases.json has what the kit says. A {} in it is a name or a number of any message; what
+    is not in it, such as the words of a device's own error, stays as it is.
+    """
+    if language != "zh":
+        return text
+    whole, phrases = known_phrases()
+
+    def chinese(found: re.Match[str]) -> str:
+        pattern, words = phrases[found.lastgroup or ""]
+        values = pattern.fullmatch(found.group())
+        assert values is not None  # it has matched as a part of the whole
+        return words.format(*values.groups())
+
+    found = whole.sub(chinese, text)
+    return BESIDE_CHINESE.sub(lambda mark: mark.group().strip().translate(FULL_WIDTH), found)
+
+
+@cache
+def known_phrases() -> tuple[re.Pattern[str], dict[str, tuple[re.Pattern[str], str]]]:
+    """Return a pattern of every phrase, as whole words, and by its groups' names each by itself."""
+    words: dict[str, str] = json.loads((WORDS / "phrases.json").read_text(encoding="utf-8"))
+    single = {
+        f"phrase{number}": (re.escape(phrase).replace(r"\{\}", VALUE), words[phrase])
+        for number, phrase in enumerate(sorted(words, key=len, reverse=True))  # the longest first
+    }
+    any_of = "|".join(f"(?P<{name}>{pattern})" for name, (pattern, _) in single.items())
+    whole = re.compile(rf"(?<![\w./-])(?:{any_of})(?![\w/-]|\.\w)")
+    return whole, {name: (re.compile(one), chinese) for name, (one, chinese) in single.items()}

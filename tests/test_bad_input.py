@@ -1,4 +1,4 @@
-"""Bad input: one line on stderr with the value and the mend, exit code 2, nothing written."""
+"""Bad input: one line on stderr with the value and how to fix it, exit code 2, nothing written."""
 
 import errno
 import json

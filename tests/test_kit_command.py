@@ -92,6 +92,15 @@ def test_an_option_goes_to_every_script_that_knows_it(tmp_path: Path) -> None:
     ]
 
 
+def test_modes_are_the_benchmarks_unless_a_coverage_is_asked_for() -> None:
+    for coverage, takers in (
+        ([], ["benchmark.py"]),
+        (["--coverage"], ["benchmark.py", "accuracy.py"]),
+    ):
+        _, arguments = command.parse(["--modes", "fp32-sdpa", *coverage])
+        assert [script for script, words in arguments.items() if "--modes" in words] == takers
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -177,7 +177,7 @@ def test_a_nan_from_one_operator_is_no_result(host: Host) -> None:
     assert list(host.folder.iterdir()) == []
 
 
-def test_device_memory_that_runs_out_is_one_line_with_the_mend(host: Host) -> None:
+def test_device_memory_that_runs_out_is_one_line_with_the_fix(host: Host) -> None:
     done = host.infer("--size", "1024", environment={"FAKECANN_HBM_GIB": "0.02"})
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2

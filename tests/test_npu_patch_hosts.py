@@ -87,10 +87,10 @@ def test_cann_absent_names_the_library_and_how_to_load_it(tmp_path: Path) -> Non
     error = "libhccl.so: cannot open shared object file: No such file or directory"
     fake = _fake_torch_npu(tmp_path, _torch_version(), f"raise ImportError({error!r})\n")
     done = _run(SURVIVES, fake)
-    state, reason, mend = _state(done)
+    state, reason, fix = _state(done)
     assert state == "cann_absent"
     assert "libhccl.so" in reason
-    assert "set_env.sh" in mend
+    assert "set_env.sh" in fix
     assert "NPU monkey-patch not applied: torch_npu does not find CANN (libhccl.so)" in done.stderr
 
 
@@ -112,10 +112,10 @@ def test_a_child_process_is_safe_too(tmp_path: Path) -> None:
 def test_the_wrong_pair_is_named_and_not_imported(tmp_path: Path) -> None:
     fake = _fake_torch_npu(tmp_path, "2.1.0.post3", "raise SystemExit('imported')\n")
     done = _run(SURVIVES, fake)
-    state, reason, mend = _state(done)
+    state, reason, fix = _state(done)
     assert state == "version_mismatch"
     assert reason.startswith("torch-npu 2.1.0.post3 is not made for torch ")
-    assert f"pip install --no-deps 'torch-npu=={_torch_version()}.*'" in mend
+    assert f"pip install --no-deps 'torch-npu=={_torch_version()}.*'" in fix
 
 
 def test_a_post_number_and_a_local_part_still_pair(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_a_torch_npu_that_breaks_in_another_way_is_one_line(tmp_path: Path, erro
     source = f"import torch_npu.half\nraise {error}\n"
     fake = _fake_torch_npu(tmp_path, _torch_version(), source)
     (fake / "torch_npu" / "half.py").write_text("")
-    state, reason, mend = _state(_run(SURVIVES, fake))
+    state, reason, fix = _state(_run(SURVIVES, fake))
     assert state == "torch_npu_broken"
     assert "line two" not in reason
-    assert "python3 -m npu_patch" in mend
+    assert "python3 -m npu_patch" in fix
 
 
 def test_torch_absent_is_a_state_and_not_an_error(tmp_path: Path) -> None:

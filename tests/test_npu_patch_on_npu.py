@@ -125,7 +125,7 @@ def test_transfer_to_npu_active_already_is_said_and_left_alone(npu_host: Emulate
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_no_device_is_a_state_with_a_mend(npu_host: EmulatedNpu) -> None:
+def test_no_device_is_a_state_with_a_fix(npu_host: EmulatedNpu) -> None:
     done = npu_host.run_code(
         "import npu_patch, torch, transformers\n"
         "status = npu_patch.status()\n"

@@ -104,7 +104,7 @@ class Checks:
 def shown(value: object) -> str:
     """Return a value for a sentence, as JSON has it where that is short."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}".replace("inf", "∞")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple):

@@ -1,6 +1,6 @@
 """What the records of an output folder prove together: validated, failed, or incomplete and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -124,12 +124,12 @@ def say(words: Words, key: str, **values: object) -> str:
     return str(words[key]).format(**values)
 
 
-def named(names: "list[str] | tuple[str, ...]") -> str:
+def named(names: Sequence[str]) -> str:
     """Return the first of several names."""
     return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
-def phrased(reasons: tuple[str, ...], words: Words) -> str:
+def phrased(reasons: Sequence[str], words: Words) -> str:
     """Return the first of a record's reasons in the report's language."""
     return translated(named(reasons), words["language"][:2])
 
@@ -229,11 +229,11 @@ def failed_runs(records: Records, words: Words) -> Iterator[str]:
     results = records.benchmark.results
     if results.regression is not None and not results.regression.passed:
         slower = [one.name for one in results.regression.comparisons if one.status == "regression"]
-        yield say(words, "regression_failed", names=named(slower))
+        yield say(words, "regression_failed", names=phrased(slower, words))
     rows = filter(failed, main_rows(results))
     wrong = [", ".join(row.check.reasons) for row in rows if row.check]
     if wrong:
-        yield say(words, "check_failed", reasons=named(wrong))
+        yield say(words, "check_failed", reasons=phrased(wrong, words))
     if any(row.mode == results.mode for row in failing_modes(results)):
         yield say(words, "main_mode_failed", mode=results.mode)
 
@@ -298,7 +298,8 @@ def why_not_script(script: str, records: Records, words: Words) -> Iterator[str]
     """Yield what one record lacks."""
     file, record = f"{script}.json", getattr(records, script)
     if script in records.problems:
-        yield say(words, "record_unreadable", file=file, problem=records.problems[script])
+        problem = phrased([records.problems[script]], words)
+        yield say(words, "record_unreadable", file=file, problem=problem)
     elif record is None:
         yield say(words, "record_absent", file=file, script=f"{script}.py")
     else:
@@ -430,7 +431,7 @@ def accuracy_remarks(record: AccuracyRecord, words: Words) -> Iterator[str]:
     rows = measured.operators if measured else ()
     unknown = [row.operator for row in rows if row.found != row.nearest]
     if unknown:
-        yield say(words, "undocumented", names=named(unknown))
+        yield say(words, "undocumented", names=phrased(unknown, words))
     if results.folder is not None and results.folder.broken:
         names = named([image.image for image in results.folder.broken])
         yield say(words, "broken_images", names=names)

@@ -48,7 +48,7 @@ OTHER_NAMES = (
 
 
 class BuildError(Exception):
-    """The libraries cannot be built; the message says why and what would mend it."""
+    """The libraries cannot be built; the message says why and how to fix it."""
 
 
 def torch_npu_folder() -> Path:
