@@ -12,7 +12,8 @@ History of SCHEMA_VERSION:
          cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
     2.1  environment has host_id and cann_library; accuracy has features, against,
          coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
-         references_ms
+         references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
+         pipeline_ips and pipeline_stage
 """
 
 import dataclasses
@@ -48,6 +49,8 @@ RowStatus = Literal["measured", "failed", "out_of_memory", "interrupted"]
 CheckVerdict = Literal["PASS", "FAIL", "SELF-CHECK"]
 MetricStatus = Literal["same", "faster", "slower", "regression"]
 SoakEnd = Literal["complete", "interrupted", "device error"]
+Bound = Literal["host", "memory", "compute", "transfer", "undecided"]
+Stage = Literal["decode", "preprocessing", "copy", "forward"]
 OutcomeName = Literal["pass", "unexplained", "fail", "self-check"]
 
 
@@ -401,6 +404,14 @@ class ThroughputRow:
     device_peak_bytes: int | None = described(
         "Most device memory that tensors held; null for the CPU and where not measured."
     )
+    utilization: float | None = described(
+        "Least time that the device needs for the batch (limit) over avg_latency_ms; null where "
+        "either was not measured.",
+        default=None,
+    )
+    bound: Bound | None = described(
+        "What holds its forwards back; null where not measured.", default=None
+    )
 
 
 @record_type
@@ -422,6 +433,16 @@ class Phases:
     host_to_device_ms: float | None = described(
         "Median time to copy one image's input to the device; null for the CPU."
     )
+    decode_ms: float | None = described(
+        "Median time from the first image's file to its pixels; null in older records.",
+        default=None,
+    )
+    pipeline_ips: float | None = described(
+        "Images per second of a stream from files, in which decode, preprocessing, copy and the "
+        "forward of the best batch each work on another image; on the CPU one after the other.",
+        default=None,
+    )
+    pipeline_stage: Stage | None = described("The stage that takes longest in it.", default=None)
 
 
 @record_type
@@ -437,6 +458,51 @@ class Harness:
     )
     cpu_governor: str | None = described("Frequency policy of the first core; null if unknown.")
     load_average: float | None = described("Processes that wanted a core in the last minute.")
+
+
+@record_type
+class PrecisionLimit:
+    """What the device reaches in one precision, in bare matrix products of the model's shapes."""
+
+    precision: str = described("fp32, strict-fp32, bf16 or fp16; fp32-fast-math where oneDNN may round.")
+    flops_per_s: float | None = described(
+        "Most FLOP/s over the batch sizes that were tried; null where not measured."
+    )
+    batch_size: int | None = described("The batch size whose products reached it.")
+    weight_bytes: int = described("Bytes of the parameters in this precision.")
+    attainable_latency_ms: float | None = described(
+        "Least time for one image: the larger of FLOPs over flops_per_s and weight_bytes over "
+        "bytes_per_s, in ms; null where either is not known."
+    )
+    attainable_throughput_ips: float | None = described(
+        "flops_per_s over flops_per_image: images per second of large batches at the limit."
+    )
+    reason: str | None = described("Why there is no limit, or no utilization; else null.")
+
+
+@record_type
+class Limit:
+    """What this device reaches, measured in this run, and what a forward asks of it."""
+
+    flops_per_image: int = described(
+        "Floating-point operations of one image's forward by torch's formulas (products and "
+        "convolutions, a multiplication and an addition each counting one)."
+    )
+    bytes_per_image: int = described(
+        "Bytes that the operators of an fp32 forward read and write for one image, each from and "
+        "to memory, without the weights."
+    )
+    bytes_per_s: float | None = described(
+        "Memory bandwidth: bytes read and written by a plain copy, per second; null where not "
+        "measured."
+    )
+    precisions: tuple[PrecisionLimit, ...] = described("One entry per precision that was measured.")
+    bound: Bound | None = described(
+        "What holds back a stream of images through the main mode's best batch: 'transfer' where "
+        "images reach the device more slowly than it computes, else that row's bound."
+    )
+    summary: str = described("Utilization and bound of the best batch in a sentence.")
+    measuring_ms: float = described("What measuring the limit cost, in ms.")
 
 
 @record_type
@@ -480,6 +546,10 @@ class LadderRow:
         "null without it.",
         default=None,
     )
+    utilization: float | None = described(
+        "At batch 1, as in the sweep's rows; null where not measured.", default=None
+    )
+    bound: Bound | None = described("At batch 1, the same.", default=None)
 
 
 @record_type
@@ -616,6 +686,10 @@ class BenchmarkResults:
     )
     profile: Profile | None = described(
         "Where a forward's time goes; null without --profile.", default=None
+    )
+    limit: Limit | None = described(
+        "What the device reaches; null in older records, with Ctrl-C and where it failed.",
+        default=None,
     )
 
 
