@@ -464,7 +464,7 @@ class Harness:
 class PrecisionLimit:
     """What the device reaches in one precision, in bare matrix products of the model's shapes."""
 
-    precision: str = described("fp32, strict-fp32, bf16 or fp16; fp32-fast-math where oneDNN may round.")
+    precision: str = described("fp32, strict-fp32, bf16, fp16 or fp32-fast-math.")
     flops_per_s: float | None = described(
         "Most FLOP/s over the batch sizes that were tried; null where not measured."
     )
