@@ -4,11 +4,11 @@
     python3 tests/fake_cann/pairs.py --resolve
 
 Makes an environment for each, one after the other, with torch as the package index gives it (on
-x86-64 that is the CUDA build, which needs no GPU), runs the three scripts with tiny weights and the
-idioms, plays faults, and prints a row of a Markdown table; what failed, and the console's lines
-that are not the kit's, stand below it. The exit code is 0 where all work but for idioms, 3 where
-the index lacks one, 1 otherwise. An environment has 2 to 8 GB and is deleted unless --keep is
-given. Needs Linux x86-64, g++ 12 and the network.
+x86-64 that is the CUDA build, which needs no GPU), runs the three scripts with tiny weights, where
+torch_npu starts also the idioms and faults, and prints a row of a Markdown table; what failed, and
+the console's lines that are not the kit's, stand below it. The exit code is 0 where all work but
+for idioms, 3 where the index lacks one, 1 otherwise. An environment has 2 to 8 GB and is deleted
+unless --keep is given. Needs Linux x86-64, g++ 12 and the network.
 
 With --resolve it installs nothing: it asks pip whether the commands that the doctor prescribes for
 each row of its table resolve, for both architectures and every Python, from the ordinary index.
@@ -168,11 +168,10 @@ def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
     )
     torch = execute(python, "-c", asked, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout.strip()
     started = execute(python, "-c", RUN, "-c", IMPORT)
-    if started.returncode:
-        return Pair(torch_npu, (torch, last_words(started)), ())
+    starts = not started.returncode
     weights, output = folder / "tiny", folder / "output"
     execute(python, "-c", TINY, str(weights), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    cells, notes = [torch, "starts"], []
+    cells, notes = [torch, "starts" if starts else last_words(started)], []
     for script, *arguments in SCRIPTS:
         done = execute(
             python,
@@ -189,6 +188,8 @@ def try_pair(torch_npu: str, folder: Path, options: argparse.Namespace) -> Pair:
             for line in done.stdout.splitlines()[len(first) :]
             if re.search(r"Warning: |^\[W\d", line)
         ]
+    if not starts:
+        return Pair(torch_npu, tuple(cells), tuple(notes))
     ended, others = faults(python, "--weights", str(weights), "--output-dir", str(output))
     right, wrong = idioms(python)
     return Pair(torch_npu, (*cells, ended, right), (*notes, *others, *wrong))
