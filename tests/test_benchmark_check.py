@@ -208,6 +208,7 @@ sys.exit(benchmark.main())
 """
 
 
+@pytest.mark.extended
 def test_one_rank_that_is_wrong_fails_the_run_and_is_named(
     tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_two_ranks_on_the_cpu_give_each_ranks_and_the_total_throughput(
     assert len({one["latency"]["iterations"] for one in results["ranks"]["ranks"]}) == 1
 
 
+@pytest.mark.extended
 def test_on_npus_each_rank_takes_its_own_and_they_scale(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_on_npus_each_rank_takes_its_own_and_they_scale(
     assert "scaling_efficiency" in out
 
 
+@pytest.mark.extended
 def test_more_ranks_than_devices_end_with_one_line_that_says_so(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:

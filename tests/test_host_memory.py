@@ -64,6 +64,7 @@ def test_a_host_that_tells_no_peak_gives_none(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+@pytest.mark.extended
 def test_freed_memory_stays_for_the_next_tensor() -> None:
     assert run_python(RESIDENT_BYTES_AFTER_FREEING, "return") < 50 << 20
     assert run_python(RESIDENT_BYTES_AFTER_FREEING, "keep") > 200 << 20

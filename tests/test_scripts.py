@@ -61,6 +61,7 @@ def started(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.extended
 def test_without_weights_the_whole_vit_b16_runs_from_any_folder(tmp_path: Path) -> None:
     done = run(["--device", "cpu"], tmp_path)
     record = json.loads((tmp_path / "output" / "inference.json").read_text("utf-8"))
