@@ -229,6 +229,23 @@ def test_runs_without_a_common_range_differ_however_wide_they_are() -> None:
     assert baseline.comparison("x", old[1:3], new[1:3], 10.0).status == "same"  # too few to tell
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "limit", "status"),
+    [
+        ([1.0] * 4, [1.0] * 4, 0.0, "same"),  # neither differs nor varies
+        ([1.0] * 4, [2.0] * 4, 100.0, "slower"),  # exactly the limit is still allowed
+        ([1.0] * 4, [1.995] * 4, 100.0, "slower"),
+        ([1.0] * 4, [2.001] * 4, 100.0, "regression"),
+        ([1.0, 1.0, 9.0, 9.0], [9.0, 9.0, 17.0, 17.0], 10.0, "same"),  # 9.0 is in both ranges
+        ([9.0, 9.0, 17.0, 17.0], [1.0, 1.0, 9.0, 9.0], 10.0, "same"),
+    ],
+)
+def test_at_its_very_limits_a_comparison_is_still_the_lesser(
+    old: list[float], new: list[float], limit: float, status: str
+) -> None:
+    assert baseline.comparison("x", old, new, limit).status == status
+
+
 def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
     earlier = baseline.load(old / "benchmark.json")
     options = benchmark.parse_options(["--baseline", str(old / "benchmark.json")])
@@ -237,6 +254,7 @@ def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
     now = replace(earlier.results, latency=faster, throughput=earlier.results.throughput[1:])
     regression = baseline.compared(options, earlier, now).regression
     assert regression is not None
+    assert regression.baseline == str(old / "benchmark.json")
     assert {one.name: one.status for one in regression.comparisons} == {
         "latency at batch 1": "faster",
         "batch 2": "same",

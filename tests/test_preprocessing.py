@@ -30,6 +30,20 @@ def computed(name: str, size: tuple[int, int]) -> torch.Tensor:
     return preprocessing.preprocess(image_of(*size), preprocessing.from_config(CONFIGS[name]))
 
 
+def test_the_older_processors_fold_the_rescaling_into_mean_and_deviation() -> None:
+    steps = Preprocessing(rescale_first=False, height=None, width=None)
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    folded = preprocessing.preprocess(pixels, steps)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(torch.float32)
+    assert steps.rescale_factor and steps.mean and steps.std
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (steps.mean, steps.std))
+    per_unit = 1.0 / steps.rescale_factor
+    assert torch.equal(folded, (image - mean * per_unit) / (std * per_unit))
+    assert not torch.equal(
+        folded, preprocessing.preprocess(pixels, replace(steps, rescale_first=True))
+    )
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_recorded_result_of_transformers_is_matched(name: str, size: tuple[int, int]) -> None:
