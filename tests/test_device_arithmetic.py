@@ -19,7 +19,7 @@ from kit.device.arithmetic import (
     rounded_to,
 )
 from kit.device.device import choose
-from kit.records import DeviceArithmetic
+from kit.records import DeviceArithmetic, OperatorArithmetic
 
 Tensor = torch.Tensor
 CPU = choose("cpu", patched=False, patch_reason="")
@@ -328,3 +328,48 @@ def test_what_was_asked_for_stands_beside_what_was_found() -> None:
     assert rows["attention"].asked == "fp32"
     assert rows["GELU"].asked == "erf"
     assert all(one.residual is not None for one in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "less"),
+    [
+        ("fp32", "fp32", False),
+        ("hf32", "fp32", True),
+        ("fp32", "hf32", False),  # more exact than declared is no fault
+        ("hf32", "tf32", False),
+        ("tf32", "hf32", True),
+        ("tf32", "tf32", False),
+        ("fp16", "tf32", True),
+        ("fp16 in and out", "fp16", True),
+        ("bf16", "fp16 in and out", True),
+        ("bf16 in and out", "bf16", True),
+        ("tanh", "erf", True),
+        ("erf", "erf", False),
+        (arithmetic.UNKNOWN, "fp32", True),
+        (arithmetic.UNKNOWN, "bf16", True),
+    ],
+)
+def test_less_exact_is_what_has_fewer_bits_or_is_unknown(
+    found: str, asked: str, less: bool
+) -> None:
+    row = OperatorArithmetic("matrix product", asked, found, found, 0.125, 1.0)
+    assert arithmetic.is_less_exact(row) is less
+    assert arithmetic.residual_words(row) == "0.12"
+    assert arithmetic.residual_words(replace(row, residual=None)) == "not finite"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_in_any_order_stay_within_the_tolerance_of_stored_ones(dtype: torch.dtype) -> None:
+    apart = []
+    for seed in range(0, 60, 2):
+        left = arithmetic.normal(arithmetic.ROWS, arithmetic.WIDTH, seed=seed)
+        right = arithmetic.normal(arithmetic.WIDTH, arithmetic.WIDTH, seed=seed + 1)
+        left, right = (one.to(dtype).float() for one in (left, right))
+        exact = (left.double() @ right.double()).to(dtype).double()
+        in_order = torch.zeros(len(left), right.shape[1])
+        for column, row in zip(left.T, right, strict=True):
+            in_order += column[:, None] * row
+        apart += [
+            arithmetic.rows_apart(exact, one.to(dtype).double()) for one in (in_order, left @ right)
+        ]
+    assert max(apart) < arithmetic.stored_tolerance(dtype) < 10 * max(apart)
