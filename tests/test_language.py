@@ -161,7 +161,7 @@ def messages(tree: ast.AST) -> Iterator[str]:
 
 def english_left(text: str) -> list[str]:
     """Return the English words of a Chinese text, but for names that both languages write."""
-    plain = re.sub(r"`[^`]*`|--?[\w-]+|\w*\d\w*|\w+_\w+|[A-Z]\w*", " ", text)
+    plain = re.sub(r"`[^`]*`|--?[\w-]+|\w*\d\w*|\w+[_.]\w+|[A-Z]\w*", " ", text)
     return [word for word in re.findall(r"[a-z]{2,}", plain) if word not in SAME_IN_CHINESE]
 
 
