@@ -39,7 +39,7 @@ PUBLIC = re.compile(
     r"|data/sample\.jpg$|(?:output/)?(?:inference|benchmark|accuracy)[\w.-]*$|npu_patch\.py$"
     r"|(?:preprocessor_)?config\.json$|model[\w.-]*\.(?:safetensors|json)$"
 )
-PATH_KEYS = {"image", "weights", "baseline"}  # of records: their values are paths
+PATH_KEYS = {"image", "weights", "baseline", "git_origin"}  # of records: paths and addresses
 PATH_OPTIONS = {"--image", "--weights", "--output-dir", "--baseline", "--save-features"}
 # Words of everybody's host and of the records' own.
 COMMON = {"root", "localhost", "user", "npu", "cpu", "cuda", "torch", "ascend", "python", "linux"}

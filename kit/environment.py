@@ -57,6 +57,11 @@ VARIABLES = (
     "TORCH_NPU_WARNING_DISABLE",
     "WORLD_SIZE",
 )
+# https://HOST/PATH, ssh://git@HOST/PATH and git@HOST:PATH, HOST a name on the internet.
+HOST = r"(?:[a-z0-9-]+\.)+(?!local(?:domain)?\b|lan\b|internal\b|home\b|corp\b)[a-z]{2,}"
+ADDRESS = re.compile(
+    rf"(?:(https?://)(?:[^@/]*@)?|(ssh://git@|git@))({HOST}(?::\d+)?[/:][\w./~-]+)", re.IGNORECASE
+)
 MACHINE_ID = Path("/etc/machine-id")
 NODES = Path("/sys/devices/system/node")
 
@@ -85,7 +90,10 @@ def capture(root: Path) -> Environment:
         cpu_affinity=as_ranges(cores) if cores else None,
         numa_nodes=numa_nodes(cores),
         device_processes=device_processes(),
-        git_commit=git_commit(root),
+        git_commit=git(
+            root, "describe", "--always", "--abbrev=40", "--dirty=+dirty", "--exclude=*"
+        ),
+        git_origin=public_address(git(root, "remote", "get-url", "origin") or ""),
         command=tuple(sys.argv),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
@@ -162,17 +170,19 @@ def nvidia_driver_version() -> str | None:
     return None
 
 
-def git_commit(root: Path) -> str | None:
-    """Return root's commit, with +dirty where files git tracks differ from it; None without git."""
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+dirty",
-             "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None
+def git(root: Path, *words: str) -> str | None:
+    """Return what git says of a folder; None without git, or where it is no checkout."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        command = ["git", "-C", str(root), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip() or None
+    return None
+
+
+def public_address(url: str) -> str | None:
+    """Return the address of a repository without user, password and query; None for a private one.
+
+    Private are paths, hosts without a domain or with a number for a name, and other protocols.
+    """
+    found = ADDRESS.match(url)
+    return "".join(filter(None, found.groups())) if found else None

@@ -106,6 +106,10 @@ class Environment:
         "records.",
         default=None,
     )
+    git_origin: str | None = described(
+        "Public address that the kit's checkout is a clone of, without credentials; null for none.",
+        default=None,
+    )
     cann_library: str | None = described(
         "Path of the libascendcl.so that was loaded; null without CANN.", default=None
     )

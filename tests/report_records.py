@@ -91,6 +91,7 @@ def header(script: str) -> Json:
             platform="Linux-5.10.0-aarch64-with-glibc2.34", cpu="Kunpeng-920", cpu_threads=24,
             cpu_affinity="0-23", numa_nodes=(0,), device_processes=1,
             git_commit="0123456789abcdef0123456789abcdef01234567",
+            git_origin="https://example.com/npu/kit.git",
             command=(f"{script}.py", "--weights", "/opt/atomgit/weight/dinov3"),
             variables={"ASCEND_HOME_PATH": "/usr/local/Ascend", "TASK_QUEUE_ENABLE": "2"},
         ),

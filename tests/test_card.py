@@ -155,6 +155,7 @@ def test_hubs_can_read_its_front_matter(tmp_path: Path, language: str) -> None:
     assert front == {
         "license": "other",
         "license_name": "dinov3-license",
+        "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
         "library_name": "transformers",
         "base_model": ["facebook/dinov3-vitb16-pretrain-lvd1689m"],
         "pipeline_tag": "image-feature-extraction",

@@ -33,6 +33,28 @@ def test_cores_are_written_as_the_system_does() -> None:
     assert environment.as_ranges({16, 1, 0, 2, 18, 19}) == "0-2,16,18-19"
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://github.com/owner/kit.git", "https://github.com/owner/kit.git"),
+        ("https://user:token@gitee.com/owner/kit?key=1", "https://gitee.com/owner/kit"),
+        ("git@atomgit.com:owner/kit.git", "git@atomgit.com:owner/kit.git"),
+        ("ssh://git@atomgit.com:22/owner/kit", "ssh://git@atomgit.com:22/owner/kit"),
+        ("ssh://alice@atomgit.com/owner/kit", None),
+        ("/home/alice/kit", None),
+        ("file:///home/alice/kit", None),
+        ("https://10.0.0.3/kit", None),
+        ("https://build-host/kit", None),
+        ("git@git.corp:owner/kit", None),
+        ("", None),
+    ],
+)
+def test_the_clones_address_is_kept_where_it_is_public_and_never_a_credential(
+    url: str, address: str | None
+) -> None:
+    assert environment.public_address(url) == address
+
+
 def test_the_numa_nodes_are_those_of_the_cores(tmp_path: Path) -> None:
     for node, core in ((0, 0), (0, 1), (1, 2), (10, 3)):
         (tmp_path / f"node{node}" / f"cpu{core}").mkdir(parents=True)

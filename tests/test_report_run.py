@@ -137,24 +137,35 @@ def report(folder: Path) -> str:
 def test_reproduction_repeats_the_run_word_for_word(tmp_path: Path) -> None:
     records = everything()
     options = ["--image", "my photo.jpg", "--weights", "a'b"]
-    records["inference"]["environment"]["command"] = ["inference.py", *options]
+    records["inference"]["environment"]["command"] = ["/root/a clone/inference.py", *options]
     records["benchmark"]["environment"]["variables"].update(WORLD_SIZE="2", LOCAL_RANK="0")
     text = report(write(tmp_path, records))
     lines = text.rsplit("```bash\n", 1)[1].split("\n```")[0].splitlines()
     folder = "/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m"
-    assert lines[:6] == [
+    assert lines[:8] == [
+        "git clone https://example.com/npu/kit.git npu-kit && cd npu-kit",
         "git checkout 0123456789abcdef0123456789abcdef01234567",
         "pip install torch==2.9.0 --index-url https://download.pytorch.org/whl/cpu",
         "pip install -r requirements.txt transformers==4.57.6 numpy==1.26.4 pillow==11.3.0",
         "pip install --no-deps torch-npu==2.9.0.post1 pyyaml",
         "source /usr/local/Ascend/set_env.sh",
+        "pip install modelscope",
         "modelscope download --model facebook/dinov3-vitb16-pretrain-lvd1689m "
         f"--local_dir {folder}",
     ]
-    assert lines[7].startswith("TASK_QUEUE_ENABLE=2 torchrun --nproc-per-node 2 benchmark.py ")
-    echo = lines[6].replace("python3 inference.py", "printf '%s\\n'")
+    assert lines[9].startswith("TASK_QUEUE_ENABLE=2 torchrun --nproc-per-node 2 benchmark.py ")
+    echo = lines[8].replace("python3 inference.py", "printf '%s\\n'")
     said = subprocess.run(["sh", "-c", echo], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines() == options
+
+
+def test_without_a_public_address_it_says_so_and_clones_nothing(tmp_path: Path) -> None:
+    records = everything()
+    for record in records.values():
+        record["environment"]["git_origin"] = None
+    text = report(write(tmp_path, records))
+    assert "The records name no public address of the kit's repository." in text
+    assert "git clone" not in text
 
 
 def test_an_emulated_run_is_repeated_on_the_emulated_npu(tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
+# As the front matter of Meta's own card has them, by its public copies (the original is gated):
+# https://huggingface.co/gray-apple/dino3 and timm's https://huggingface.co/timm
+LICENSE = {
+    "license_name": "dinov3-license",
+    "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
+}
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # the builds that torch-npu goes with
 
 CellKind = Literal["text", "code", "number", "good", "bad", "doubtful"]
@@ -381,7 +387,7 @@ def front_matter(records: Records, words: Words) -> Markup:
     hardware = sorted(words["device_types"][kind] for kind in types)
     values: dict[str, object] = {"license": "other", "library_name": "transformers"}
     if repository(records) is not None and records.found()[0].model.source != "random":
-        values |= {"license_name": "dinov3-license", "base_model": [REPOSITORY]}
+        values |= {**LICENSE, "base_model": [REPOSITORY]}
     values |= {
         "pipeline_tag": "image-feature-extraction",
         "frameworks": ["PyTorch"],
@@ -431,6 +437,8 @@ def installing(records: Records) -> list[str]:
     if newest is None:
         return []
     environment, lines = newest.environment, []
+    if environment.git_origin is not None:
+        lines.append(f"git clone {quoted(environment.git_origin)} npu-kit && cd npu-kit")
     commit = (environment.git_commit or "").partition("+")[0]
     if COMMIT.fullmatch(commit):
         lines.append(f"git checkout {commit}")
@@ -449,10 +457,10 @@ def installing(records: Records) -> list[str]:
         lines.append(f"source {quoted(cann)}/set_env.sh")
     weights = newest.model.weights
     if weights is not None and repository(records) is not None:
-        client = "modelscope download --model {} --local_dir {}"
+        client = "pip install modelscope\nmodelscope download --model {} --local_dir {}"
         if newest.model.source == "huggingface":
             client = "hf download {} --local-dir {}"
-        lines.append(client.format(REPOSITORY, quoted(weights)))
+        lines += client.format(REPOSITORY, quoted(weights)).splitlines()
     return lines
 
 
@@ -476,8 +484,8 @@ def command_line(record: Record) -> str:
         parts.append("python3")
     if emulated(record):
         parts.append("tests/fake_cann/run.py")
-    words: Sequence[str] = record.environment.command or (f"{record.script}.py",)
-    return " ".join([*parts, *map(quoted, words)])
+    options = record.environment.command[1:]  # the script itself is in the clone
+    return " ".join([*parts, f"{record.script}.py", *map(quoted, options)])
 
 
 def quoted(word: str) -> str:
