@@ -106,9 +106,8 @@ def unavailable_reason() -> str | None:
 def emulated_variables(libraries: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that put a process with this environment on the emulated NPU.
 
-    They are those of CANN's set_env.sh, the folder of torch-npu, and a mark: records keep
-    EMULATED_NPU, and a report on them is never one of a validated chip. FAKECANN_DRIVER=missing
-    leaves the driver's library out of reach, as in a container into which it is not mounted.
+    They are those of CANN's set_env.sh and the folder of torch-npu. FAKECANN_DRIVER=missing leaves
+    the driver's library out of reach, as in a container into which it is not mounted.
     """
     driver = [] if environment.get("FAKECANN_DRIVER") == "missing" else [libraries / "driver"]
 
@@ -120,7 +119,6 @@ def emulated_variables(libraries: Path, environment: Mapping[str, str]) -> dict[
         "PYTHONPATH": before([torch_npu_folder()], "PYTHONPATH"),
         "ASCEND_HOME_PATH": str(libraries),
         "ASCEND_OPP_PATH": str(libraries),
-        "EMULATED_NPU": "1",
     }
 
 
