@@ -262,10 +262,11 @@ def test_a_graph_that_does_nothing_or_never_reads_its_input_again_is_no_mode_tha
             "--image", str(photo), "--device", "npu", "--iterations", "5", "--warmup", "0",
             "--batch-sizes", "1,2", "--size", "32", "--modes", modes_asked,
         ],
-        environment={"OMP_NUM_THREADS": "1"},
+        environment={"OMP_NUM_THREADS": "1", "FAKECANN_SOC": "Ascend310P3"},
     )  # fmt: skip
     results = record_of(tmp_path)["results"]
     graph = results["ladder"][-1]
+    assert graph["latency"]["check"]["arithmetic"] == "fp16"  # measured: fp32 is what was set
     assert graph["mode"] == "fp32-sdpa-graph"
     assert graph["verdict"] == "FAIL"
     assert graph["bits_equal_eager"] is False

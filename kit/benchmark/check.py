@@ -12,10 +12,11 @@ from itertools import islice
 
 import torch
 
-from kit.accuracy.limits import LIMITS, Arithmetic, arithmetic_of
+from kit.accuracy.limits import LIMITS, Arithmetic
+from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import Judgement, failures, judge
 from kit.benchmark.modes import Call, Images, ModeRunner, worst
-from kit.device.device import device_errors, float_modes, synchronize
+from kit.device.device import device_errors, synchronize
 from kit.distributed import Group
 from kit.model import preprocessing
 from kit.model.images import Inputs
@@ -191,8 +192,8 @@ class Checker:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """The row of the limits' table that the mode's features are held to."""
-        return arithmetic_of(self.runner.mode.dtype, *float_modes(self.runner.setup.device))
+        """The row of the limits' table for what the device was found to compute in."""
+        return declared_by(self.runner.setup).arithmetic
 
     def judged(self, features: Features, moved: int) -> Iterator[tuple[str, Judgement]]:
         """Yield the words for each image and tensor of a batch, and the judgement on it.

@@ -21,10 +21,11 @@ from kit.model import preprocessing
 from kit.model.images import Inputs
 from kit.model.model import Features
 from kit.model.setup import Setup, device_info, with_arithmetic
-from kit.options import BenchmarkOptions, Mode
+from kit.options import BenchmarkOptions, Mode, Precision
 from kit.output import RunLog, alive
 from kit.records import (
     BenchmarkResults,
+    DeviceArithmetic,
     DeviceInfo,
     LadderRow,
     Latency,
@@ -65,6 +66,7 @@ class Run:
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
         results: what was found so far.
         device: the device's part of the record, as it is in the main mode.
+        measured: what the device computes in, by precision; None for the CPU.
         interrupted: whether Ctrl-C ended the run.
         time: of the ladder, shared among its rows.
     """
@@ -112,6 +114,7 @@ class Run:
             regression=None,
         )
         self.device: DeviceInfo = device_info(setup, ())
+        self.measured: dict[Precision, DeviceArithmetic | None] = {}
         self.interrupted = False
         self.meter = Meter(Stopwatch(setup.device), setup.health, group, log)
         self.time = Budget(options, len(options.modes), 1)
@@ -216,20 +219,19 @@ class Run:
         ladder = self.options.ladder
         with (
             self.gelu_of(mode),
-            run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as runner,
+            run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as moved,
         ):
-            pixel_values = runner.input(1, self.log)
+            pixel_values = moved.input(1, self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
             self.log.info(f"Device: {self.setup.device.torch_device}")
-            self.device = device_info(runner.setup, ())
-            with runner.forwards(pixel_values) as call:
-                first = self.first_forward(runner, call)
-                runner.peaks.take()  # before the check, which has tensors of its own
+            with moved.forwards(pixel_values) as call:
+                first = self.first_forward(moved, call)
+                moved.peaks.take()  # before the check, which has tensors of its own
+                runner = self.with_arithmetic(moved)
+                self.device = device_info(runner.setup, ())
                 with device_errors(f"checking {mode.name}"):
                     checker = Checker(runner, call, pixel_values, first)
                 latency = self.main_latency(mode, checker)
-            own_gelu = self.own_gelu if ladder else None  # a further mode may need to know
-            self.device = device_info(with_arithmetic(runner.setup, self.log, own_gelu), ())
             self.results = replace(self.results, memory=runner.peaks.memory())
             if ladder:
                 self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
@@ -294,7 +296,22 @@ class Run:
         if reason := self.missing(mode):
             raise KitError(reason)
         with self.gelu_of(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
-            yield runner
+            yield self.with_arithmetic(runner)
+
+    def with_arithmetic(self, runner: ModeRunner) -> ModeRunner:
+        """Return the runner with what the device computes in, measured once for each precision.
+
+        Raises:
+            DeviceError: where the device fails.
+            KitError: where fp32 was asked for and products are reduced all the same.
+        """
+        precision, ladder = runner.mode.precision, self.options.ladder
+        if precision not in self.measured:
+            own_gelu = self.own_gelu if ladder else None  # a further mode may need to know
+            measured = with_arithmetic(runner.setup, self.log, own_gelu).arithmetic
+            self.measured[precision] = measured
+        setup = replace(runner.setup, arithmetic=self.measured[precision])
+        return replace(runner, setup=setup)
 
     @contextlib.contextmanager
     def passing_over(self, mode: Mode) -> Iterator[None]:
