@@ -19,7 +19,15 @@ from collections.abc import Sequence
 from kit.errors import KitError
 from kit.options import InferenceOptions, OneLineParser, frozen, shared_parser, some_path
 from kit.output import RunLog, require_writable_file
-from kit.run import ROOT, Outcome, now, quick_imports, run_script
+from kit.run import (
+    EXIT_FAILED_VERDICT,
+    EXIT_PASSED,
+    ROOT,
+    Outcome,
+    now,
+    quick_imports,
+    run_script,
+)
 
 
 def make_parser() -> OneLineParser:
@@ -94,15 +102,20 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
         results=found.results,
         warnings=tuple(log.warnings),
     )
+    failed = bool(found.results.failures)
     files = {}
-    if options.save_features is not None:
+    if options.save_features is not None and not failed:
         files[options.save_features] = found.safetensors(setup.model_info)
     pictures = {"inference_features.png": lambda: found.picture(setup.model_info)}
-    return Outcome(record, features.report(record), files, pictures)
+    code = EXIT_FAILED_VERDICT if failed else EXIT_PASSED
+    return Outcome(record, features.report(record), files, pictures, code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit code: 0 done, 2 could not run, 130 Ctrl-C."""
+    """Run the script and return its exit code.
+
+    0: done. 1: forwards of the same input differ beyond the limits. 2: could not run. 130: Ctrl-C.
+    """
     return run_script(parse_options, run, argv)
 
 

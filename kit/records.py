@@ -13,7 +13,7 @@ History of SCHEMA_VERSION:
     2.1  environment has host_id and cann_library; accuracy has features, against,
          coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
          references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
-         pipeline_ips and pipeline_stage
+         pipeline_ips and pipeline_stage; inference has failures
 """
 
 import dataclasses
@@ -277,10 +277,18 @@ class InferenceResults:
     samples_ms: tuple[float, ...] = described(
         "Every timed forward of the first image, in ms: up to 20 within about a second."
     )
-    repeats: Repeats = described("The warm-up and the further timed forwards beside the first.")
+    repeats: Repeats = described(
+        "The warm-up and the further timed forwards beside the first; beside the warm-up where "
+        "the first is not finite."
+    )
     pooler_output: TensorSummary = described("The pooled feature: batch, width.")
     last_hidden_state: TensorSummary = described("All tokens: batch, tokens, width.")
     images: tuple[ImageResult, ...] = described("One entry per image, in the order of their names.")
+    failures: tuple[str, ...] = described(
+        "Where forwards of the same input are further apart than the limits or not finite, why "
+        "this is no result; else empty.",
+        default=(),
+    )
 
 
 @whole_record

@@ -1,6 +1,7 @@
 """inference.py as a function: what a good run leaves behind."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -205,9 +206,9 @@ def test_forwards_that_differ_a_little_are_a_warning_and_recorded(
     assert any(w.startswith("1 of 20 further forwards of the same input") for w in warnings)
 
 
-@pytest.mark.parametrize("number", [1, 7])
+@pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("share", [0.02, float("nan")])
-def test_forwards_that_differ_beyond_the_limits_are_no_result(
+def test_forwards_that_differ_beyond_the_limits_fail_and_leave_their_record(
     run_inference: Run,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -216,11 +217,15 @@ def test_forwards_that_differ_beyond_the_limits_are_no_result(
 ) -> None:
     monkeypatch.setattr(features, "timed_forward", off_by(share, number))
     code, folder = run_inference("--device", "cpu")
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("error: two forwards of the same input give another last_hidden_state")
-    assert error.count("\n") == 1
-    assert list(folder.iterdir()) == []
+    results = cast("dict[str, Any]", record_of(folder)["results"])
+    assert code == 1
+    (reason,) = results["failures"]
+    assert reason.startswith("two forwards of the same input give another last_hidden_state (")
+    differing = 20 if number == 2 and share == 0.02 else 1  # the first timed one is the measure
+    assert results["repeats"]["differing"] == differing
+    assert (results["repeats"]["largest_difference"] is None) is math.isnan(share)
+    assert results["last_hidden_state"]["finite"]
+    assert f"FAIL: {reason}" in capsys.readouterr().out
 
 
 def test_a_folder_gives_every_image_and_names_the_broken_ones(

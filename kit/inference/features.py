@@ -1,5 +1,6 @@
 """inference.py's work: features of every image, their report lines, picture and tensor file."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,13 @@ from safetensors.torch import save
 from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import judge
 from kit.device.device import LABELS
-from kit.errors import KitError
 from kit.inference import picture, published
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
 from kit.model.model import (
     TENSORS,
     Features,
+    not_finite,
     patch_grid,
     require_finite,
     require_patch_tokens,
@@ -96,7 +97,7 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
         keep_all: keep every image's tensors; without it only what the record needs.
 
     Raises:
-        KitError: where an output is not finite, or two of one input differ beyond the limits.
+        KitError: where an output is not finite.
         DeviceError: where the device fails or no longer computes.
     """
     model = move_model(setup, log)
@@ -110,15 +111,16 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     setup.health.after("the warm-up")
     log.info("Running timed inference...")
     on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
-    first = to_host(on_device)
+    first, others, samples_ms = to_host(on_device), [to_host(warm_up)], [latency_ms]
+    if not_finite(first) and not not_finite(others[0]):
+        first, others = others[0], [first]
     require_finite(first)
     require_patch_tokens(model, first, pixel_values.shape)
-    others, samples_ms = [to_host(warm_up)], [latency_ms]
     while len(samples_ms) < MOST_FORWARDS and sum(samples_ms) + median(samples_ms) < WITHIN_MS:
         again, latency_ms = timed_forward(setup.device, model, pixel_values)
         others.append(to_host(again))
         samples_ms.append(latency_ms)
-    repeats = compared(setup, first, others, log)
+    repeats, failures = compared(setup, first, others, log)
     latency_ms = median(samples_ms)
     per_image = [image_result(inputs.first, latency_ms, first)]
     pictures = [(inputs.first.pixels, patch_colours(setup, first, pixel_values))]
@@ -141,18 +143,23 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
         pooler_output=summarize(on_device.pooler_output, first.pooler_output),
         last_hidden_state=summarize(on_device.last_hidden_state, first.last_hidden_state),
         images=tuple(per_image),
+        failures=failures,
     )
     return Found(results, tuple(prepared.shape), pictures, kept)
 
 
-def compared(setup: Setup, first: Features, others: Sequence[Features], log: RunLog) -> Repeats:
+def compared(
+    setup: Setup, first: Features, others: Sequence[Features], log: RunLog
+) -> tuple[Repeats, tuple[str, ...]]:
     """Hold further forwards' features of the same input against the first timed forward's.
 
-    Raises:
-        KitError: where one is not finite, or further away than the arithmetic's limits allow.
+    Returns:
+        The record's part, and a reason for each tensor of which one is not finite, or further
+        away than the arithmetic's limits allow.
     """
     arithmetic = declared_by(setup).arithmetic
-    differing, largest = 0, 0.0
+    differing, apart = 0, [0.0]
+    reasons: dict[str, str] = {}
     for other in others:
         pairs = [(getattr(first, name), getattr(other, name)) for name in TENSORS]
         if all(torch.equal(mine, theirs) for mine, theirs in pairs):
@@ -161,17 +168,19 @@ def compared(setup: Setup, first: Features, others: Sequence[Features], log: Run
         for name, (mine, theirs) in zip(TENSORS, pairs, strict=True):
             judgement = judge(mine, theirs, arithmetic)
             if not judgement.passed:
-                raise KitError(
-                    f"two forwards of the same input give another {name} "
-                    f"({'; '.join(judgement.reasons)}): this is no result; check the device"
-                )
-            largest = max(largest, judgement.comparison.max_abs_diff)
+                reasons.setdefault(name, "; ".join(judgement.reasons))
+            apart.append(judgement.comparison.max_abs_diff)
+    largest = max(apart) if all(map(math.isfinite, apart)) else None
     if differing:
         log.warning(
             f"{differing} of {len(others)} further forwards of the same input differ in bits, "
-            f"by at most {largest:.3g}"
+            f"by at most {'NaN' if largest is None else f'{largest:.3g}'}"
         )
-    return Repeats(len(others), differing, largest)
+    sentences = (
+        f"two forwards of the same input give another {name} ({reason}): check the device"
+        for name, reason in reasons.items()
+    )
+    return Repeats(len(others), differing, largest), tuple(sentences)
 
 
 def image_result(image: DecodedImage, latency_ms: float, on_host: Features) -> ImageResult:
@@ -235,6 +244,7 @@ def report(record: InferenceRecord) -> list[str]:
     ]
     if len(results.images) > 1:
         lines += [f"{image.image}: {image.latency_ms:.2f} ms" for image in results.images]
+    lines += [f"FAIL: {reason}" for reason in results.failures]
     lines += [
         f"First values against the published card ({one.chip}): relative error "
         f"{one.relative_error:.6f}, largest difference {one.largest_difference:.6f}"

@@ -353,18 +353,23 @@ def overflowed(tensor: torch.Tensor, also: float = torch.inf) -> torch.Tensor:
     return torch.where(saturated, tensor.sign() * torch.inf, tensor)
 
 
+def not_finite(features: Features) -> str | None:
+    """Return the count and the first place of NaN or infinity; None where every value is finite."""
+    for name in TENSORS:
+        broken = ~torch.isfinite(getattr(features, name))
+        if count := int(broken.sum()):
+            place = tuple(int(i) for i in broken.nonzero()[0])
+            return f"{name} holds {count} values that are NaN or infinite, the first at {place}"
+    return None
+
+
 def require_finite(features: Features) -> None:
     """Check that every value is finite.
 
     Raises:
-        KitError: with the count and the first place of NaN or infinity.
+        KitError: where one is not, as `not_finite` says.
     """
-    for name in TENSORS:
-        tensor: torch.Tensor = getattr(features, name)
-        broken = ~torch.isfinite(tensor)
-        if count := int(broken.sum()):
-            place = tuple(int(i) for i in broken.nonzero()[0])
-            raise KitError(
-                f"{name} holds {count} values that are NaN or infinite, the first at {place}: "
-                "this is no result; try --dtype fp32, and check the weights and the device"
-            )
+    if (words := not_finite(features)) is not None:
+        raise KitError(
+            f"{words}: this is no result; try --dtype fp32, and check the weights and the device"
+        )

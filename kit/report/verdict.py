@@ -162,6 +162,8 @@ def runs(record: InferenceRecord) -> tuple[str, Kind]:
     """Return whether the model runs on the NPU."""
     if not (record.results.pooler_output.finite and record.results.last_hidden_state.finite):
         return "not_finite", "bad"
+    if record.results.failures:
+        return "fail", "bad"
     if record.device.type != "npu":
         return "elsewhere", "doubtful"
     if record.device.cpu_fallbacks:
@@ -221,6 +223,9 @@ def failed_runs(records: Records, words: Words) -> Iterator[str]:
     """Yield what the records themselves say has failed."""
     if records.inference is not None and runs(records.inference)[0] == "not_finite":
         yield say(words, "not_finite_output")
+    if records.inference is not None and records.inference.results.failures:
+        reasons = phrased(records.inference.results.failures, words)
+        yield say(words, "inference_failed", reasons=reasons)
     if records.accuracy is not None and records.accuracy.results.outcome == "fail":
         reasons = phrased(records.accuracy.results.reasons, words)
         yield say(words, "accuracy_failed", reasons=reasons)
