@@ -7,7 +7,6 @@ import pytest
 
 from kit.accuracy.references import Declared
 from kit.accuracy.verdict import exit_code
-from kit.options import BUDGET_FACTOR
 from kit.records import AccuracyResults
 from tests.accuracy_block_faults import (
     ATTENTION_FAULTS,
@@ -17,7 +16,7 @@ from tests.accuracy_block_faults import (
 )
 from tests.accuracy_harmless import HARMLESS, UNSEEN
 from tests.accuracy_input_faults import EMBEDDING_FAULTS, INPUT_FAULTS, ROPE_FAULTS, UNDECLARED
-from tests.accuracy_model import Case, examined, named_rightly, run_case
+from tests.accuracy_model import Case, named_rightly, run_case
 
 FAULTS = (
     *INPUT_FAULTS,
@@ -80,41 +79,51 @@ VARIANTS = {
     "fp16, convolution in and out": Declared(matmul="fp16", convolution="fp16 in and out"),
     "bf16": Declared(matmul="bf16", convolution="bf16"),
 }
-# Caught by name whatever is rounded: at least so many of them.
-CAUGHT = {"HF32 convolution": 74, "tanh GELU": 72, "HF32 convolution, tanh GELU": 71, "bf16": 59}
-CAUGHT_ELSEWHERE = 66
+HF32, TANH = "HF32 convolution, declared fp32", "tanh instead of erf GELU"
+SCALE = "attention scale 1 % too large"
+# What is no fault there, because it is the arithmetic itself or what that rounds to; and SCALE:
+# a kernel may round attention's probabilities where it likes, by about as much.
+MISSED = {
+    "HF32 convolution": {HF32},
+    "tanh GELU": {TANH},
+    "HF32 convolution, tanh GELU": {HF32, TANH},
+    "HF32": {HF32},
+    "TF32": {SCALE},
+    "fp16, convolution in and out": {HF32, SCALE},
+    "bf16": {"weights rounded to bf16", "one weight's mantissa bit 12 flipped", SCALE},
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "variant"),
+    [
+        ("weights 0.01 % stale", "tanh GELU"),
+        ("patch convolution in bf16", "fp16, convolution in and out"),
+        ("quick GELU", "bf16"),
+        ("LayerNorm epsilon 1e-3", "HF32"),
+        ("one weight's mantissa bit 12 flipped", "TF32"),
+    ],
+)
+def test_a_fault_far_below_the_rounding_of_products_is_caught_and_its_block_named(
+    fault: str, variant: str
+) -> None:
+    case = CASES[fault]
+    found = run_case(replace(case, declared=VARIANTS[variant]))
+    assert exit_code(found, strict=True) == 1
+    assert named_rightly(case, found), found.reasons
 
 
 @pytest.mark.extended
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_faults_are_caught_under_every_documented_arithmetic_down_to_its_own_rounding(
+def test_every_fault_is_caught_under_every_documented_arithmetic_that_is_not_the_fault_itself(
     variant: str,
 ) -> None:
-    declared, caught, missed = VARIANTS[variant], 0, []
-    budget = {
-        (stage.stage.number, one.name): one
-        for stage in examined(Case("nothing", declared=declared)).stages
-        for one in stage.operators
-    }
+    missed = set()
     for case in FAULTS:
-        found = run_case(replace(case, declared=declared))
-        if exit_code(found, strict=True) and named_rightly(case, found):
-            caught += 1
-            continue
-        alone = measured(case.name)  # on a device that computes in fp32
-        operator, block = alone.first_unexplained_operator, alone.first_unexplained_block
-        assert operator is not None and block is not None, case.name
-        explained = budget[block, operator.name]
-        size, token = operator.relative_error, operator.token_error
-        if not (
-            size is not None
-            and token is not None
-            and size <= BUDGET_FACTOR * explained.expected_error
-            and token <= BUDGET_FACTOR * explained.expected_token_error
-        ):
-            missed.append(f"{case.name}: {size} {explained.expected_error}")
-    assert missed == []
-    assert caught >= CAUGHT.get(variant, CAUGHT_ELSEWHERE)
+        found = run_case(replace(case, declared=VARIANTS[variant]))
+        if not exit_code(found, strict=True) or not named_rightly(case, found):
+            missed.add(case.name)
+    assert missed == MISSED[variant]
 
 
 @pytest.mark.extended

@@ -5,6 +5,10 @@ CPU in fp64 on the very input that the device's block had, and every operator's 
 is compared. What the declared arithmetic explains is found by repeating the same call in that
 arithmetic: this is the expected error of this operator, for this model and this image.
 
+Where products are rounded to few bits, that allows for much. There each module is also computed
+by itself, on its own input on the device and with its products' inputs rounded as the device's
+are: what is left is the order of adding up, on the scale of fp32.
+
 fp64 computes both at once, in a batch of two: the image itself, and beside it every stage on the
 device's input. Results are compared while it runs and none is kept, which costs less time and
 memory than a second run.
@@ -12,7 +16,7 @@ memory than a second run.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +36,7 @@ from kit.accuracy.recorder import (
     main_input,
     with_main_input,
 )
-from kit.accuracy.references import RecordedRun, ReferenceRuns, References
+from kit.accuracy.references import RecordedRun, ReferenceRuns, References, Side
 from kit.errors import KitError
 from kit.model.model import Features
 from kit.records import OperatorError
@@ -90,6 +94,10 @@ class TokenNorms:
         if math.isfinite(whole) and math.isfinite(norm):
             return Distance(ratio(whole, norm), float(relative[token]), token)
         return Distance(math.inf, math.inf, token)
+
+
+Norms = Mapping[str, TokenNorms]
+Alone = Mapping[str, tuple[TokenNorms, float]]
 
 
 class NormPool:
@@ -201,7 +209,11 @@ def times_limit(operator: OperatorError) -> float:
 
 
 def operator_error(
-    name: str, operator: OperatorClass, distances: Mapping[SideName, Distance], factor: float
+    name: str,
+    operator: OperatorClass,
+    distances: Mapping[SideName, Distance],
+    factor: float,
+    smallest: float = SMALLEST_LIMIT,
 ) -> OperatorError:
     """Return the device's distance from fp64 beside the imitation's.
 
@@ -210,6 +222,7 @@ def operator_error(
         operator: its class.
         distances: of the imitation, and of the device where it has the right shape.
         factor: how many times the expected error still counts as explained.
+        smallest: error that always does.
     """
     imitation, device = distances["imitation"], distances.get("device")
     # Where the reference overflows nothing is explained.
@@ -217,8 +230,8 @@ def operator_error(
     times = math.inf
     if device is not None:
         times = max(
-            device.error / max(factor * expected, SMALLEST_LIMIT),
-            device.token_error / max(factor * expected_token, SMALLEST_LIMIT),
+            device.error / max(factor * expected, smallest),
+            device.token_error / max(factor * expected_token, smallest),
         )
     return OperatorError(
         name=name,
@@ -236,19 +249,20 @@ class Examiner(StageWatch):
     """Holds a device run against fp64 while fp64 computes its batch of two.
 
     Attributes:
-        held: the stages so far: their outputs for the image itself, and by name what is inside
-            on the device's own input.
+        held: the stages so far: their outputs for the image itself, by name what is inside on
+            the device's own input, and modules by themselves where products are rounded.
     """
 
     def __init__(self, device: RecordedRun, references: References, runs: ReferenceRuns) -> None:
         """Take a run recorded in detail, whose record is used up, and the CPU's runs."""
         super().__init__(detail=True)
-        self.held: list[tuple[Stage, TokenNorms, Mapping[str, TokenNorms]]] = []
+        self.held: list[tuple[Stage, TokenNorms, Norms, Alone]] = []
         self._device = device.stages
         self._references = references
         self._fp32 = runs.fp32.stages
         self._imitation = runs.imitation.stages
         self._replayed: Points = {}  # of the stage that runs, imitated on the device's input
+        self._rounded = Side(references.fp64.model, references.declared)
         self._place = IMAGE
         self._pool = NormPool()
         self._inside: dict[int, dict[str, TokenNorms]] = defaultdict(dict)
@@ -297,7 +311,8 @@ class Examiner(StageWatch):
         """Compare a stage's outputs, and give up the device's record of it."""
         number = stage.number
         own, fp32 = (run[number].points["output"] for run in (self._imitation, self._fp32))
-        found = self._device.pop(number).points.get("output")
+        points = self._device.pop(number).points
+        found = points.get("output")
         sides: dict[SideName, torch.Tensor | None] = {"imitation": own, "device": found}
         if own is not fp32:
             sides["fp32"] = fp32
@@ -305,7 +320,43 @@ class Examiner(StageWatch):
         sides = {"imitation": self._replayed["output"], "device": found}
         self._inside[number]["output"] = self._hold(output, self._place, number, "output", sides)
         self._replayed = {}
-        self.held.append((stage, accumulated, self._inside.pop(number)))
+        alone = dict(self._alone(stage, points))
+        self.held.append((stage, accumulated, self._inside.pop(number), alone))
+
+    def _alone(
+        self, stage: Stage, points: Points
+    ) -> Iterator[tuple[str, tuple[TokenNorms, float]]]:
+        """Yield each module's result by itself, with its tolerance, where products are rounded.
+
+        One that is nearer to fp64 than half of what the rounding makes is more exact than it has
+        to be, and is left out.
+        """
+        declared, imitation = self._references.declared, self._references.imitation
+        exact, fp32 = (side.model.get_submodule(stage.path) for side in (self._rounded, imitation))
+        modules = [(n, m) for n, m in exact.named_modules() if n and not list(m.children())]
+        if declared.dtype != "fp32" or not any(declared.reduces(one) for _, one in modules):
+            return
+        for name, module in modules:
+            given, found = (points.get(f"{name}.{end}") for end in ("input", "output"))
+            if given is None or found is None:
+                continue
+            with self._rounded.computing():
+                rounded = module.forward(given.double())
+            with imitation.computing():
+                imitated = fp32.get_submodule(name).forward(given)
+            if rounded.shape != found.shape:
+                continue
+            off = (found - rounded).norm()
+            tolerance = declared.tolerance(module)
+            if off > tolerance * rounded.norm():
+                plain = module.forward(given.double())
+                if (found - plain).norm() < (rounded - plain).norm() / 2:
+                    continue
+            axes = stage.number, f"{name}.output", self._references.stages, rounded.ndim
+            axis = 1 if channels_first(*axes) else -1
+            sides: dict[SideName, torch.Tensor] = {"imitation": imitated, "device": found}
+            norms = token_norms(self._pool, rounded, sides, token_axis=axis)
+            yield f"{name}.output", (norms, tolerance)
 
     def _hold(
         self,
@@ -397,16 +448,22 @@ def examine(
 def stage_errors(
     stage: Stage,
     output: TokenNorms,
-    inside: Mapping[str, TokenNorms],
+    inside: Norms,
+    alone: Alone,
     stages: Stages,
     factor: float,
 ) -> StageErrors:
-    """Return what a stage's norms come to."""
+    """Return what a stage's norms come to; a module counts by itself where that says more."""
     distances = output.distances()
-    operators = tuple(
-        operator_error(name, class_of(name, stage, stages), norms.distances(), factor)
-        for name, norms in inside.items()
-    )
+    operators = []
+    for name, norms in inside.items():
+        kind = class_of(name, stage, stages)
+        error = operator_error(name, kind, norms.distances(), factor)
+        if name in alone and times_limit(error) <= 1:
+            own, tolerance = alone[name]
+            itself = operator_error(name, kind, own.distances(), factor, tolerance)
+            error = itself if times_limit(itself) > 1 else error
+        operators.append(error)
     accumulated = operator_error("output", class_of("output", stage, stages), distances, factor)
     fp32 = distances.get("fp32", distances["imitation"])
-    return StageErrors(stage, accumulated, fp32.error, operators)
+    return StageErrors(stage, accumulated, fp32.error, tuple(operators))

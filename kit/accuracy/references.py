@@ -32,7 +32,16 @@ from kit.accuracy.recorder import (
     require_on,
     with_main_input,
 )
-from kit.device.arithmetic import STORED, OwnGelu, found, multiplies_in, rounded_to
+from kit.device.arithmetic import (
+    HALF_TYPES,
+    STORED,
+    TOLERANCES,
+    UNIT_ROUNDOFF,
+    OwnGelu,
+    found,
+    multiplies_in,
+    rounded_to,
+)
 from kit.device.device import DTYPES, float_modes
 from kit.model.model import Features, features_of, use_attention
 from kit.model.setup import Setup, move_model, with_arithmetic
@@ -94,6 +103,25 @@ class Declared:
         """Whether it is fp32 throughout, which the CPU computes as it is."""
         return self.arithmetic == "fp32" and self.gelu == "erf"
 
+    def reduces(self, module: torch.nn.Module) -> bool:
+        """Return whether fp32 does not tell what a module, or attention beside it, computes."""
+        if isinstance(module, torch.nn.Linear):
+            return {self.matmul, self.attention or self.matmul} != {"fp32"}
+        if isinstance(module, torch.nn.Conv2d):
+            return self.convolution != "fp32"
+        return self.gelu == "tanh" and "GELU" in type(module).__name__
+
+    def tolerance(self, module: torch.nn.Module) -> float:
+        """Return how far two devices of this arithmetic may differ in a module's own result.
+
+        Where products are stored in 16 bits, the bias may be added before or after.
+        """
+        products = {torch.nn.Linear: self.matmul, torch.nn.Conv2d: self.convolution}
+        name = products.get(type(module), "fp32")
+        if not name.endswith(STORED):
+            return TOLERANCES["sum"]
+        return 2 * UNIT_ROUNDOFF[HALF_TYPES[name.removesuffix(STORED)]]
+
     def __str__(self) -> str:
         """Return it in words, for reports."""
         words: str = self.dtype
@@ -123,7 +151,7 @@ def declared_by(setup: Setup) -> Declared:
 
 
 def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
-    """Return what runs an operator with the fp32 inputs at these places rounded, or its result too.
+    """Return what runs an operator with the inputs at these places rounded, or its result too.
 
     Attention's result is no product alone, and is not rounded.
     """
@@ -131,13 +159,13 @@ def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
 
     def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
         rounded = (
-            rounded_to(products, value)
-            if index in places and value.dtype == torch.float32
-            else value
+            rounded_to(products, value.float()).to(value.dtype) if index in places else value
             for index, value in enumerate(args)
         )
         result = operator(*rounded, **kwargs)
-        return rounded_to(stored, result) if isinstance(result, torch.Tensor) else result
+        if stored == "fp32" or not isinstance(result, torch.Tensor):
+            return result
+        return rounded_to(stored, result).to(result.dtype)
 
     return call
 
