@@ -196,7 +196,8 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit import environment
         from kit.accuracy import evidence
         from kit.accuracy.measure import compare, keep_freed_memory
-        from kit.accuracy.report import pictures, report
+        from kit.accuracy.pictures import pictures
+        from kit.accuracy.report import report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
         from kit.model.setup import (
@@ -226,7 +227,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
                 measured = compare(options, setup, inputs, group, log, own_gelu)
                 setup, results, shape = measured.setup, measured.results, measured.input_shape
                 files = {options.output_dir / evidence.FILE: measured.features}
-                drawn = pictures(measured, device.label, options.lang)
+                drawn = pictures(measured, options.lang)
     report_fallbacks(fallen, log)
     images = 1 if results.folder is None else results.folder.images
     stopped = results.soak is not None and results.soak.end == "interrupted"

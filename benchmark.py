@@ -5,8 +5,8 @@ What is measured: synchronized forwards of one image after a warm-up that is tes
 steadiness, by the host's clock and the device's, every sample kept; then a sweep over batch
 sizes. With --modes all the same for every precision, attention and graph capture, each with its
 error against the fp32 CPU reference. What comes out: output/benchmark.json (the record),
-output/benchmark.log (what the console shows), output/benchmark.png, and with --profile
-output/benchmark_trace.json.
+output/benchmark.log (what the console shows), pictures (output/benchmark_*.png), and with
+--profile output/benchmark_trace.json.
 
     python3 benchmark.py
     python3 benchmark.py --modes all
@@ -191,7 +191,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment
-    from kit.benchmark import report
+    from kit.benchmark import pictures, report
     from kit.benchmark.run import Run
     from kit.device import health
     from kit.model.setup import input_info, open_device, report_fallbacks, report_patch, set_up
@@ -219,17 +219,17 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
-    pictures = {"benchmark.png": lambda: report.picture(record, options.lang)}
+    drawn = pictures.pictures(record, options.lang)
 
     def with_profile() -> Outcome:
         profile, trace = run.profile()
         results = replace(record.results, profile=profile)
         whole = replace(record, results=results, warnings=tuple(log.warnings))
-        drawn = {**pictures, "benchmark_trace.json": lambda: trace}
-        return Outcome(whole, report.profile_lines(profile), {}, drawn, exit_code(whole))
+        both = {**drawn, "benchmark_trace.json": lambda: trace}
+        return Outcome(whole, report.profile_lines(profile), {}, both, exit_code(whole))
 
     afterwards = with_profile if options.profile and not run.interrupted else None
-    return Outcome(record, report.lines(record), {}, pictures, exit_code(record), afterwards)
+    return Outcome(record, report.lines(record), {}, drawn, exit_code(record), afterwards)
 
 
 def exit_code(record: BenchmarkRecord) -> int:

@@ -106,7 +106,7 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
     files = {}
     if options.save_features is not None and not failed:
         files[options.save_features] = found.safetensors(setup.model_info)
-    pictures = {"inference_features.png": lambda: found.picture(setup.model_info)}
+    pictures = {"inference_features.png": lambda: found.picture(setup, options.lang)}
     code = EXIT_FAILED_VERDICT if failed else EXIT_PASSED
     return Outcome(record, features.report(record), files, pictures, code)
 

@@ -1,6 +1,5 @@
 """benchmark.py on the CPU: tables, record, sweep, ladder, picture."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -229,14 +228,15 @@ def test_a_main_mode_that_the_device_lacks_is_one_line_and_exit_code_2(
     assert not (folder / "benchmark.json").exists()
 
 
-def test_the_picture_has_a_panel_for_each_part(go: Go) -> None:
+def test_a_picture_is_drawn_for_each_part_that_there_is(go: Go) -> None:
     _, folder = go("--batch-sizes", "1")
-    two = Image.open(io.BytesIO((folder / "benchmark.png").read_bytes()))
+    names = ["benchmark_latency.png", "benchmark_throughput.png"]
+    assert sorted(path.name for path in folder.glob("*.png")) == names
     _, folder = go("--batch-sizes", "1", "--modes", "fp32,bf16")
-    three = Image.open(folder / "benchmark.png")
-    assert two.width * 3 == three.width * 2
-    assert two.height == three.height
-    assert len(three.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 10
+    for name in (*names, "benchmark_ladder.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.width == 800
+            assert len(picture.getcolors(maxcolors=1 << 24) or []) > 10
 
 
 def test_nothing_is_shown_on_stderr_where_it_is_no_terminal(

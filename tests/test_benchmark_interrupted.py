@@ -146,7 +146,7 @@ def test_ctrl_c_in_the_sweep_keeps_what_was_measured_and_marks_it_partial(
     assert [row["status"] for row in rows] == ["measured", "interrupted"]
     assert 1 <= rows[1]["latency"]["iterations"] <= 104
     assert "(interrupted)" in capsys.readouterr().out
-    assert Image.open(folder / "benchmark.png").width > 0
+    assert Image.open(folder / "benchmark_throughput.png").width > 0
 
 
 def test_ctrl_c_while_the_latency_is_measured_keeps_its_samples(

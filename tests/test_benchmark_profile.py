@@ -73,7 +73,7 @@ def test_a_profiler_that_fails_costs_a_warning_and_nothing_of_the_record(
     assert code == 0
     assert record_of(folder)["results"]["profile"] is None
     assert not (folder / "benchmark_trace.json").exists()
-    assert (folder / "benchmark.png").exists()
+    assert (folder / "benchmark_latency.png").exists()
     out = capsys.readouterr().out
     assert "[WARNING] No profile: the device failed while profiling fp32-sdpa: no profiler" in out
 

@@ -17,6 +17,7 @@ from transformers import AutoModel
 
 from kit import records
 from kit.inference import features
+from kit.inference.picture import PANEL_HEIGHT
 from kit.model import images, model, preprocessing
 from kit.model.model import Features
 from tests.models import save_tiny_convnext, save_tiny_dinov2
@@ -106,8 +107,9 @@ def test_the_picture_shows_the_image_beside_its_features(run_inference: Run, pho
     _, folder = run_inference()
     with Image.open(folder / "inference_features.png") as picture:
         width, height = picture.size
-        left = picture.crop((0, 0, (width - 8) // 2, height))
-        right = np.asarray(picture.crop(((width + 8) // 2, 0, width, height)))
+        top = height - PANEL_HEIGHT
+        left = picture.convert("RGB").crop((0, top, (width - 8) // 2, height))
+        right = np.asarray(picture.convert("RGB").crop(((width + 8) // 2, top, width, height)))
         with Image.open(photo) as original:
             expected = original.resize(left.size, Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(left, int) - np.asarray(expected, int)).max() == 0

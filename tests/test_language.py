@@ -9,10 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from kit import language
-from kit.benchmark import report
-from kit.language import default_language, png, translated
+from kit import language, pictures
+from kit.benchmark.pictures import draw_latency, draw_throughput
+from kit.language import default_language, translated
 from kit.options import shared_parser
+from kit.pictures import png
 from tests.report_records import benchmark
 
 
@@ -194,29 +195,12 @@ def texts(figure: Figure) -> set[str]:
 
 
 def test_a_picture_is_in_the_language_of_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        drawn.append(figure)
-        savefig(figure, *arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    monkeypatch.setattr(language, "chinese_font", lambda: "DejaVu Sans")
-    record = benchmark()
-    assert report.picture(record, "zh").startswith(b"\x89PNG")
-    assert report.picture(record, "en").startswith(b"\x89PNG")
-    chinese, english = (texts(figure) for figure in drawn)
-    assert {"单图延迟", "预热", "计时", "吞吐与延迟", "图模式"} <= chinese
-    assert {"Latency of one image", "warm-up", "timed", "Throughput and latency"} <= english
-    assert not {"Latency of one image", "warm-up", "timed", "forward", "relative error"} & chinese
-
-
-def test_a_host_without_a_chinese_font_gets_english_pictures(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(language, "chinese_font", lambda: None)
-    figure = Figure()
-    figure.suptitle("warm-up")
-    png(figure, "zh")
-    assert texts(figure) == {"warm-up"}
+    monkeypatch.setattr(pictures, "chinese_font", lambda: "DejaVu Sans")
+    figures = [draw_latency(benchmark()), draw_throughput(benchmark())]
+    english = set.union(*map(texts, figures))
+    for figure in figures:
+        assert png(figure, "zh").startswith(b"\x89PNG")
+    chinese = set.union(*map(texts, figures))
+    assert {"forward", "warm-up", "timed"} <= english
+    assert {"前向", "预热", "计时"} <= chinese
+    assert not {"warm-up", "timed", "forward"} & chinese

@@ -314,7 +314,7 @@ def test_a_record_that_is_a_folder_or_a_pipe_or_too_large_is_named(
     write(tmp_path, {"inference": everything()["inference"]})
     (tmp_path / "accuracy.json").mkdir()
     os.mkfifo(tmp_path / "benchmark.json")
-    (tmp_path / "benchmark.png").symlink_to("/dev/zero")
+    (tmp_path / "benchmark_ladder.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "accuracy_pca.png")
     found = load_records(tmp_path)
     assert found.found() == [found.inference]
@@ -337,11 +337,13 @@ def test_a_picture_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, everything())
     os.utime(tmp_path / "accuracy_pca.png", (1, 1))
     (tmp_path / "accuracy_layers.png").write_bytes(b"no picture")
-    (tmp_path / "benchmark.png").unlink()
+    (tmp_path / "benchmark_latency.png").unlink()
     problems = {name: one.problem for name, one in load_records(tmp_path).pictures.items()}
     assert problems == {
         "inference_features.png": "",
-        "benchmark.png": "absent",
+        "benchmark_latency.png": "absent",
+        "benchmark_throughput.png": "",
+        "benchmark_ladder.png": "",
         "accuracy_layers.png": "unreadable",
         "accuracy_tokens.png": "",
         "accuracy_pca.png": "older",

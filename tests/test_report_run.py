@@ -219,7 +219,7 @@ def test_markdown_reads_as_the_page_does(tmp_path: Path) -> None:
     inline = [child for token in tokens for child in token.children or ()]
     kinds = {token.type for token in (*tokens, *inline)}
     assert not kinds & {"html_block", "html_inline", "link_open", "em_open", "s_open", "hr"}
-    assert sum(child.type == "image" for child in inline) == 5
+    assert sum(child.type == "image" for child in inline) == 7
     read = [
         "".join(child.content for child in tokens[at + 1].children or ()).split()
         for at, token in enumerate(tokens)

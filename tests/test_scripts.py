@@ -75,7 +75,7 @@ def test_without_weights_the_whole_vit_b16_runs_from_any_folder(tmp_path: Path) 
     assert "the features mean nothing" in done.stdout
     assert (tmp_path / "output" / "inference.log").read_text("utf-8") == done.stdout
     with Image.open(tmp_path / "output" / "inference_features.png") as picture:
-        assert picture.size == (2 * 640 + 8, 427)
+        assert picture.width == 2 * 640 + 8
         assert picture.info["source"] == "random"
 
 

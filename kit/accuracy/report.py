@@ -1,18 +1,12 @@
-"""accuracy.py's console block, from its record alone, and its three pictures."""
+"""accuracy.py's console block, from its record alone."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
+from collections.abc import Sequence
 
 from kit.accuracy.limits import number, validation_block
-from kit.accuracy.measure import Measured
-from kit.accuracy.verdict import block_name, place_words, prefix_of
+from kit.accuracy.verdict import block_name, place_words
 from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
-from kit.language import png
 from kit.model.model import TENSORS
 from kit.records import (
     AccuracyRecord,
@@ -26,11 +20,6 @@ from kit.records import (
     Soak,
     TensorAccuracy,
 )
-from kit.statistics import as_colours, compare_tokens, principal_components
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WORSE = 1.1  # times the figure before; less is the last places of sums
 SMALL_SET = 4  # cells of a coverage that one line says
@@ -320,169 +309,3 @@ def soak_lines(soak: Soak) -> list[str]:
             f"({'inside' if first.passed else 'beyond'} the limits)"
         )
     return lines
-
-
-# ---- Pictures ------------------------------------------------------------------------------------
-
-DPI = 120
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#7f7f7f"
-SMALLEST_ERROR = 1e-9  # where an error of 0 is drawn on a logarithmic axis
-
-
-def pictures(measured: Measured, label: str, language: str) -> Mapping[str, Callable[[], bytes]]:
-    """Return what draws each PNG file, by its name.
-
-    Args:
-        measured: one image's measurement.
-        label: the device's kind, for the legends.
-        language: zh or en.
-    """
-    results = measured.results
-    title = f"{results.verdict}: {results.declared}"
-    if results.source == "random":
-        title += ", random weights"
-    title += f"\n{measured.setup.device.name}"
-    drawn = {"accuracy_layers.png": lambda: png(draw_layers(results, title, label), language)}
-    examination, (rows, columns_) = measured.examination, measured.grid
-    shape = examination.device.last_hidden_state.shape
-    right = shape == examination.fp64.last_hidden_state.shape
-    if right and shape[1] == prefix_of(measured.stages) + rows * columns_:
-        drawn["accuracy_tokens.png"] = lambda: png(
-            draw_tokens(measured, title), language, photographs=True
-        )
-        drawn["accuracy_pca.png"] = lambda: png(
-            draw_pca(measured, title, label), language, photographs=True
-        )
-    return drawn
-
-
-def figure_of(width: float, height: float, title: str) -> "Figure":
-    """Return an empty figure that needs no display."""
-    import matplotlib as mpl  # only pictures need it
-
-    mpl.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=DPI, layout="constrained")
-    figure.suptitle(title)
-    return figure
-
-
-def drawable(value: float | None, smallest: float = SMALLEST_ERROR) -> float:
-    """Return an error as a logarithmic axis can show it; NaN leaves a gap."""
-    return math.nan if value is None else max(value, smallest)
-
-
-def draw_layers(results: AccuracyResults, title: str, label: str) -> "Figure":
-    """Return the error after each block, and each block's worst operator beside its limit."""
-    figure = figure_of(9, 6.5, title)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    places = range(len(results.blocks))
-    for name, colour, style, label_ in (
-        ("relative_error", BLUE, "o-", label),
-        ("cpu_relative_error", GREY, "s--", "CPU fp32"),
-        ("expected_error", GREEN, "^:", "explained"),
-    ):
-        values = [drawable(getattr(block, name)) for block in results.blocks]
-        above.plot(places, values, style, color=colour, label=label_, markersize=5)
-    factor = results.limits.budget_factor
-    limits = [drawable(factor * block.expected_error) for block in results.blocks]
-    above.plot(places, limits, "-", color=ORANGE, linewidth=1, label=f"{factor:g} x explained")
-    above.set_yscale("log")
-    above.set_ylabel("relative error against fp64")
-    above.legend()
-    above.grid(alpha=0.3)
-    draw_ratios(below, results.blocks)
-    below.set_xticks(
-        list(places), [block_name(block.block, block.name) for block in results.blocks]
-    )
-    below.set_xlabel("block")
-    return figure
-
-
-def draw_ratios(axes: "Axes", blocks: tuple[BlockAccuracy, ...]) -> None:
-    """Draw how many times its limit each block's worst operator is."""
-    ratios = [
-        drawable(None if block.worst_operator is None else block.worst_operator.times_limit, 1e-3)
-        for block in blocks
-    ]
-    colours_ = [BLUE if block.explained else RED for block in blocks]
-    axes.bar(range(len(blocks)), ratios, color=colours_, bottom=0)
-    axes.axhline(1, color=ORANGE, linewidth=1)
-    for place, (block, ratio) in enumerate(zip(blocks, ratios, strict=True)):
-        if not block.explained and block.worst_operator is not None:
-            height = 1 if math.isnan(ratio) else ratio
-            words = block.worst_operator.operator
-            axes.annotate(words, (place, height), ha="center", va="bottom", fontsize=8)
-    axes.set_yscale("log")
-    axes.set_ylabel("worst operator / its limit")
-    axes.grid(alpha=0.3, axis="y")
-
-
-def draw_tokens(measured: Measured, title: str) -> "Figure":
-    """Return the image beside each patch's error, and CLS and registers as bars."""
-    from matplotlib.colors import LogNorm  # only this picture needs it
-
-    reference, device = tokens_of(measured)
-    relative = compare_tokens(reference, device).relative.numpy()
-    errors = np.nan_to_num(relative, posinf=10.0).clip(SMALLEST_ERROR, 10.0)
-    worst = measured.results.last_hidden_state.worst_token
-    prefix = prefix_of(measured.stages)
-    figure = figure_of(12, 4.4, title)
-    left, middle, right = figure.subplots(1, 3, width_ratios=[4, 4, 2])
-    left.imshow(measured.image.pixels, aspect="auto")
-    left.set_title("image")
-    patches = errors[prefix:].reshape(measured.grid)
-    shown = middle.imshow(
-        patches, norm=LogNorm(patches.min(), max(patches.max(), patches.min() * 1.01))
-    )
-    if worst.row is not None and worst.column is not None:
-        middle.plot(worst.column, worst.row, "x", color=RED, markersize=12)
-    middle.set_title(f"worst: {place_words(worst)}, {number(worst.relative_error, '.2g')}")
-    figure.colorbar(shown, ax=middle, label="relative error of the token")
-    names = ["CLS", *(f"reg {number_}" for number_ in range(prefix - 1))]
-    right.bar(names, errors[:prefix], color=BLUE)
-    right.set_yscale("log")
-    right.tick_params(axis="x", labelrotation=90)
-    right.set_title("other tokens")
-    for axes in (left, middle):
-        axes.set_axis_off()
-    return figure
-
-
-def tokens_of(measured: Measured) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all tokens of the side that the limits are held against, and of the device."""
-    examination = measured.examination
-    self_check = measured.results.reference == "CPU fp64"
-    expected = examination.fp64 if self_check else examination.fp32
-    return expected.last_hidden_state, examination.device.last_hidden_state
-
-
-def draw_pca(measured: Measured, title: str, label: str) -> "Figure":
-    """Return image, reference and device features as colours, and the difference.
-
-    The reference's principal components are the basis of both.
-    """
-    prefix = prefix_of(measured.stages)
-    sides = [tokens[0, prefix:].double().numpy() for tokens in tokens_of(measured)]
-    reference, device = (
-        as_colours(principal_components(side, sides[0])).reshape(*measured.grid, 3)
-        for side in sides
-    )
-    difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
-    figure = figure_of(13, 3.8, title)
-    image, left, middle, right = figure.subplots(1, 4)
-    image.imshow(measured.image.pixels, aspect="auto")
-    image.set_title("image")
-    for panel, map_, name in (
-        (left, reference, measured.results.reference),
-        (middle, device, label),
-    ):
-        panel.imshow(np.nan_to_num(map_))
-        panel.set_title(name)
-    shown = right.imshow(difference, cmap="magma", vmin=0, vmax=max(difference.max(), 1e-12))
-    right.set_title(f"difference, at most {difference.max():.2g} of the range")
-    figure.colorbar(shown, ax=right)
-    for panel in (image, left, middle, right):
-        panel.set_axis_off()
-    return figure

@@ -1,15 +1,13 @@
-"""benchmark.py's report, from the record alone: the console's last lines, and the picture."""
+"""benchmark.py's report, from the record alone: the console's last lines."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from kit.accuracy.limits import LIMITS
 from kit.benchmark.baseline import comparison
 from kit.benchmark.modes import together
 from kit.device.device import LABELS
 from kit.environment import BINDING
-from kit.language import png
 from kit.output import RULE
 from kit.records import (
     BenchmarkRecord,
@@ -25,18 +23,10 @@ from kit.records import (
 )
 from kit.statistics import PERCENTILES, samples_needed
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 THIN_RULE = "-" * len(RULE)
 NEEDED = {f"p{p}_ms": samples_needed(p) for p in PERCENTILES} | {"stddev_ms": 2}
 MIB = 1 << 20
 LONGEST_NAME = 52  # of an operator; a GPU's kernels have longer ones
-PANEL_INCHES = (5.2, 4.2)
-DPI = 120
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#7f7f7f"
-PRECISION_COLOURS = {"fp32": BLUE, "bf16": GREEN, "fp16": ORANGE}
-SMALLEST_ERROR = 1e-8  # where an error of 0 is drawn on the logarithmic axis
 
 
 def lines(record: BenchmarkRecord) -> list[str]:
@@ -58,13 +48,6 @@ def lines(record: BenchmarkRecord) -> list[str]:
     if results.ladder or results.skipped_modes:
         found += ladder_lines(record)
     return found
-
-
-def title(record: BenchmarkRecord) -> str:
-    """Return what stands above the picture: device, mode, and weights where they are random."""
-    weights = ", random weights" if record.model.source == "random" else ""
-    device = f"{LABELS[record.device.type]} ({record.device.name})"
-    return f"{record.model.architecture}{weights} on {device}, {record.results.mode}"
 
 
 def latency_lines(latency: Latency) -> list[str]:
@@ -273,113 +256,3 @@ def compared(main: LadderRow, best: LadderRow) -> str:
     if one.status == "same":
         return f"no faster than {main.mode} beyond the noise"
     return f"{1 / one.ratio:.2f} times as fast as {main.mode}"
-
-
-# ---- The picture ---------------------------------------------------------------------------------
-
-
-def picture(record: BenchmarkRecord, language: str) -> bytes:
-    """Return a PNG with a panel for each part that the results have, at least the latency."""
-    import matplotlib as mpl  # only this picture needs it
-
-    mpl.use("Agg")
-    from matplotlib.figure import Figure
-
-    results = record.results
-    rows = [row.latency for row in results.throughput if row.latency and row.throughput_ips]
-    panels = sum((results.latency is not None, bool(rows), bool(results.ladder)))
-    figure = Figure((PANEL_INCHES[0] * panels, PANEL_INCHES[1]), dpi=DPI, layout="constrained")
-    figure.suptitle(title(record))
-    axes = iter(figure.subplots(1, panels, squeeze=False)[0])
-    if results.latency is not None:
-        draw_latency(next(axes), results.latency)
-    if rows:
-        draw_sweep(next(axes), rows)
-    if results.ladder:
-        draw_ladder(next(axes), results)
-    return png(figure, language)
-
-
-def draw_latency(axes: "Axes", latency: Latency) -> None:
-    """Draw every sample in its order, warm-up first, and the percentiles as lines."""
-    warm_up = latency.warm_up.samples_ms
-    axes.plot(range(-len(warm_up), 0), warm_up, "x", color=GREY, label="warm-up")
-    samples = latency.samples_ms
-    axes.plot(range(len(samples)), samples, ".", color=BLUE, label="timed")
-    styles = {"p50_ms": "-", "p90_ms": "--", "p99_ms": ":"}
-    for name, style in styles.items():
-        value = getattr(latency, name)
-        mark = " (unsupported)" if name in latency.unsupported else ""
-        axes.axhline(
-            value, color=ORANGE, linestyle=style, linewidth=1, label=f"{name} {value:.2f}{mark}"
-        )
-    failed = latency.check is not None and latency.check.verdict == "FAIL"
-    heading = "Latency of one image" + (": check FAILED, no result" if failed else "")
-    axes.set(title=heading, xlabel="forward", ylabel="ms")
-    axes.locator_params(axis="x", integer=True)
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
-
-
-def draw_sweep(axes: "Axes", rows: list[Latency]) -> None:
-    """Draw throughput (left axis) and latency (right axis) over the batch size."""
-    rows = sorted(rows, key=lambda row: row.batch_size)
-    sizes = [row.batch_size for row in rows]
-    axes.plot(sizes, [row.batch_size / row.mean_ms * 1e3 for row in rows], "o-", color=BLUE)
-    axes.set(title="Throughput and latency", xlabel="batch size")
-    axes.set_ylabel("images/s (circles)", color=BLUE)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    right = axes.twinx()
-    right.plot(sizes, [row.mean_ms for row in rows], "s--", color=ORANGE)
-    right.set_ylabel("ms per forward (squares)", color=ORANGE)
-    right.set_ylim(bottom=0)
-
-
-def draw_ladder(axes: "Axes", results: BenchmarkResults) -> None:
-    """Draw speed against error: one point per mode, the fastest that passes marked."""
-    from matplotlib.ticker import LogLocator, NullLocator  # as in picture
-
-    failed = [row for row in results.ladder if row.relative_error is None]
-    for row in results.ladder:
-        if row.relative_error is not None:
-            draw_rung(axes, row, results)
-    heading = "Speed against error"
-    if failed:
-        heading += f" ({len(failed)} with values that are not finite are left out)"
-    axes.set(title=heading, xlabel="p50_ms of one image", ylabel="relative error")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yscale("log")
-    # Room above the highest point for its mode's name.
-    axes.set_ylim(bottom=SMALLEST_ERROR / 3, top=axes.get_ylim()[1] * 10)
-    kinds = {"operator by operator": "o", "graph": "^"}
-    for kind, marker in kinds.items():
-        axes.plot([], [], marker, color=GREY, label=kind)
-    for precision, colour in PRECISION_COLOURS.items():
-        axes.plot([], [], "s", color=colour, label=precision)
-    axes.plot([], [], "o", color=GREY, markerfacecolor="none", label="eager attention")
-    axes.plot([], [], "x", color=RED, label="fails")
-    axes.legend(fontsize="small")
-
-
-def draw_rung(axes: "Axes", row: LadderRow, results: BenchmarkResults) -> None:
-    """Draw one mode's point; its name stands beside the fastest within either kind of limits."""
-    place = row.latency.p50_ms, max(row.relative_error or 0.0, SMALLEST_ERROR)
-    colour = PRECISION_COLOURS[row.dtype]
-    marker = "^" if row.graph else "o"
-    filled = colour if row.attention == "sdpa" else "none"
-    axes.plot(*place, marker, color=colour, markerfacecolor=filled, markersize=8)
-    if row.verdict == "FAIL":
-        axes.plot(*place, "x", color=RED, markersize=11)
-    fastest = {
-        results.fastest_passing_mode: "fastest within its own limits",
-        results.fastest_published_mode: "fastest within the published limits",
-    }
-    if row.mode in fastest:
-        words = f"{row.mode} ({fastest[row.mode]})"
-        axes.annotate(words, place, xytext=(0, 8), textcoords="offset points", fontweight="bold")

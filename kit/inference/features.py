@@ -27,6 +27,7 @@ from kit.model.model import (
 )
 from kit.model.setup import Setup, model_input, move_model
 from kit.output import RULE, RunLog, alive
+from kit.pictures import subject
 from kit.records import (
     ImageResult,
     InferenceRecord,
@@ -59,9 +60,10 @@ class Found:
     pictures: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
     kept: Sequence[tuple[str, Features]]
 
-    def picture(self, model: ModelInfo) -> bytes:
+    def picture(self, setup: Setup, language: str) -> bytes:
         """Return the PNG of images beside their features."""
-        return picture.draw(self.pictures, model.source)
+        title = subject(setup.model_info, setup.device.type, setup.device.name)
+        return picture.draw(self.pictures, title, setup.model_info.source, language)
 
     def safetensors(self, model: ModelInfo) -> bytes:
         """Return the kept features as a safetensors file, stacked in the order of the images.

@@ -8,12 +8,13 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from kit.pictures import WIDTH_INCHES, figure_of, png
 from kit.statistics import as_colours, principal_components
 
 PANEL_HEIGHT = 427  # of the default image, so that it is shown pixel for pixel
 GAP = 8
 LARGEST_RATIO = 4.0  # a 1 x 4000 image would else be a line
-BACKGROUND = (255, 255, 255)
+TITLE_INCHES = 0.25  # of a line
 
 
 def feature_colours(
@@ -32,24 +33,34 @@ def panel_size(width: int, height: int) -> tuple[int, int]:
 
 
 def draw(
-    pairs: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]], source: str
+    pairs: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    title: str,
+    source: str,
+    language: str,
 ) -> bytes:
-    """Return a PNG with one row per pair: the image, and its features at the image's size.
+    """Return a PNG with the title, and one row per pair: the image, and its features at its size.
 
     Args:
         pairs: image (uint8, rows x columns x 3) and feature colours (the same, any size).
+        title: its lines.
         source: where the weights come from, kept in the PNG's text chunk `source`.
+        language: zh or en.
     """
     rows = []
     for pixels, colours in pairs:
         size = panel_size(pixels.shape[1], pixels.shape[0])
-        row = Image.new("RGB", (2 * size[0] + GAP, size[1]), BACKGROUND)
+        row = Image.new("RGBA", (2 * size[0] + GAP, size[1]))
         row.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (0, 0))
         patches = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
         row.paste(patches, (size[0] + GAP, 0))
         rows.append(row)
-    height = sum(row.height for row in rows) + GAP * (len(rows) - 1)
-    sheet = Image.new("RGB", (max(row.width for row in rows), height), BACKGROUND)
+    width = max(row.width for row in rows)
+    inches = TITLE_INCHES * len(title.splitlines())
+    heading = figure_of(inches, title, dpi=width / WIDTH_INCHES)
+    heading.set_layout_engine("none")
+    heading.texts[0].set(y=0.5, va="center")
+    rows.insert(0, Image.open(io.BytesIO(png(heading, language))).convert("RGBA"))
+    sheet = Image.new("RGBA", (width, sum(row.height + GAP for row in rows) - GAP))
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))

@@ -23,7 +23,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SCRIPTS = ("inference", "benchmark", "accuracy")
 PICTURES = {
     "inference": ("inference_features.png",),
-    "benchmark": ("benchmark.png",),
+    "benchmark": ("benchmark_latency.png", "benchmark_throughput.png", "benchmark_ladder.png"),
     "accuracy": ("accuracy_layers.png", "accuracy_tokens.png", "accuracy_pca.png"),
 }
 # A run draws its pictures after it has written its record; a copy of a folder mixes the times up.
