@@ -6,10 +6,11 @@ follows from its samples. What nothing in a record can confirm is a claim that s
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from kit.records import (
     AccuracyRecord,
     AccuracyResults,
     BenchmarkRecord,
-    ImageAccuracy,
+    BenchmarkResults,
     InferenceRecord,
     LadderRow,
     Latency,
@@ -32,7 +33,6 @@ from kit.records import (
     RowCheck,
     Statistics,
     TensorAccuracy,
-    ThroughputRow,
 )
 from kit.report.load import Records, started_at
 
@@ -77,28 +77,50 @@ class Claim:
 
 @dataclass(frozen=True)
 class Checks:
-    """Makes the checks of one file."""
+    """Makes the claims of one record; a place in it reads as results.ladder[2].mode."""
 
-    file: str
+    record: Record
 
-    def same(self, field: str, recorded: object, computed: object, method: Method) -> Claim:
-        """Return the check that a claim is what comes out."""
+    def at(self, field: str) -> Any:  # noqa: ANN401 - whatever the record holds there
+        """Return what stands at a place."""
+        value: Any = self.record
+        for name in re.findall(r"\w+", field):
+            value = value[int(name)] if name.isdigit() else getattr(value, name)
+        return value
+
+    def rows(self, field: str) -> Iterator[tuple[str, Any]]:
+        """Yield the entries of a list with their places."""
+        for number, row in enumerate(self.at(field)[:CHECKED_ROWS]):
+            yield f"{field}[{number}]", row
+
+    def claim(
+        self, field: str, recorded: object, computed: str, method: Method, *, agrees: bool | None
+    ) -> Claim:
+        """Return a claim of this record."""
+        file = f"{self.record.script}.json"
+        return Claim(file, field, shown(recorded), computed, method, agrees)
+
+    def same(self, field: str, computed: object, method: Method, recorded: object = ...) -> Claim:
+        """Return the check that a claim is what comes out; `recorded` is what stands there."""
+        recorded = self.at(field) if recorded is ... else recorded
         agrees = alike(recorded, computed)
-        return Claim(self.file, field, shown(recorded), shown(computed), method, agrees)
+        return self.claim(field, recorded, shown(computed), method, agrees=agrees)
 
     def within(
-        self, field: str, recorded: float, least: float, most: float, method: Method = "bounds"
-    ) -> Claim:
+        self, field: str, least: float, most: float, method: Method = "bounds",
+        recorded: object = ...,
+    ) -> Claim:  # fmt: skip
         """Return the check that a claim lies between two bounds, give or take their rounding."""
+        recorded = self.at(field) if recorded is ... else recorded
         low, high = real(least), real(most)
         slack = TOLERANCE * max(abs(low), abs(high) if math.isfinite(high) else 0.0) + 1e-12
         agrees = low - slack <= real(recorded) <= high + slack
         bounds = f"{shown(least)} … {shown(most)}"
-        return Claim(self.file, field, shown(recorded), bounds, method, agrees)
+        return self.claim(field, recorded, bounds, method, agrees=agrees)
 
-    def open(self, field: str, recorded: object) -> Claim:
-        """Return a claim that nothing in the record can confirm."""
-        return Claim(self.file, field, shown(recorded), "", "none", None)
+    def open(self, field: str, *, long: bool = False) -> Claim:
+        """Return a claim that nothing in the record can confirm; a long one is not shown."""
+        return self.claim(field, "…" if long else self.at(field), "", "none", agrees=None)
 
 
 def shown(value: object) -> str:
@@ -144,279 +166,231 @@ def check(records: Records, now: datetime) -> Iterator[Claim]:
         now: when this is asked.
     """
     for record in records.found():
-        yield from check_header(record, now)
-    if records.inference is not None:
-        yield from check_inference(records.inference)
-    if records.benchmark is not None:
-        yield from check_benchmark(records.benchmark)
-    if records.accuracy is not None:
-        yield from check_accuracy(records.accuracy)
+        checks = Checks(record)
+        yield from check_header(checks, now)
+        match record:
+            case InferenceRecord():
+                yield from check_inference(checks)
+            case BenchmarkRecord():
+                yield from check_benchmark(checks)
+            case AccuracyRecord():
+                yield from check_accuracy(checks, record)
 
 
-def check_header(record: Record, now: datetime) -> Iterator[Claim]:
+def check_header(checks: Checks, now: datetime) -> Iterator[Claim]:
     """Yield what every record claims of its device, weights and time."""
-    checks, device = Checks(f"{record.script}.json"), record.device
+    record, device = checks.record, checks.record.device
     kind, _, index = device.torch_device.partition(":")
-    yield checks.same("device.type", device.type, kind, "fields")
+    yield checks.same("device.type", kind, "fields")
     if index:
-        yield checks.same("device.index", str(device.index), index, "fields")
+        yield checks.same("device.index", index, "fields", str(device.index))
     if device.type == "npu":
-        for field in ("torch_npu", "cann"):
-            version = getattr(record.environment, field)
-            yield checks.same(f"environment.{field}", version, version or "…", "fields")
+        for field in ("environment.torch_npu", "environment.cann"):
+            yield checks.same(field, checks.at(field) or "…", "fields")
     if started_at(record) > now + timedelta(days=1):
-        yield Claim(checks.file, "started_at", record.started_at, str(now), "clock", False)
-    yield checks.open("environment", "…")
-    yield checks.open("device.name", device.name)
-    rows = device.arithmetic.operators if device.arithmetic else ()
-    for number, row in enumerate(rows[:CHECKED_ROWS]):
-        place = f"device.arithmetic.operators[{number}]"
+        yield checks.claim("started_at", record.started_at, str(now), "clock", agrees=False)
+    yield checks.open("environment", long=True)
+    yield checks.open("device.name")
+    rows = checks.rows("device.arithmetic.operators") if device.arithmetic else ()
+    for place, row in rows:
         if row.found == row.nearest:
-            yield checks.within(f"{place}.residual", real(row.residual), 0, row.tolerance)
-        yield checks.open(f"{place}.found", row.found)
+            yield checks.within(f"{place}.residual", 0, row.tolerance)
+        yield checks.open(f"{place}.found")
         setting = PRODUCTS.get(row.operator)
         if setting and record.model.dtype == "fp32" and row.found in get_args(Products):
-            yield checks.same(f"device.{setting}", getattr(device, setting), row.found, "rows")
-    yield checks.open("model.sha256", record.model.sha256)
-    yield checks.open("input.sha256", record.input.sha256)
+            yield checks.same(f"device.{setting}", row.found, "rows")
+    yield checks.open("model.sha256")
+    yield checks.open("input.sha256")
 
 
-def check_inference(record: InferenceRecord) -> Iterator[Claim]:
+def check_inference(checks: Checks) -> Iterator[Claim]:
     """Yield what inference.py claims of its first image."""
-    checks, results, images = Checks("inference.json"), record.results, record.results.images
-    samples = results.samples_ms
+    samples, images = checks.at("results.samples_ms"), checks.at("results.images")
     median = float(np.median(samples)) if samples else None
-    yield checks.same("results.latency_ms", results.latency_ms, median, "samples")
-    yield checks.same("results.repeats.forwards", results.repeats.forwards, len(samples), "samples")
-    yield checks.same("input.images", record.input.images, len(images), "rows")
+    yield checks.same("results.latency_ms", median, "samples")
+    yield checks.same("results.repeats.forwards", len(samples), "samples")
+    yield checks.same("input.images", len(images), "rows")
     if images:
         first = images[0]
-        pooled = results.pooler_output.first_values
-        yield checks.same("results.latency_ms", results.latency_ms, first.latency_ms, "images")
-        yield checks.same(
-            "results.pooler_output.first_values", pooled, first.first_values, "images"
-        )
-        yield checks.same("input.sha256", record.input.sha256, first.sha256, "images")
+        yield checks.same("results.latency_ms", first.latency_ms, "images")
+        yield checks.same("results.pooler_output.first_values", first.first_values, "images")
+        yield checks.same("input.sha256", first.sha256, "images")
     for name in OUTPUTS:
-        place, device = f"results.{name}.device", getattr(results, name).device
-        yield checks.same(place, device, record.device.torch_device, "fields")
-    yield checks.open("results.samples_ms", samples)
+        yield checks.same(f"results.{name}.device", checks.record.device.torch_device, "fields")
+    yield checks.open("results.samples_ms")
 
 
 # ---- benchmark.json ------------------------------------------------------------------------------
 
 
-def check_benchmark(record: BenchmarkRecord) -> Iterator[Claim]:
+def check_benchmark(checks: Checks) -> Iterator[Claim]:
     """Yield what benchmark.py claims of its samples and rows."""
-    checks, results = Checks("benchmark.json"), record.results
+    results: BenchmarkResults = checks.at("results")
     if results.latency is not None:
-        yield from check_latency(checks, "results.latency", results.latency, 1)
-    yield from check_sweep(checks, "results.throughput", results.throughput)
-    for number, row in enumerate(results.ladder[:CHECKED_ROWS]):
-        yield from check_mode(checks, f"results.ladder[{number}]", row, record.device.type == "cpu")
+        yield from check_latency(checks, "results.latency", 1)
+    yield from check_sweep(checks, "results.throughput")
+    for place, row in checks.rows("results.ladder"):
+        yield from check_mode(checks, place, row)
     passing = sorted(
         (row for row in results.ladder if row.verdict != "FAIL"), key=lambda row: row.latency.p50_ms
     )
     published = (row.mode for row in passing if row.within_published_limits)
-    fastest = next((row.mode for row in passing), None), next(published, None)
-    for name, mode in zip(("fastest_passing_mode", "fastest_published_mode"), fastest, strict=True):
-        yield checks.same(f"results.{name}", getattr(results, name), mode, "rows")
+    fastest = next((row.mode for row in passing), None)
+    yield checks.same("results.fastest_passing_mode", fastest, "rows")
+    yield checks.same("results.fastest_published_mode", next(published, None), "rows")
     if results.ranks is not None:
         yield from check_ranks(checks, results.ranks)
     if results.regression is not None:
         yield from check_regression(checks, results.regression)
     for field in ("phases", "memory", "harness"):
-        yield checks.open(f"results.{field}", "…")
+        yield checks.open(f"results.{field}", long=True)
 
 
-def check_latency(checks: Checks, place: str, latency: Statistics, batch: int) -> Iterator[Claim]:
+def check_latency(checks: Checks, place: str, batch: int) -> Iterator[Claim]:
     """Yield the figures of a list of times beside those of its samples."""
+    latency: Statistics = checks.at(place)
     samples = np.asarray(latency.samples_ms, dtype=np.float64)
-    computed = {
-        name: compute(samples) if len(samples) else None for name, compute in FIGURES.items()
-    }
-    for name, value in computed.items():
-        recorded = getattr(latency, name)
-        yield checks.same(f"{place}.{name}", recorded, value, "samples")
+    for name, compute in FIGURES.items():
+        figure = compute(samples) if len(samples) else None
+        yield checks.same(f"{place}.{name}", figure, "samples")
     lowest = float(samples.min()) if len(samples) else 0.0
-    yield checks.within(f"{place}.samples_ms", lowest, 1e-9, math.inf)
+    yield checks.within(f"{place}.samples_ms", 1e-9, math.inf, recorded=lowest)
     if isinstance(latency, Latency):
-        yield checks.same(f"{place}.batch_size", latency.batch_size, batch, "rows")
+        yield checks.same(f"{place}.batch_size", batch, "rows")
         for side in ("device", "host"):
             times = getattr(latency, f"{side}_samples_ms")
             median = float(np.median(times)) if times else None
-            recorded = getattr(latency, f"{side}_p50_ms")
-            yield checks.same(f"{place}.{side}_p50_ms", recorded, median, "samples")
+            yield checks.same(f"{place}.{side}_p50_ms", median, "samples")
         if latency.check is not None:
             yield from check_row(checks, f"{place}.check", latency.check, latency)
 
 
 def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> Iterator[Claim]:
     """Yield a row's check beside the kit's limits, and what it looked at beside its forwards."""
+    figures = one.relative_error, one.cosine_similarity, one.token_relative_error
     if one.verdict != "FAIL":
         limits = {str(name): row for name, row in LIMITS.items()}.get(one.arithmetic)
-        inside = limits is not None and row_inside(one, limits) and not one.reasons
+        inside = limits is not None and is_inside(limits, *figures) and not one.reasons
         inside = inside and one.repeats.largest_difference is not None
-        verdict = one.verdict if inside else "FAIL"
-        yield checks.same(f"{place}.verdict", one.verdict, verdict, "limits")
-        yield checks.same(f"{place}.images", one.images, 2 * latency.batch_size, "rows")
-        forwards = one.repeats.forwards
-        yield checks.within(f"{place}.repeats.forwards", forwards, latency.iterations, math.inf)
-    if one.within_published_limits and (one.verdict == "FAIL" or not row_inside(one, PUBLISHED)):
-        yield checks.same(f"{place}.within_published_limits", True, False, "limits")
-    yield from check_cosine(checks, place, one.relative_error, one.cosine_similarity)
+        yield checks.same(f"{place}.verdict", one.verdict if inside else "FAIL", "limits")
+        yield checks.same(f"{place}.images", 2 * latency.batch_size, "rows")
+        yield checks.within(f"{place}.repeats.forwards", latency.iterations, math.inf)
+    if one.within_published_limits and (
+        one.verdict == "FAIL" or not is_inside(PUBLISHED, *figures)
+    ):
+        yield checks.same(f"{place}.within_published_limits", False, "limits")
+    yield from check_cosine(checks, f"{place}.cosine_similarity", *figures[:2])
 
 
-def check_sweep(checks: Checks, place: str, rows: Sequence[ThroughputRow]) -> Iterator[Claim]:
+def check_sweep(checks: Checks, place: str) -> Iterator[Claim]:
     """Yield the throughput of each batch size beside its times."""
-    for number, row in enumerate(rows[:CHECKED_ROWS]):
-        here, latency = f"{place}[{number}]", row.latency
+    for here, row in checks.rows(place):
+        latency = row.latency
         if latency is None:
-            yield checks.same(f"{here}.throughput_ips", row.throughput_ips, None, "samples")
+            yield checks.same(f"{here}.throughput_ips", None, "samples")
             continue
-        yield from check_latency(checks, f"{here}.latency", latency, row.batch_size)
+        yield from check_latency(checks, f"{here}.latency", row.batch_size)
         mean = float(np.mean(latency.samples_ms)) if latency.samples_ms else math.nan
         rate = ratio(real(row.batch_size) * 1e3, mean)
         figures = (None, None) if row.status == "failed" else (mean, rate)
-        yield checks.same(f"{here}.avg_latency_ms", row.avg_latency_ms, figures[0], "samples")
-        yield checks.same(f"{here}.throughput_ips", row.throughput_ips, figures[1], "samples")
+        yield checks.same(f"{here}.avg_latency_ms", figures[0], "samples")
+        yield checks.same(f"{here}.throughput_ips", figures[1], "samples")
         if row.queued_throughput_ips is not None:
-            yield checks.open(f"{here}.queued_throughput_ips", row.queued_throughput_ips)
+            yield checks.open(f"{here}.queued_throughput_ips")
 
 
-def check_mode(checks: Checks, place: str, row: LadderRow, on_cpu: bool) -> Iterator[Claim]:
+def check_mode(checks: Checks, place: str, row: LadderRow) -> Iterator[Claim]:
     """Yield a mode's best throughput and verdict beside its rows and the kit's limits."""
-    yield from check_latency(checks, f"{place}.latency", row.latency, 1)
-    yield from check_sweep(checks, f"{place}.throughput", row.throughput)
+    yield from check_latency(checks, f"{place}.latency", 1)
+    yield from check_sweep(checks, f"{place}.throughput")
     best = max(
         (one for one in row.throughput if one.throughput_ips is not None),
         key=lambda one: one.throughput_ips or 0.0,
         default=None,
     )
     rate, batch = (None, None) if best is None else (best.throughput_ips, best.batch_size)
-    yield checks.same(f"{place}.best_throughput_ips", row.best_throughput_ips, rate, "rows")
-    yield checks.same(f"{place}.best_batch_size", row.best_batch_size, batch, "rows")
+    yield checks.same(f"{place}.best_throughput_ips", rate, "rows")
+    yield checks.same(f"{place}.best_batch_size", batch, "rows")
     every = [row.latency, *(one.latency for one in row.throughput if one.latency is not None)]
     found = [one.check for one in every if one.check is not None]
-    verdict = "SELF-CHECK" if on_cpu else "PASS"
+    verdict = "SELF-CHECK" if checks.record.device.type == "cpu" else "PASS"
     if any(one.verdict != verdict for one in found):
         verdict = "FAIL"
-    yield checks.same(f"{place}.verdict", row.verdict, verdict, "rows")
+    yield checks.same(f"{place}.verdict", verdict, "rows")
     published = all(one.within_published_limits for one in found)
-    recorded = row.within_published_limits
-    yield checks.same(f"{place}.within_published_limits", recorded, published, "rows")
+    yield checks.same(f"{place}.within_published_limits", published, "rows")
     figures = ("relative_error", max), ("cosine_similarity", min), ("max_abs_diff", max)
     for name, choose in figures:
         values = [getattr(one, name) for one in found]
         worst = None if None in values or not values else choose(values)
-        yield checks.same(f"{place}.{name}", getattr(row, name), worst, "rows")
+        yield checks.same(f"{place}.{name}", worst, "rows")
 
 
-def row_inside(one: RowCheck, limits: LimitsInfo) -> bool:
-    """Return whether the figures of a row's check keep the limits."""
-    token = one.token_relative_error
-    inside = is_inside(one.relative_error, one.cosine_similarity, limits)
-    return inside and token is not None and token < limits.token_relative_error
-
-
-def is_inside(error: float | None, cosine: float | None, limits: LimitsInfo) -> bool:
-    """Return whether a whole vector's figures keep the limits."""
-    if error is None or cosine is None:
+def is_inside(
+    limits: LimitsInfo, error: float | None, cosine: float | None, token: float | None = 0.0
+) -> bool:
+    """Return whether an output's figures keep the limits: the whole's, and its worst token's."""
+    if error is None or cosine is None or token is None:
         return False
-    return error < limits.relative_error and cosine > limits.cosine
+    within = error < limits.relative_error and cosine > limits.cosine
+    return within and token < limits.token_relative_error
 
 
 def check_cosine(
-    checks: Checks, place: str, error: float | None, cosine: float | None
+    checks: Checks, field: str, error: float | None, cosine: float | None
 ) -> Iterator[Claim]:
     """Yield a cosine beside the least that a relative error leaves: ||d - r|| <= e ||r||."""
     if error is not None and cosine is not None:
-        least = math.sqrt(1 - error**2) if 0 <= error < 1 else -1.0
-        yield checks.within(f"{place}.cosine", cosine, least, 1.0)
+        yield checks.within(field, math.sqrt(1 - error**2) if 0 <= error < 1 else -1.0, 1.0)
 
 
 def check_ranks(checks: Checks, ranks: Ranks) -> Iterator[Claim]:
     """Yield what torchrun's ranks come to."""
-    yield checks.same("results.ranks.world_size", ranks.world_size, len(ranks.ranks), "rows")
-    for number, rank in enumerate(ranks.ranks[:CHECKED_ROWS]):
-        place = f"results.ranks.ranks[{number}].latency"
-        yield from check_latency(checks, place, rank.latency, 1)
-    for number, row in enumerate(ranks.throughput[:CHECKED_ROWS]):
-        alone = real(ranks.world_size) * row.alone_throughput_ips
-        share = ratio(row.total_throughput_ips, alone)
-        place = f"results.ranks.throughput[{number}].scaling_efficiency"
-        yield checks.same(place, row.scaling_efficiency, share, "rows")
-        yield checks.open(f"results.ranks.throughput[{number}]", row.total_throughput_ips)
+    yield checks.same("results.ranks.world_size", len(ranks.ranks), "rows")
+    for place, _ in checks.rows("results.ranks.ranks"):
+        yield from check_latency(checks, f"{place}.latency", 1)
+    for place, row in checks.rows("results.ranks.throughput"):
+        share = ratio(row.total_throughput_ips, real(ranks.world_size) * row.alone_throughput_ips)
+        yield checks.same(f"{place}.scaling_efficiency", share, "rows")
+        yield checks.open(f"{place}.total_throughput_ips")
 
 
 def check_regression(checks: Checks, regression: Regression) -> Iterator[Claim]:
     """Yield the comparison with a baseline beside its own figures."""
     worse = False
-    for number, one in enumerate(regression.comparisons[:CHECKED_ROWS]):
-        place = f"results.regression.comparisons[{number}]"
-        yield checks.same(f"{place}.ratio", one.ratio, ratio(one.new_ms, one.old_ms), "rows")
+    for place, one in checks.rows("results.regression.comparisons"):
+        yield checks.same(f"{place}.ratio", ratio(one.new_ms, one.old_ms), "rows")
         slower = one.new_ms > one.old_ms * (1 + regression.max_regression_percent / 100)
         if slower and one.new_ms - one.old_ms > one.noise_ms:
-            yield checks.same(f"{place}.status", one.status, "regression", "rows")
+            yield checks.same(f"{place}.status", "regression", "rows")
         worse = worse or one.status == "regression"
-    yield checks.same("results.regression.passed", regression.passed, not worse, "rows")
+    yield checks.same("results.regression.passed", not worse, "rows")
 
 
 # ---- accuracy.json -------------------------------------------------------------------------------
 
 
-def check_accuracy(record: AccuracyRecord) -> Iterator[Claim]:
+def check_accuracy(checks: Checks, record: AccuracyRecord) -> Iterator[Claim]:
     """Yield what accuracy.py claims beside the kit's limits, and its figures beside each other."""
-    checks, results, device = Checks("accuracy.json"), record.results, record.device
-    limits = LIMITS[arithmetic(record)]
+    results, limits = record.results, LIMITS[arithmetic(record)]
     for field in fields(limits):
         if field.name not in ("budget_factor", "reason"):  # an option, and words
-            recorded, kits = getattr(results.limits, field.name), getattr(limits, field.name)
-            yield checks.same(f"results.limits.{field.name}", recorded, kits, "limits")
+            kits = getattr(limits, field.name)
+            yield checks.same(f"results.limits.{field.name}", kits, "limits")
     for name in OUTPUTS:
-        tensor = getattr(results, name)
-        yield checks.same(f"results.{name}.device", tensor.device, device.torch_device, "fields")
-        yield from check_tensor(checks, f"results.{name}", tensor, limits, results)
+        yield checks.same(f"results.{name}.device", record.device.torch_device, "fields")
+        yield from check_tensor(checks, f"results.{name}", limits, results.reference)
     errors = [part.relative_error for part in results.parts if part.relative_error is not None]
     whole = results.last_hidden_state.relative_error
     if len(errors) == len(results.parts) > 1 and whole is not None:
         place = "results.last_hidden_state.relative_error"
-        yield checks.within(place, whole, min(errors), max(errors))
-    yield from check_verdict(checks, results, limits, device.type == "cpu")
-    yield from check_more(checks, results)
-    yield checks.open("results.blocks", "…")
+        yield checks.within(place, min(errors), max(errors))
+    yield from check_blocks(checks, results)
+    yield from check_more(checks, results, limits)
+    yield from check_verdict(checks, results, on_cpu=record.device.type == "cpu")
+    yield checks.open("results.blocks", long=True)
     if results.explain:
-        yield checks.open("results.explain", "…")
-
-
-def check_more(checks: Checks, results: AccuracyResults) -> Iterator[Claim]:
-    """Yield the cells of the coverage beside the kit's limits, and the soak beside its batches."""
-    for number, cell in enumerate(results.coverage[:CHECKED_ROWS]):
-        place, token = f"results.coverage[{number}]", cell.token_relative_error
-        dtype = cell.mode.partition("-")[0]
-        limits = LIMITS["bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" else "fp32"]
-        inside = is_inside(cell.relative_error, cell.cosine, limits) and token is not None
-        inside = inside and real(token) < limits.token_relative_error
-        yield checks.same(f"{place}.passed", cell.passed, inside, "limits")
-        yield from check_cosine(checks, place, cell.relative_error, cell.cosine)
-    if (soak := results.soak) is not None:
-        batches = soak.batches[:CHECKED_ROWS]
-        done = sum(one.forwards for one in batches)
-        yield checks.within("results.soak.forwards", soak.forwards, done, done + 1, "rows")
-        same = all(one.distinct_results <= 1 for one in batches)
-        yield checks.same(
-            "results.soak.first_deviation", soak.first_deviation is None, same, "rows"
-        )
-
-
-def more_passed(results: AccuracyResults) -> bool:
-    """Return whether coverage, soak and the comparison with another device found nothing wrong."""
-    soak, against = results.soak, results.against
-    return (
-        all(cell.passed for cell in results.coverage)
-        and (soak is None or (soak.beyond_limits == 0 and soak.end != "device error"))
-        and (against is None or against.failed == 0)
-    )
+        yield checks.open("results.explain", long=True)
 
 
 def arithmetic(record: Record) -> Arithmetic:
@@ -430,87 +404,112 @@ def arithmetic(record: Record) -> Arithmetic:
     return arithmetic_of(dtype, device.matmul_fp32, known, device.convolution_fp32)
 
 
-def check_tensor(
-    checks: Checks, place: str, tensor: TensorAccuracy, limits: LimitsInfo, results: AccuracyResults
-) -> Iterator[Claim]:
+def check_tensor(checks: Checks, place: str, limits: LimitsInfo, reference: str) -> Iterator[Claim]:
     """Yield one tensor's flags beside the limits, and its figures beside each other."""
+    tensor: TensorAccuracy = checks.at(place)
     error, cosine, token = tensor.relative_error, tensor.cosine, tensor.worst_token.relative_error
     flags = {
         "relative_error_passed": error is not None and error < limits.relative_error,
         "cosine_passed": cosine is not None and cosine > limits.cosine,
+        "passed": is_inside(limits, error, cosine, token),
     }
     for name, flag in flags.items():
-        yield checks.same(f"{place}.{name}", getattr(tensor, name), flag, "limits")
-    passed = all(flags.values()) and token is not None and token < limits.token_relative_error
-    yield checks.same(f"{place}.passed", tensor.passed, passed, "limits")
-    yield from check_cosine(checks, place, error, cosine)
+        yield checks.same(f"{place}.{name}", flag, "limits")
+    yield from check_cosine(checks, f"{place}.cosine", error, cosine)
     if error is None:
         return
     if token is not None:
-        yield checks.within(f"{place}.worst_token.relative_error", token, error, math.inf)
+        yield checks.within(f"{place}.worst_token.relative_error", error, math.inf)
         tail = tuple(real(one.relative_error) for one in tensor.token_percentiles)
         rising = tuple(min(one, token) for one in sorted(tail))
-        yield checks.same(f"{place}.token_percentiles", tail, rising, "bounds")
+        yield checks.same(f"{place}.token_percentiles", rising, "bounds", tail)
     if tensor.mse is not None and tensor.max_abs_diff is not None:
-        count = math.prod(map(real, tensor.shape))
         root = math.sqrt(max(tensor.mse, 0.0))
-        most = root * math.sqrt(max(count, 1.0))
-        yield checks.within(f"{place}.max_abs_diff", tensor.max_abs_diff, root, most)
+        most = root * math.sqrt(max(math.prod(map(real, tensor.shape)), 1.0))
+        yield checks.within(f"{place}.max_abs_diff", root, most)
     against, cpu = tensor.fp64_relative_error, tensor.cpu_fp64_relative_error
     if against is not None and cpu is not None:
         # Of device, CPU and fp64 no two are further apart than both are from the third.
-        reach = 0.0 if results.reference == "CPU fp64" else cpu * (1 + error)
+        reach = 0.0 if reference == "CPU fp64" else cpu * (1 + error)
         slack = 1e-3 * against
         low, high = against - reach - slack, against + reach + slack
-        yield checks.within(f"{place}.relative_error", error, low, high)
-    if tensor.identical_bits and results.reference == "CPU fp32":
-        yield checks.same(f"{place}.identical_bits", error, 0.0, "fields")
-    yield checks.open(f"{place}.relative_error", error)
+        yield checks.within(f"{place}.relative_error", low, high)
+    if tensor.identical_bits and reference == "CPU fp32":
+        yield checks.same(f"{place}.identical_bits", 0.0, "fields", error)
+    yield checks.open(f"{place}.relative_error")
 
 
-def check_verdict(
-    checks: Checks, results: AccuracyResults, limits: LimitsInfo, on_cpu: bool
-) -> Iterator[Claim]:
-    """Yield the verdict beside what it follows from."""
-    reference = "CPU fp64" if on_cpu else "CPU fp32"
-    yield checks.same("results.reference", results.reference, reference, "fields")
-    blocks = results.blocks[:CHECKED_ROWS]
-    for number, block in enumerate(blocks):
-        place, worst = f"results.blocks[{number}]", block.worst_operator
+def check_blocks(checks: Checks, results: AccuracyResults) -> Iterator[Claim]:
+    """Yield what is said of each block beside its operator, and the first that is unexplained."""
+    for place, block in checks.rows("results.blocks"):
+        worst = block.worst_operator
         if worst is not None:
             times = times_limit(worst, results.limits.budget_factor)
-            field = f"{place}.worst_operator.times_limit"
-            yield checks.same(field, worst.times_limit, times, "fields")
+            yield checks.same(f"{place}.worst_operator.times_limit", times, "fields")
             explained = worst.times_limit is not None and worst.times_limit <= 1
-            yield checks.same(f"{place}.explained", block.explained, explained, "rows")
+            yield checks.same(f"{place}.explained", explained, "rows")
         limit = max(results.limits.budget_factor * block.expected_error, SMALLEST_LIMIT)
         if block.relative_error is None or block.relative_error > limit:
-            yield checks.same(f"{place}.sum_explained", block.sum_explained, False, "fields")
-    first = next((one.block for one in blocks if not one.explained), None)
-    if first is None:
-        first = next((one.block for one in blocks if not one.sum_explained), None)
-    recorded = results.first_unexplained_block
-    yield checks.same("results.first_unexplained_block", recorded, first, "rows")
-    folder = results.folder
-    if folder is not None:
-        for number, image in enumerate(folder.worst[:CHECKED_ROWS]):
-            inside = image_inside(image, limits)
-            yield checks.same(
-                f"results.folder.worst[{number}].passed", image.passed, inside, "limits"
-            )
-        most = folder.failed if folder.failed > 0 else 0
+            yield checks.same(f"{place}.sum_explained", False, "fields")
+    yield checks.same("results.first_unexplained_block", first_unexplained(results), "rows")
+
+
+def first_unexplained(results: AccuracyResults) -> int | None:
+    """Return the first block with an operator that is unexplained, else with such a sum."""
+    blocks = results.blocks[:CHECKED_ROWS]
+    found = [one.block for one in blocks if not one.explained]
+    return next(iter(found + [one.block for one in blocks if not one.sum_explained]), None)
+
+
+def check_more(checks: Checks, results: AccuracyResults, limits: LimitsInfo) -> Iterator[Claim]:
+    """Yield folder and coverage beside the kit's limits, and the soak beside its batches."""
+    if (folder := results.folder) is not None:
+        for place, image in checks.rows("results.folder.worst"):
+            token = image.token_relative_error
+            inside = is_inside(limits, image.pooler_relative_error, image.pooler_cosine)
+            inside = inside and is_inside(limits, image.relative_error, image.cosine, token)
+            yield checks.same(f"{place}.passed", inside, "limits")
         failing = sum(not image.passed for image in folder.worst)
-        yield checks.within("results.folder.failed", most, failing, folder.images)
-    passed = results.pooler_output.passed and results.last_hidden_state.passed
-    passed = passed and (folder is None or folder.failed == 0) and more_passed(results)
+        most = max(folder.failed, 0)
+        yield checks.within("results.folder.failed", failing, folder.images, recorded=most)
+    for place, cell in checks.rows("results.coverage"):
+        dtype = cell.mode.partition("-")[0]
+        row = LIMITS["bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" else "fp32"]
+        inside = is_inside(row, cell.relative_error, cell.cosine, cell.token_relative_error)
+        yield checks.same(f"{place}.passed", inside, "limits")
+        yield from check_cosine(checks, f"{place}.cosine", cell.relative_error, cell.cosine)
+    if (soak := results.soak) is not None:
+        batches = soak.batches[:CHECKED_ROWS]
+        done = sum(one.forwards for one in batches)
+        yield checks.within("results.soak.forwards", done, done + 1, "rows")
+        same, deviates = all(one.distinct_results <= 1 for one in batches), soak.first_deviation
+        yield checks.same("results.soak.first_deviation", same, "rows", deviates is None)
+
+
+def check_verdict(checks: Checks, results: AccuracyResults, *, on_cpu: bool) -> Iterator[Claim]:
+    """Yield the verdict beside what it follows from."""
+    yield checks.same("results.reference", "CPU fp64" if on_cpu else "CPU fp32", "fields")
     outcome = results.outcome
-    if outcome == "fail" or not passed:  # a wrong operator fails a run whose outputs are inside
-        yield checks.same("results.outcome", outcome, "fail", "limits")
+    if outcome == "fail" or not passed(results):  # a wrong operator fails outputs that are inside
+        yield checks.same("results.outcome", "fail", "limits")
     else:
-        clean = "self-check" if on_cpu else "pass" if first is None else "unexplained"
-        yield checks.same("results.outcome", outcome, clean, "limits")
+        clean = "pass" if first_unexplained(results) is None else "unexplained"
+        yield checks.same("results.outcome", "self-check" if on_cpu else clean, "limits")
     word = {"fail": "FAIL", "self-check": "SELF-CHECK"}.get(outcome, "PASS")
-    yield checks.same("results.verdict", results.verdict[: len(word)], word, "fields")
+    yield checks.same("results.verdict", word, "fields", results.verdict[: len(word)])
+
+
+def passed(results: AccuracyResults) -> bool:
+    """Return whether outputs, folder, coverage, soak and another device's features all passed."""
+    folder, soak, against = results.folder, results.soak, results.against
+    return (
+        results.pooler_output.passed
+        and results.last_hidden_state.passed
+        and (folder is None or folder.failed == 0)
+        and all(cell.passed for cell in results.coverage)
+        and (soak is None or (soak.beyond_limits == 0 and soak.end != "device error"))
+        and (against is None or against.failed == 0)
+    )
 
 
 def times_limit(operator: OperatorError, factor: float) -> float | None:
@@ -521,19 +520,3 @@ def times_limit(operator: OperatorError, factor: float) -> float | None:
         operator.relative_error / max(factor * operator.expected_error, SMALLEST_LIMIT),
         operator.token_error / max(factor * operator.expected_token_error, SMALLEST_LIMIT),
     )
-
-
-def image_inside(image: ImageAccuracy, limits: LimitsInfo) -> bool:
-    """Return whether one image of a folder keeps every limit."""
-    token = image.token_relative_error
-    return (
-        is_inside(image.pooler_relative_error, image.pooler_cosine, limits)
-        and is_inside(image.relative_error, image.cosine, limits)
-        and token is not None
-        and token < limits.token_relative_error
-    )
-
-
-def contradictions(checks: Iterable[Claim]) -> list[Claim]:
-    """Return the claims that contradict what they stand on."""
-    return [one for one in checks if one.agrees is False]
