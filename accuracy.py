@@ -141,8 +141,8 @@ def add_coverage_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--coverage",
         action="store_true",
-        help="hold a matrix of batch sizes (to --batch-size), input sizes and --modes against the "
-        "CPU, on different images; without it a small set is",
+        help="compare many batch sizes (up to --batch-size), input sizes and --modes with the CPU, "
+        "on different images; without it a few",
     )
     group.add_argument(
         "--modes",

@@ -2,7 +2,7 @@
 """Run DINOv3 ViT-B/16 on one image: features, latency, a picture of the features.
 
 What is measured: the wall-clock time of a forward after one warm-up forward, the device
-synchronized before and after; the median of as many as a second has room for. What comes out:
+synchronized before and after; the median of as many forwards as fit into a second. What comes out:
 output/inference.json (the record), output/inference.log (what the console shows) and
 output/inference_features.png.
 

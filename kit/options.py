@@ -415,13 +415,13 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--download",
         choices=DOWNLOADS,
-        help="fetch the weights first, from this hub, into --weights or weights/",
+        help="download the weights from this hub first, into --weights or weights/",
     )
     model.add_argument(
         "--identify",
         choices=DOWNLOADS,
-        help="ask this hub for the SHA-256 of its files and keep beside the weights that they are "
-        "the published ones; nothing is fetched",
+        help="check by SHA-256 whether this hub publishes the weights that are there, and record it "
+        "beside them; nothing is downloaded",
     )
     model.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="compute type (default: %(default)s)"

@@ -42,12 +42,17 @@ def verify(folder: Path, language: str) -> tuple[list[str], int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write report.html and report.md; return 0, or 2 where that cannot be done."""
     parser = OneLineParser(
-        prog="kit.report",
+        prog="python3 -m kit.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", type=some_path, nargs="?", default=Path("output"), metavar="FOLDER"
+        "folder",
+        type=some_path,
+        nargs="?",
+        default=Path("output"),
+        metavar="FOLDER",
+        help="the output folder (default: %(default)s)",
     )
     parser.add_argument("--card", action="store_true", help="write FOLDER/card, a model card, too")
     parser.add_argument("--verify", action="store_true", help="check the records' claims only")
