@@ -420,8 +420,8 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--identify",
         choices=DOWNLOADS,
-        help="check by SHA-256 whether this hub publishes the weights that are there, and record it "
-        "beside them; nothing is downloaded",
+        help="check by SHA-256 whether this hub publishes the weights that are there, and record "
+        "it beside them; nothing is downloaded",
     )
     model.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="compute type (default: %(default)s)"
