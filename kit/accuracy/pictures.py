@@ -104,8 +104,8 @@ def draw_tokens(measured: Measured, title: str) -> "Figure":
     if worst.row is not None and worst.column is not None:
         colour = RED if beyond else "#ffffff"
         middle.plot(worst.column, worst.row, "x" if beyond else ".", color=colour, markersize=9)
-    share = number(worst.relative_error, ".2g")
-    middle.set_title(f"worst: {place_words(worst)}, {share}", color=RED if beyond else INK)
+    share = number(worst.relative_error, ".2%").replace("%", " %")
+    middle.set_title(f"worst: {place_words(worst)}\n{share}", color=RED if beyond else INK)
     figure.colorbar(shown, ax=middle, label="relative error of the token")
     names = ["CLS", *(f"reg {number_}" for number_ in range(prefix - 1))]
     colours = [RED if error >= limit else BLUE for error in errors[:prefix]]

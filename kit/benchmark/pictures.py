@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kit.options import MODE_NAME
 from kit.pictures import BLUE, GREEN, GREY, ORANGE, figure_of, png, subject
 from kit.records import BenchmarkRecord, BenchmarkResults, LadderRow, ThroughputRow
 
@@ -91,8 +92,11 @@ def measured(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
 
 
 def draw_throughput(record: BenchmarkRecord) -> "Figure":
-    """Return throughput over the batch size, on logarithmic axes, the main mode's in figures."""
-    found = sweeps(record.results)
+    """Return throughput over the batch size, on logarithmic axes, and the limit of each precision.
+
+    The main mode's stands in figures, with its percent of the limit where that is known.
+    """
+    found, limits = sweeps(record.results), attainable(record.results)
     figure = figure_of(3.6, titled(record, "Throughput by batch size"))
     axes = figure.subplots()
     axes.set(xlabel="batch size", ylabel="images/s")
@@ -101,21 +105,43 @@ def draw_throughput(record: BenchmarkRecord) -> "Figure":
         speeds = [row.throughput_ips or 0.0 for row in rows]
         main = mode == record.results.mode
         axes.plot(sizes, speeds, "o-" if main else "s--", color=colour, label=mode, markersize=4)
-        for size, speed in zip(sizes, speeds, strict=True) if main else ():
-            words = f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
+        for row, at in zip(rows, zip(sizes, speeds, strict=True), strict=True) if main else ():
+            words = f"{at[1]:.0f}" if at[1] >= 100 else f"{at[1]:.3g}"
+            if row.utilization is not None:
+                words += f"\n{percent(row.utilization)}"
             axes.annotate(
-                words, (size, speed), (0, -12), textcoords="offset points", ha="center", fontsize=8
+                words, at, (0, -4), textcoords="offset points", ha="center", va="top", fontsize=8
             )
+        parts = MODE_NAME.fullmatch(mode)
+        precision = parts["precision"] + (parts["fast_math"] or "") if parts else ""
+        if (limit := limits.pop(precision, None)) is not None:
+            words = f"limit in {precision}: {limit:.4g}"
+            axes.axhline(limit, color=colour, linewidth=1, linestyle=":", label=words)
     axes.set_xscale("log", base=2)
     sizes = sorted({row.batch_size for rows in found.values() for row in rows})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     plain_log(axes)
     lowest, highest = axes.get_ylim()
-    axes.set_ylim(lowest / 1.5, highest * 1.2)  # room for a figure below the lowest point
+    axes.set_ylim(lowest / 2.5, highest * 1.1)  # room for the figures below the lowest point
     axes.margins(x=0.08)
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def attainable(results: BenchmarkResults) -> dict[str, float]:
+    """Return the images per second that the device's own products allow, by precision."""
+    found = () if results.limit is None else results.limit.precisions
+    return {
+        one.precision: one.attainable_throughput_ips
+        for one in found
+        if one.attainable_throughput_ips is not None
+    }
+
+
+def percent(share: float) -> str:
+    """Return a share in percent."""
+    return f"{share * 100:.2g} %"
 
 
 def draw_ladder(record: BenchmarkRecord) -> "Figure":
@@ -143,7 +169,10 @@ def draw_ladder(record: BenchmarkRecord) -> "Figure":
 
 
 def rung_words(row: LadderRow) -> str:
-    """Return what stands on a mode's bar: its speed and its error."""
+    """Return what stands on a mode's bar: its speed, its error and its share of the limit."""
     error = row.relative_error
-    words = "not finite" if error is None else f"error {error * 100:.2g} %"
-    return f"{row.latency.p50_ms:.2f} ms, {words}" + (", FAIL" if row.verdict == "FAIL" else "")
+    words = f"{row.latency.p50_ms:.2f} ms, "
+    words += "not finite" if error is None else f"error {percent(error)}"
+    if row.verdict == "FAIL":
+        return f"{words}, FAIL"
+    return words + (f", {percent(row.utilization)} of limit" if row.utilization else "")
