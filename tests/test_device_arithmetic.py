@@ -1,5 +1,6 @@
 """What a device computes in is recognized where it is documented, and never explained where not."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -373,3 +374,61 @@ def test_sums_in_any_order_stay_within_the_tolerance_of_stored_ones(dtype: torch
             arithmetic.rows_apart(exact, one.to(dtype).double()) for one in (in_order, left @ right)
         ]
     assert max(apart) < arithmetic.stored_tolerance(dtype) < 10 * max(apart)
+
+
+@pytest.mark.parametrize("bits", [7, 10, 11])
+def test_mantissas_are_rounded_to_nearest_and_ties_to_even(bits: int) -> None:
+    place = 2.0**-bits
+    ties = torch.tensor([1 + place / 2, 1 + 1.5 * place, -1 - place / 2, -1 - 1.5 * place])
+    even = torch.tensor([1.0, 1 + 2 * place, -1.0, -1 - 2 * place])
+    assert torch.equal(arithmetic.round_mantissa(ties, bits), even)
+    values = torch.cat([arithmetic.normal(4096, seed=3) * 2.0**power for power in (-90, 0, 90)])
+    mantissa, exponent = torch.frexp(values.double())
+    scale = 2.0 ** (bits + 1)
+    expected = torch.ldexp(torch.round(mantissa * scale) / scale, exponent)
+    assert torch.equal(arithmetic.round_mantissa(values, bits).double(), expected)
+    odd = torch.tensor([math.inf, -math.inf, math.nan])
+    assert torch.equal(arithmetic.round_mantissa(odd, bits)[:2], odd[:2])
+    assert arithmetic.round_mantissa(odd, bits)[2].isnan()
+
+
+@pytest.mark.parametrize("where", [*ROUNDED_PROBABILITIES, arithmetic.ROOT_FIRST])
+def test_attention_is_imitated_with_its_products_inputs_rounded(where: str) -> None:
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.float().to(torch.bfloat16).double()
+
+    query, key, value = (arithmetic.normal(1, 2, 9, arithmetic.HEAD, seed=s) for s in (1, 2, 3))
+    root = arithmetic.HEAD**-0.25
+    if where == arithmetic.ROOT_FIRST:
+        scores = rounded(query * root) @ rounded(key * root).mT
+    else:
+        scores = rounded(query) @ rounded(key).mT * root**2
+    if where in ("after division", arithmetic.ROOT_FIRST):
+        expected = rounded(torch.softmax(scores, -1)) @ rounded(value)
+    else:
+        weights = torch.exp(scores - scores.max(-1, keepdim=True).values)
+        summed = rounded(weights) if where == "before the sum" else weights
+        expected = rounded(weights) @ rounded(value) / summed.sum(-1, keepdim=True)
+    found = attended("bf16", query, key, value, where)
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_each_row_has_its_entry_its_tolerance_and_its_place() -> None:
+    measured = arithmetic.measure(CPU, "fp32", {}, own_gelu=contextlib.nullcontext)
+    operators = [one.operator for one in measured.operators]
+    assert operators == [
+        *("matrix product", "convolution", "attention", "GELU", arithmetic.CHIPS_GELU),
+        *("norm", "softmax", "exp", "sin", "cos"),
+    ]
+    rows = {one.operator: one for one in measured.operators}
+    assert {rows[name].nearest for name in ("GELU", arithmetic.CHIPS_GELU)} == {"erf"}
+    assert rows["matrix product"].tolerance == arithmetic.TOLERANCES["sum"]
+    assert rows["GELU"].tolerance == arithmetic.TOLERANCES["form"]
+    for name, dtype in arithmetic.HALF_TYPES.items():
+        halves = {one.operator: one for one in arithmetic.measure(CPU, name, {}).operators}
+        unit = arithmetic.UNIT_ROUNDOFF[dtype]
+        assert halves["matrix product"].tolerance == arithmetic.stored_tolerance(dtype)
+        assert halves["attention"].tolerance == 2 * unit
+        assert halves["norm"].tolerance == unit
+        assert halves["GELU"].tolerance == arithmetic.TOLERANCES["stored form"]
+        assert all((one.residual or 0.0) < one.tolerance for one in halves.values())
