@@ -68,8 +68,22 @@ def test_every_figure_in_the_record_is_numpys_on_its_own_samples(go: Go) -> None
     phases = results["phases"]
     assert phases["steady_ms"] == results["latency"]["p50_ms"]
     assert phases["host_to_device_ms"] is None
-    measured = {name: value for name, value in phases.items() if name != "host_to_device_ms"}
-    assert all(value > 0 for value in measured.values())
+    stages = ("decode_ms", "preprocessing_ms")
+    forward_ms = min(row["avg_latency_ms"] / row["batch_size"] for row in rows)
+    whole_ms = sum(phases[name] for name in stages) + forward_ms
+    assert phases["pipeline_ips"] == pytest.approx(1000 / whole_ms)
+    assert phases["pipeline_stage"] in ("decode", "preprocessing", "forward")
+    others = {"host_to_device_ms", "pipeline_stage"}
+    assert all(value > 0 for name, value in phases.items() if name not in others)
+    limit = results["limit"]
+    fp32 = limit["precisions"][0]
+    for row in rows:
+        least_s = max(
+            row["batch_size"] * limit["flops_per_image"] / fp32["flops_per_s"],
+            fp32["weight_bytes"] / limit["bytes_per_s"],
+        )
+        assert row["utilization"] == pytest.approx(least_s * 1000 / row["avg_latency_ms"])
+        assert row["bound"] in ("memory", "compute", "undecided")
     assert results["memory"]["host_peak_bytes"] > 50 << 20
     assert results["ladder"] == [] and results["ranks"] is None
 

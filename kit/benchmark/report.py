@@ -116,7 +116,24 @@ def phase_lines(results: BenchmarkResults) -> list[str]:
         "peak host memory": results.memory.host_peak_bytes,
     }
     found += [f"{name}: {peak / MIB:.0f} MiB" for name, peak in peaks.items() if peak is not None]
-    return found
+    return found + limit_lines(results)
+
+
+def limit_lines(results: BenchmarkResults) -> list[str]:
+    """Return how near the limit the run is, and what a stream of images would reach."""
+    limit, phases = results.limit, results.phases
+    if limit is None:
+        return []
+    found = [f"limit: {limit.summary}"]
+    attainable = limit.precisions[0].attainable_latency_ms
+    if attainable is not None:
+        found.append(f"attainable latency of one image: {attainable:.2f} ms")
+    if phases.pipeline_ips is not None:
+        found.append(
+            f"stream from files: {phases.pipeline_ips:.2f} images/s, "
+            f"{phases.pipeline_stage} takes longest"
+        )
+    return [*found, f"bound: {limit.bound}"] if limit.bound is not None else found
 
 
 def profile_lines(profile: Profile) -> list[str]:
@@ -174,7 +191,7 @@ def ladder_lines(record: BenchmarkRecord) -> list[str]:
     found = ["Speed Ladder", RULE]
     found.append(
         f"{'mode':<{width}}  {'p50_ms':>8}  {'best_ips':>9}  {'batch':>5}  {'host_ms':>8}  "
-        f"{'peak_MiB':>8}  {'error':>8}  verdict"
+        f"{'peak_MiB':>8}  {'error':>8}  {'limit':>5}  {'bound':<9}  verdict"
     )
     found += [ladder_line(row, width) for row in results.ladder]
     found += [f"not measured: {words}" for words in together(results.skipped_modes)]
@@ -209,6 +226,8 @@ def ladder_line(row: LadderRow, width: int) -> str:
         f"{shown(row.latency.host_p50_ms, '.3f'):>8}",
         f"{shown(None if peak is None else peak / MIB, '.0f'):>8}",
         f"{shown(row.relative_error, '.6f'):>8}",
+        f"{shown(row.utilization, '.0%'):>5}",
+        f"{row.bound or '-':<9}",
         row.verdict
         if row.within_published_limits or row.verdict == "FAIL"
         else f"{row.verdict} ({row.dtype}'s limits, beyond the published 1 %)",

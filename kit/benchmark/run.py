@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from kit import statistics
-from kit.benchmark import measure, modes, profile
+from kit.benchmark import limit, measure, modes, profile
 from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Call, ModeRunner, run_mode
@@ -18,9 +18,9 @@ from kit.device.meters import Stopwatch, host_peak_bytes
 from kit.distributed import Group, host_name
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.model import preprocessing
-from kit.model.images import Inputs
+from kit.model.images import Inputs, decode
 from kit.model.model import Features
-from kit.model.setup import Setup, device_info, with_arithmetic
+from kit.model.setup import Setup, device_info, model_input, with_arithmetic
 from kit.options import BenchmarkOptions, Mode, Precision
 from kit.output import RunLog, alive
 from kit.records import (
@@ -37,13 +37,14 @@ from kit.records import (
     RowStatus,
     ScalingRow,
     SkippedMode,
+    Stage,
     ThroughputRow,
 )
 
 ITERATIONS = 20
 ROW_LIMIT_S = 5.0  # without --iterations, a row of the sweep or the ladder takes about this long
 ROW_WINDOW = 3  # the process is warm by then: a row needs less of a warm-up
-PREPROCESSINGS_TIMED = 5
+CALLS_TIMED, CALLS_S = 5, 0.3  # of decoding, preprocessing, copying a batch
 COPIES_TIMED = 20
 EMPTY_CALLS_TIMED = 100
 LEAST_SHARE_S = 1.0  # of the ladder's time, for one row
@@ -68,6 +69,7 @@ class Run:
         device: the device's part of the record, as it is in the main mode.
         measured: what the device computes in, by precision; None for the CPU.
         interrupted: whether Ctrl-C ended the run.
+        asked: the operators of one image's forward; none on ranks but the first.
         time: of the ladder, shared among its rows.
     """
 
@@ -78,16 +80,16 @@ class Run:
         """Preprocess the first image, and note how long that takes."""
         self.options, self.setup, self.group, self.log = options, setup, group, log
         self.own_gelu = own_gelu
-        took_ms = []
-        for _ in range(PREPROCESSINGS_TIMED):
-            start = time.perf_counter()
-            preprocessing.preprocess(inputs.first.pixels, setup.steps)
-            took_ms.append((time.perf_counter() - start) * MS_PER_S)
+        pixels, path = inputs.first.pixels, inputs.first.path
+        preprocessing_ms = median_ms(lambda: preprocessing.preprocess(pixels, setup.steps))
+        decode_ms = median_ms(lambda: decode(path))
         largest = max(options.batch_sizes or (MOST_IMAGES,))
         count = min(MOST_IMAGES, max(2, largest))
         start = time.perf_counter()
         self.images = different_images(setup, inputs, count, group, log)
         references_ms = (time.perf_counter() - start) * MS_PER_S
+        one = self.images.pixels[:1]
+        self.asked = limit.operators(setup.model, one) if group.place.leads else ()
         self.results = BenchmarkResults(
             mode=options.modes[0].name,
             latency=None,
@@ -100,8 +102,9 @@ class Run:
                 first_inference_ms=None,
                 warm_up_ms=None,
                 steady_ms=None,
-                preprocessing_ms=statistics.median(took_ms),
+                preprocessing_ms=preprocessing_ms,
                 host_to_device_ms=None,
+                decode_ms=decode_ms,
             ),
             memory=Memory(host_peak_bytes(), None, None),
             harness=None,
@@ -141,11 +144,48 @@ class Run:
             for mode in self.worth_a_sweep(main, others) if self.options.ladder else ():
                 self.progress()
                 self.sweep_again(mode)
+            self.measure_limit(main)
         except KeyboardInterrupt:
             if self.results.latency is None:
                 raise
             self.interrupted = True
             self.log.warning("Interrupted: what was measured is kept and marked partial")
+
+    def measure_limit(self, main: Mode) -> None:
+        """Measure what the device reaches, and hold every row and a stream of images against it.
+
+        Raises:
+            DeviceError: where the device fails.
+        """
+        if not self.asked:
+            return
+        setup, stopwatch = self.setup, self.meter.stopwatch
+        measured = {main.name, *(row.mode for row in self.results.ladder)}
+        ran = [mode for mode in self.options.modes if mode.name in measured]
+        found = limit.measure(stopwatch, self.asked, setup.model_info.parameters, ran)
+        self.results = limit.applied(self.results, found, self.asked, ran)
+        found = self.results.limit or found  # with the reasons of rows without a utilization
+        row, phases = limit.best_row(self.results), self.results.phases
+        bound = None
+        if row is not None and row.latency is not None:
+            stages: dict[Stage, float] = {
+                "decode": phases.decode_ms or 0.0,
+                "preprocessing": phases.preprocessing_ms or 0.0,
+                "forward": row.latency.mean_ms / row.batch_size,
+            }
+            on_cpu = setup.device.type == "cpu"
+            if not on_cpu:
+                pixels = self.images.pixels[self.images.places(row.batch_size)]
+                with device_errors("copying a batch to the device"):
+                    copy_ms = median_ms(lambda: stopwatch.time(lambda: model_input(setup, pixels)))
+                stages["copy"] = copy_ms / row.batch_size
+            ips, stage = limit.pipeline(stages, on_cpu=on_cpu)
+            phases = replace(phases, pipeline_ips=ips, pipeline_stage=stage)
+            noise_ms = statistics.spread(row.latency.samples_ms) / row.batch_size
+            bound = limit.bound_of_stream(stages, noise_ms, row.bound)
+        self.setup.health.after("measuring the device's limit")
+        found = replace(found, bound=bound, summary=limit.summary(self.results, main))
+        self.results = replace(self.results, phases=phases, limit=found)
 
     def profile(self) -> tuple[Profile, bytes]:
         """Return where a forward of the main mode spends its time, and the trace as JSON.
@@ -687,6 +727,17 @@ def command(options: BenchmarkOptions, mode: str) -> str:
         if value not in (None, "auto", 0):
             words += [f"--{option}", str(value)]
     return shlex.join(words)
+
+
+def median_ms(call: Callable[[], object]) -> float:
+    """Return the median wall-clock ms of a call, of a few or of as many as take CALLS_S."""
+    took_ms: list[float] = []
+    began = time.perf_counter()
+    while len(took_ms) < CALLS_TIMED and (not took_ms or time.perf_counter() - began < CALLS_S):
+        start = time.perf_counter()
+        call()
+        took_ms.append((time.perf_counter() - start) * MS_PER_S)
+    return statistics.median(took_ms)
 
 
 def doubling() -> list[int]:

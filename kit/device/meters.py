@@ -35,8 +35,8 @@ class Sample(Generic[T]):
 
     Attributes:
         wall_ms: from the call to the moment when the device has done all of it.
-        host_ms: from the call to its return, which is what it costs the host to give the work
-            to the device; None for the CPU, which works while it is called.
+        host_ms: from the call to the moment when all of it is given to the device, which is what
+            it costs the host; None for the CPU, which works while it is called.
         device_ms: between two events on the device's stream; None for the CPU.
         output: what the call returned.
     """
@@ -79,6 +79,9 @@ class Stopwatch:
         first.record()
         output = call()
         last.record()
+        # On an NPU a thread of torch_npu's launches what the call only queued; asking for the
+        # stream's handle waits for that thread, and not for the device.
+        _ = torch.cuda.current_stream(self.device.torch_device).cuda_stream
         returned = time.perf_counter_ns()
         synchronize(self.device)
         stop = time.perf_counter_ns()

@@ -1,0 +1,259 @@
+"""How near the limit, and what holds it back: counts by hand, known rates, known bounds."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+
+from kit import statistics
+from kit.benchmark import limit
+from kit.benchmark.limit import Operator
+from kit.device.device import Device
+from kit.device.meters import Sample, Stopwatch
+from kit.model import model as models
+from kit.options import Mode, parse_modes
+from kit.records import Latency, Limit, PrecisionLimit, Stage
+from tests import report_records
+from tests.models import TINY_VIT, save_tiny_convnext, save_tiny_dinov2
+
+SIDE, WIDTH, INNER, BLOCKS = 32, 32, 64, 2
+PATCHES = (SIDE // 16) ** 2
+TOKENS = PATCHES + 5  # CLS and four registers
+SHAPES = {
+    (PATCHES, 3 * 16 * 16, WIDTH): 1,
+    (TOKENS, WIDTH, WIDTH): 4 * BLOCKS,
+    (TOKENS, WIDTH, INNER): BLOCKS,
+    (TOKENS, INNER, WIDTH): BLOCKS,
+}
+PRODUCT_FLOPS = sum(2 * m * k * n * number for (m, k, n), number in SHAPES.items())
+FLOPS = PRODUCT_FLOPS + BLOCKS * 2 * 2 * TOKENS * TOKENS * WIDTH
+
+
+def tiny(attention: str = "sdpa") -> transformers.PreTrainedModel:
+    """Return a tiny DINOv3 in evaluation mode."""
+    config = transformers.DINOv3ViTConfig(**TINY_VIT)
+    return transformers.AutoModel.from_config(config, attn_implementation=attention).eval()
+
+
+# ---- What a forward asks for ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_flops_are_those_computed_by_hand_and_torch_s_own_count(attention: str) -> None:
+    model, pixels = tiny(attention), torch.randn(1, 3, SIDE, SIDE)
+    asked = limit.operators(model, pixels)
+    assert sum(one.flops for one in asked) == FLOPS
+    assert Counter(one.product for one in asked if one.product) == SHAPES
+    if attention == "eager":  # torch's own has no formula for the CPU's sdpa
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(pixels)
+        assert counter.get_total_flops() == FLOPS
+
+
+def test_each_weight_is_read_once_and_views_move_nothing() -> None:
+    model = tiny()
+    asked = limit.operators(model, torch.randn(1, 3, SIDE, SIDE))
+    used = sum(one.numel() for name, one in model.named_parameters() if "mask_token" not in name)
+    assert sum(one.weights for one in asked) == used
+    wide = next(one for one in asked if one.product == (TOKENS, WIDTH, INNER))
+    assert wide.others == TOKENS * (WIDTH + INNER)  # addmm reads one and writes the other
+    alone, zeros = torch.nn.Linear(8, 4), torch.zeros(2, 8)
+    with limit.Operators(alone) as noted, torch.inference_mode():
+        alone(zeros).view(8)[:3].t().expand(2, 3)
+    assert noted.found == [Operator(2 * 2 * 8 * 4, 8 * 4 + 4, 2 * 8 + 2 * 4, (2, 8, 4))]
+
+
+@pytest.mark.parametrize("save", [save_tiny_convnext, save_tiny_dinov2])
+def test_other_models_are_counted_as_torch_counts_them(
+    tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    model, pixels = models.load(save(tmp_path), "eager"), torch.randn(1, 3, 224, 224)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(pixels)
+    asked = limit.operators(model, pixels)
+    assert sum(one.flops for one in asked) == counter.get_total_flops() > 0
+
+
+# ---- What the device reaches ---------------------------------------------------------------------
+
+
+class SetSpeed(Stopwatch):
+    """A device whose every call takes as long as it is told; it does compute."""
+
+    def __init__(self, took_ms: Callable[[], float]) -> None:
+        """Take so many ms, asked anew for each call."""
+        super().__init__(Device("cpu", None, "set speed", 1, torch.device("cpu")))
+        self.took_ms = took_ms
+
+    def time(self, call: Callable[[], Any]) -> Sample[Any]:
+        """Return the time that was set."""
+        return Sample(self.took_ms(), None, None, call())
+
+
+def test_the_rate_of_products_is_the_devices_and_the_best_batch_is_found() -> None:
+    # 1 ms for up to four images: the rate doubles until then, and then no more.
+    batch = 1
+
+    def took_ms() -> float:
+        return max(1.0, batch / 4)
+
+    sizes = iter(range(10**6))
+
+    def counted() -> float:
+        nonlocal batch
+        batch = 1 << (next(sizes) // (limit.TIMED * len(SHAPES)))
+        return took_ms()
+
+    rate, best = limit.products_rate(SetSpeed(counted), SHAPES, torch.float32, budget_s=60)
+    assert best == 4
+    assert rate == pytest.approx(4 * PRODUCT_FLOPS / (sum(SHAPES.values()) * 1e-3))
+
+
+def test_a_copy_counts_what_it_reads_and_what_it_writes() -> None:
+    assert limit.copy_rate(SetSpeed(lambda: 2.0), 1 << 20) == pytest.approx(2 * (1 << 20) / 2e-3)
+
+
+def test_products_and_copies_that_come_back_wrong_are_no_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return out.zero_()
+
+    monkeypatch.setattr(torch, "mm", wrong)
+    model = tiny()
+    asked = limit.operators(model, torch.randn(1, 3, SIDE, SIDE))
+    found = limit.measure(SetSpeed(lambda: 1.0), asked, 1000, [Mode("bf16", "sdpa")])
+    one = found.precisions[0]
+    assert (one.flops_per_s, one.attainable_latency_ms) == (None, None)
+    assert one.reason == "a bare product came back wrong"
+    assert found.bytes_per_s is not None
+
+
+# ---- What holds a forward back -------------------------------------------------------------------
+
+
+def latency(wall: list[float], host: list[float] | None = None, batch: int = 1) -> Latency:
+    """Return the times of a row."""
+    times = vars(statistics.statistics(wall))
+    host_samples = None if host is None else tuple(host)
+    return replace(report_records.latency(batch, 10.0), **times, host_samples_ms=host_samples)
+
+
+STEADY = [10.0, 10.1, 9.9, 10.0, 10.05]
+
+
+@pytest.mark.parametrize(
+    ("wall", "host", "compute", "memory", "bound"),
+    [
+        (STEADY, [one - 0.2 for one in STEADY], 1.0, 1.0, "host"),
+        (STEADY, [0.5] * 5, 8.0, 1.0, "compute"),
+        (STEADY, [0.5] * 5, 1.0, 8.0, "memory"),
+        (STEADY, None, 8.0, 1.0, "compute"),
+        (STEADY, None, 0.5, 6.0, "memory"),
+        (STEADY, None, 4.0, 4.2, "undecided"),  # the two rates are not told apart
+        (STEADY, None, 2.0, 1.0, "undecided"),  # most of the time is neither
+        (STEADY, [9.0] * 5, 1.0, 1.0, "undecided"),  # the wait is within its noise of the limit
+        (STEADY, [one - 0.2 for one in STEADY], 8.0, 1.0, "undecided"),  # the call waits itself
+        ([8.0, 14.0, 10.0, 12.0, 6.0], None, 6.0, 3.2, "undecided"),  # within the samples' noise
+    ],
+)
+def test_each_bound_is_named_where_its_inequality_holds_beyond_the_noise(
+    wall: list[float], host: list[float] | None, compute: float, memory: float, bound: str
+) -> None:
+    assert limit.bound_of(latency(wall, host), compute, memory) == bound
+
+
+@pytest.mark.parametrize(
+    ("stages", "on_cpu", "ips", "slowest", "bound"),
+    [
+        ((5.0, 3.0, 0.4, 1.4), False, 200.0, "decode", "transfer"),
+        ((1.0, 1.0, 9.0, 1.4), False, 1000 / 9, "copy", "transfer"),
+        ((1.0, 1.0, 0.1, 8.0), False, 125.0, "forward", "compute"),
+        ((8.1, 1.0, 0.1, 8.0), False, 1000 / 8.1, "decode", "undecided"),
+        ((5.0, 5.0, 0.0, 90.0), True, 10.0, "forward", "compute"),
+    ],
+)
+def test_a_stream_is_as_fast_as_its_slowest_stage_and_transfer_bound_where_that_is_no_forward(
+    stages: tuple[float, ...], on_cpu: bool, ips: float, slowest: str, bound: str
+) -> None:
+    names: tuple[Stage, ...] = ("decode", "preprocessing", "copy", "forward")
+    stages_ms = dict(zip(names, stages, strict=True))
+    found = limit.pipeline(stages_ms, on_cpu=on_cpu)
+    assert (round(found[0], 9), found[1]) == (round(ips, 9), slowest)
+    assert limit.bound_of_stream(stages_ms, 0.05, "compute") == bound
+
+
+def test_operators_are_split_by_what_takes_them_longer() -> None:
+    # 1e9 FLOP/s and 1e9 bytes/s: an operation takes as long as a byte.
+    asked = [Operator(6000, 100, 10), Operator(1000, 400, 50), Operator(0, 0, 300)]
+    assert limit.shares_ms(asked, 1, 4, 1e9, 1e9) == pytest.approx((6e-3, (1800 + 1200) * 1e-6))
+    # With more images the second's weights are read once, and its products are more.
+    assert limit.shares_ms(asked, 10, 4, 1e9, 1e9)[0] == pytest.approx(70e-3)
+
+
+# ---- The record ----------------------------------------------------------------------------------
+
+FOUND = Limit(
+    flops_per_image=10**9,
+    bytes_per_image=10**6,
+    bytes_per_s=1e11,
+    precisions=(
+        PrecisionLimit("fp32", 1e12, 8, 4 * 10**8, 4.0, 1000.0, None),
+        PrecisionLimit("bf16", 4e12, 8, 2 * 10**8, 2.0, 4000.0, None),
+        PrecisionLimit("fp16", None, None, 2 * 10**8, None, None, "out of device memory"),
+    ),
+    bound=None,
+    summary="",
+    measuring_ms=1.0,
+)
+MODES = parse_modes("fp32-sdpa,fp32-eager,bf16-sdpa-graph,fp16-sdpa", Mode("fp32", "sdpa"))
+
+
+def test_a_model_of_known_flops_on_a_device_of_known_rates_has_the_utilization_it_must() -> None:
+    before = report_records.benchmark().results
+    found = limit.applied(before, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    for row in found.throughput[:4]:
+        # 1 ms of products an image, and 4 ms of weights a batch
+        least = max(row.batch_size * 1.0, 4.0)
+        assert row.avg_latency_ms is not None
+        assert row.utilization == pytest.approx(least / row.avg_latency_ms)
+    assert (found.throughput[4].utilization, found.throughput[4].bound) == (None, None)
+    by_mode = {row.mode: row for row in found.ladder}
+    graph = by_mode["bf16-sdpa-graph"]
+    assert graph.utilization == pytest.approx(2.0 / graph.latency.mean_ms)
+    swept = graph.throughput[1]
+    assert swept.avg_latency_ms is not None
+    assert swept.utilization == pytest.approx(2.0 / swept.avg_latency_ms)
+    failed = by_mode["fp16-sdpa"]
+    assert (failed.utilization, failed.bound) == (None, None)
+    share = (found.throughput[3].utilization or 0.0) * 100
+    words = limit.summary(found, MODES[0])
+    assert words.startswith(f"batch 8 in fp32 uses {share:.2g} % of what this device's own matrix")
+    assert "; bf16-sdpa-graph at batch 8 would be the next step: " in words
+    alone = replace(found, ladder=())
+    assert limit.summary(alone, MODES[0]).endswith("matrix products reach")  # nothing else measured
+    small = replace(alone, throughput=found.throughput[:1])
+    assert limit.summary(small, MODES[0]).endswith("memory bandwidth allows")
+
+
+def test_a_forward_faster_than_its_limit_has_no_utilization_and_the_reason_stands_there() -> None:
+    slow = replace(FOUND, precisions=(replace(FOUND.precisions[0], flops_per_s=1.5e11),))
+    before = replace(report_records.benchmark().results, ladder=())
+    found = limit.applied(before, slow, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert [row.utilization is None for row in found.throughput[:4]] == [False, True, True, True]
+    assert "less than its limit" in str(found.limit and found.limit.precisions[0].reason)
+    assert limit.summary(found, MODES[0]).startswith("no share of the limit: a forward of batch")
+
+
+def test_a_device_that_could_not_be_measured_has_no_utilization_but_a_reason() -> None:
+    unknown = replace(FOUND, precisions=(replace(FOUND.precisions[2], precision="fp32"),))
+    before = replace(report_records.benchmark().results, ladder=())
+    found = limit.applied(before, unknown, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert {row.utilization for row in found.throughput} == {None}
+    assert limit.summary(found, MODES[0]) == "no share of the limit: out of device memory"
