@@ -6,6 +6,8 @@ from an error.
 
 import json
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from kit.records import (
     InputInfo,
     LadderRow,
     Latency,
+    Limit,
     Memory,
     ModelInfo,
     NeighbourAgreement,
@@ -42,6 +45,7 @@ from kit.records import (
     Patch,
     Percentile,
     Phases,
+    PrecisionLimit,
     RankLatency,
     Ranks,
     Regression,
@@ -222,7 +226,8 @@ def benchmark() -> BenchmarkRecord:
             *(throughput(batch, 7.61 + batch * 0.41) for batch in (1, 2, 4, 8)),
             ThroughputRow(16, "out_of_memory", False, None, None, None, None, None),
         ),
-        phases=Phases(6113.7, 431.9, 2417.9, 219.3, 1187.1, 1303.9, 7.907, 3.171, 0.437),
+        phases=Phases(6113.7, 431.9, 2417.9, 219.3, 1187.1, 1303.9, 7.907, 3.171, 0.437,
+                      4.713, 1000 / 4.713, "decode"),
         memory=Memory(2239 << 20, 403 << 20, 467 << 20),
         harness=Harness(0.00119, 0.000151, "time.perf_counter_ns", 41.7, "off while timing",
                         "performance", 1.37),
@@ -243,7 +248,40 @@ def benchmark() -> BenchmarkRecord:
             Comparison("latency at batch 1", 8.113, 7.791, 7.791 / 8.113, 0.2113, "faster"),
         ), True),
     )  # fmt: skip
-    return BenchmarkRecord(**header("benchmark"), results=results)
+    limit = Limit(
+        35_864_285_184, 121_000_000, 1.13e12,
+        (PrecisionLimit("fp32", 61e12, 64, 342_654_000, 0.588, 61e12 / 35_864_285_184, None),
+         PrecisionLimit("bf16", 233e12, 128, 171_327_000, 0.154, 233e12 / 35_864_285_184, None)),
+        "host", "batch 8 in fp32 uses 43 % of what this device's own matrix products reach", 913.7,
+    )  # fmt: skip
+    return BenchmarkRecord(**header("benchmark"), results=near_the_limit(results, limit))
+
+
+def near_the_limit(results: BenchmarkResults, limit: Limit) -> BenchmarkResults:
+    """Return the results with each measured row's share of the limit."""
+
+    def share(precision: str, row: LadderRow | ThroughputRow) -> dict[str, Any]:
+        one = next((one for one in limit.precisions if one.precision == precision), None)
+        if (
+            one is None
+            or one.flops_per_s is None
+            or row.latency is None
+            or limit.bytes_per_s is None
+        ):
+            return {}
+        least_s = row.latency.batch_size * limit.flops_per_image / one.flops_per_s
+        least_s = max(least_s, one.weight_bytes / limit.bytes_per_s)
+        return {"utilization": least_s * 1e3 / row.latency.mean_ms, "bound": "host"}
+
+    def sweep(precision: str, rows: Sequence[ThroughputRow]) -> tuple[ThroughputRow, ...]:
+        return tuple(replace(row, **share(precision, row)) for row in rows)
+
+    ladder = tuple(
+        replace(row, **share(row.dtype, row), throughput=sweep(row.dtype, row.throughput))
+        for row in results.ladder
+    )
+    throughput = sweep("fp32", results.throughput)
+    return replace(results, limit=limit, ladder=ladder, throughput=throughput)
 
 
 def tensor(shape: tuple[int, ...], error: float) -> TensorAccuracy:

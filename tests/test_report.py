@@ -238,7 +238,8 @@ def test_the_first_figures_come_from_samples_and_the_kits_limits(tmp_path: Path)
     assert first.relative_error == 0.006521
     assert first.share_of_limit == pytest.approx(0.6521)
     text = markdown(tmp_path)
-    assert "| **7.99 ms** | **732.00** | **0.65 %** | **65 %** |" in text
+    assert "| **7.99 ms** | **732.00** | **0.65 %** | **43 %** |" in text
+    assert "65 % of the limit by the figure closest to it" in text
     records = everything()
     records["accuracy"]["results"]["last_hidden_state"]["worst_token"]["relative_error"] = 0.0427
     assert concluded(tmp_path, records).headline.share_of_limit == pytest.approx(0.0427 / 0.045)
@@ -427,6 +428,8 @@ def test_every_value_that_a_record_may_hold_has_its_word() -> None:
     assert set(words["device_types"]) == choices(kit_records.DeviceInfo, "type")
     assert set(words["statuses"]) == choices(kit_records.Record, "status")
     assert set(words["row_states"]) == choices(kit_records.ThroughputRow, "status")
+    assert set(words["bounds"]) == set(typing.get_args(kit_records.Bound))
+    assert set(words["stages"]) == set(typing.get_args(kit_records.Stage))
     assert set(words["comparisons"]) == choices(kit_records.Comparison, "status")
     assert set(words["token_kinds"]) == choices(kit_records.TokenPlace, "kind")
     assert set(words["overflow_values"]) == choices(kit_records.DeviceArithmetic, "overflow")

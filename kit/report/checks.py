@@ -24,6 +24,7 @@ from kit.records import (
     InferenceRecord,
     LadderRow,
     Latency,
+    Limit,
     LimitsInfo,
     OperatorError,
     Products,
@@ -228,7 +229,8 @@ def check_benchmark(checks: Checks) -> Iterator[Claim]:
     results: BenchmarkResults = checks.at("results")
     if results.latency is not None:
         yield from check_latency(checks, "results.latency", 1)
-    yield from check_sweep(checks, "results.throughput")
+    main = results.limit.precisions[0].precision if results.limit else ""
+    yield from check_sweep(checks, "results.throughput", main)
     for place, row in checks.rows("results.ladder"):
         yield from check_mode(checks, place, row)
     passing = sorted(
@@ -242,7 +244,7 @@ def check_benchmark(checks: Checks) -> Iterator[Claim]:
         yield from check_ranks(checks, results.ranks)
     if results.regression is not None:
         yield from check_regression(checks, results.regression)
-    for field in ("phases", "memory", "harness"):
+    for field in ("phases", "memory", "harness", "limit"):
         yield checks.open(f"results.{field}", long=True)
 
 
@@ -282,7 +284,23 @@ def check_row(checks: Checks, place: str, one: RowCheck, latency: Latency) -> It
     yield from check_cosine(checks, f"{place}.cosine_similarity", *figures[:2])
 
 
-def check_sweep(checks: Checks, place: str) -> Iterator[Claim]:
+def check_utilization(checks: Checks, place: str, precision: str) -> Iterator[Claim]:
+    """Yield a row's share of the limit beside its times and the recorded rates; none above 1."""
+    row, share = checks.at(place), None
+    limit: Limit | None = checks.at("results.limit")
+    found = () if limit is None else limit.precisions
+    reached = next((one for one in found if one.precision == precision), None)
+    if row.utilization is not None and row.latency is not None and limit and reached:
+        computing = ratio(real(row.latency.batch_size) * limit.flops_per_image, reached.flops_per_s)
+        reading = ratio(real(reached.weight_bytes), limit.bytes_per_s)
+        share = ratio(max(computing, reading) * 1e3, row.latency.mean_ms)
+        yield checks.within(f"{place}.utilization", 0.0, 1.0)
+    yield checks.same(f"{place}.utilization", share, "rows")
+    if row.bound is not None:
+        yield checks.open(f"{place}.bound")
+
+
+def check_sweep(checks: Checks, place: str, precision: str) -> Iterator[Claim]:
     """Yield the throughput of each batch size beside its times."""
     for here, row in checks.rows(place):
         latency = row.latency
@@ -295,6 +313,7 @@ def check_sweep(checks: Checks, place: str) -> Iterator[Claim]:
         figures = (None, None) if row.status == "failed" else (mean, rate)
         yield checks.same(f"{here}.avg_latency_ms", figures[0], "samples")
         yield checks.same(f"{here}.throughput_ips", figures[1], "samples")
+        yield from check_utilization(checks, here, precision)
         if row.queued_throughput_ips is not None:
             yield checks.open(f"{here}.queued_throughput_ips")
 
@@ -302,7 +321,9 @@ def check_sweep(checks: Checks, place: str) -> Iterator[Claim]:
 def check_mode(checks: Checks, place: str, row: LadderRow) -> Iterator[Claim]:
     """Yield a mode's best throughput and verdict beside its rows and the kit's limits."""
     yield from check_latency(checks, f"{place}.latency", 1)
-    yield from check_sweep(checks, f"{place}.throughput")
+    precision = f"{'strict-' * row.strict_fp32}{row.dtype}{'-fast-math' * row.fast_math}"
+    yield from check_utilization(checks, place, precision)
+    yield from check_sweep(checks, f"{place}.throughput", precision)
     best = max(
         (one for one in row.throughput if one.throughput_ips is not None),
         key=lambda one: one.throughput_ips or 0.0,

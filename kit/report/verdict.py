@@ -58,6 +58,7 @@ class Headline:
     Attributes:
         latency_ms: median latency of one image.
         throughput_ips: most images per second, and `batch_size` that gave it.
+        utilization: the share of the device's own limit at that batch size.
         relative_error: the larger one of the two outputs.
         share_of_limit: how near the outputs come to the kit's limits, 1 at the nearest one.
     """
@@ -65,6 +66,7 @@ class Headline:
     latency_ms: float | None = None
     throughput_ips: float | None = None
     batch_size: int | None = None
+    utilization: float | None = None
     relative_error: float | None = None
     share_of_limit: float | None = None
 
@@ -201,21 +203,23 @@ def headline(records: Records) -> Headline:
         ]
         if rates:
             found["throughput_ips"], found["batch_size"] = max(rates)
+            shares = {row.batch_size: row.utilization for row in results.throughput}
+            found["utilization"] = shares[found["batch_size"]]
     if records.accuracy is not None:
         record = records.accuracy
-        limits, shares = LIMITS[arithmetic(record)], []
+        limits, of_limits = LIMITS[arithmetic(record)], []
         outputs = (record.results.pooler_output, record.results.last_hidden_state)
         for tensor in outputs:
             token = tensor.worst_token.relative_error
             if tensor.relative_error is None or tensor.cosine is None or token is None:
                 return Headline(**found)
-            shares += [
+            of_limits += [
                 tensor.relative_error / limits.relative_error,
                 (1 - tensor.cosine) / (1 - limits.cosine),
                 token / limits.token_relative_error,
             ]
         found["relative_error"] = max(tensor.relative_error or 0.0 for tensor in outputs)
-        found["share_of_limit"] = max(shares)
+        found["share_of_limit"] = max(of_limits)
     return Headline(**found)
 
 
