@@ -500,10 +500,13 @@ def summary(results: BenchmarkResults, mode: Mode) -> str:
         return f"no share of the limit: {one.reason or 'no batch size was measured'}"
     products_ms = row.batch_size * limit.flops_per_image / one.flops_per_s * 1e3
     by_products = products_ms >= row.utilization * (row.avg_latency_ms or 0.0) * (1 - 1e-9)
-    what = "matrix products reach" if by_products else "memory bandwidth allows"
+    what = (
+        "of what this device's own matrix products reach"
+        if by_products
+        else "of what this device's own memory bandwidth allows"
+    )
     words = (
-        f"batch {row.batch_size} in {one.precision} uses {row.utilization * 100:.2g} % of what "
-        f"this device's own {what}"
+        f"batch {row.batch_size} in {one.precision} uses {row.utilization * 100:.2g} % {what}"
     )
     best = max(
         (rung for rung in results.ladder if rung.verdict != "FAIL"),
