@@ -505,9 +505,7 @@ def summary(results: BenchmarkResults, mode: Mode) -> str:
         if by_products
         else "of what this device's own memory bandwidth allows"
     )
-    words = (
-        f"batch {row.batch_size} in {one.precision} uses {row.utilization * 100:.2g} % {what}"
-    )
+    words = f"batch {row.batch_size} in {one.precision} uses {row.utilization * 100:.2g} % {what}"
     best = max(
         (rung for rung in results.ladder if rung.verdict != "FAIL"),
         key=lambda rung: rung.best_throughput_ips or 0.0,

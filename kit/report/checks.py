@@ -229,7 +229,8 @@ def check_benchmark(checks: Checks) -> Iterator[Claim]:
     results: BenchmarkResults = checks.at("results")
     if results.latency is not None:
         yield from check_latency(checks, "results.latency", 1)
-    main = results.limit.precisions[0].precision if results.limit else ""
+    limits = results.limit.precisions if results.limit else ()
+    main = limits[0].precision if limits else ""
     yield from check_sweep(checks, "results.throughput", main)
     for place, row in checks.rows("results.ladder"):
         yield from check_mode(checks, place, row)
