@@ -117,10 +117,11 @@ def files(
             "installing": [line for line in installing(records) if line.startswith("pip ")],
         }
     found = {folder / "card" / name: content for name, content in beside.items()}
-    templates = [("report.html", "report.html", html), ("report.md", "report.md", markdown)]
-    templates += [("card/README.md", "card.md", markdown)] if beside else []
-    for name, template, environment in templates:
-        text = environment(language).get_template(template).render(values)
+    templates = {"report.html": "report.html", "report.md": "report.md"}
+    templates |= {"card/README.md": "card.md"} if beside else {}
+    for name, template in templates.items():
+        made = environment(language, html=template.endswith(".html"))
+        text = made.get_template(template).render(values)
         found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
     return found
 
@@ -142,47 +143,26 @@ def subject(records: Records, words: Words) -> str:
 # ---- Environments: how each format escapes -------------------------------------------------------
 
 
-def environment(finalize: Callable[[object], object], filters: Mapping[str, object]) -> Environment:
-    """Return an environment in which every value of a template goes through `finalize`."""
+@cache
+def environment(language: str, *, html: bool) -> Environment:
+    """Return an environment that escapes every value of a template, for HTML or for Markdown."""
+    escaped = visible if html else as_markdown
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
-        finalize=finalize,
+        finalize=lambda value: value if isinstance(value, Markup) else escaped(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"validation_block": validation_block, "published": distances, **filters}
-    return made
-
-
-@cache
-def html(language: str) -> Environment:
-    """Return the environment of the page, which escapes for HTML."""
-    made = environment(
-        lambda value: value if isinstance(value, Markup) else visible(value),
-        {**Filters(load_words(language)).all(), "data_uri": data_uri, "breakable": breakable},
-    )
+    functions = (data_uri, breakable, code_span, fence, raw, command_line, validation_block)
+    made.filters |= {function.__name__: function for function in functions}
+    made.filters |= {"published": distances, "mark": Cell, **Filters(load_words(language)).all()}
     style = "\n" + (HERE / "templates" / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
     return made
-
-
-@cache
-def markdown(language: str) -> Environment:
-    """Return the environment of the Markdown, which escapes for Markdown."""
-    return environment(
-        lambda value: value if isinstance(value, Markup) else as_markdown(value),
-        {
-            **Filters(load_words(language)).all(),
-            "code_span": code_span,
-            "fence": fence,
-            "raw": raw,
-            "command_line": command_line,
-        },
-    )
 
 
 def visible(value: object) -> str:
@@ -326,16 +306,12 @@ class Filters:
         text = "" if value is None else str(value)
         return Cell(text, "code") if text.strip() else self.none()
 
-    def mark(self, text: str, kind: CellKind) -> Cell:
-        """Return a text of a kind."""
-        return Cell(text, kind)
-
-    def passed(self, flag: bool, good: str = "PASS", bad: str = "FAIL") -> Cell:
+    def passed(self, flag: bool, good: str = "PASS") -> Cell:
         """Return a verdict on one figure."""
-        return Cell(good, "good") if flag else Cell(bad, "bad")
+        return self.verdict(good if flag else "FAIL")
 
     def verdict(self, text: str) -> Cell:
-        """Return a mode's verdict."""
+        """Return a verdict with its mark."""
         kinds: dict[str, CellKind] = {"PASS": "good", "FAIL": "bad", "SELF-CHECK": "doubtful"}
         return Cell(text, kinds.get(text, "text"))
 
