@@ -194,9 +194,11 @@ def test_a_run_on_another_kind_of_device_validates_no_npu(tmp_path: Path) -> Non
     for kind, label in (("cpu", "CPU"), ("cuda", "GPU")):
         records = everything()
         for record in records.values():
-            record["device"].update(type=kind, torch_device=kind)
+            record["device"].update(type=kind, torch_device=kind, known_answer_checks=0)
         found = concluded(tmp_path, records)
         assert f"Computed on {label}: this validates no NPU." in found.reasons
+        # The CPU is what knows the answers.
+        assert any("known answers" in reason for reason in found.reasons) == (kind == "cuda")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ Kind = Literal["good", "bad", "doubtful"]
 STALE_AFTER = timedelta(days=1)  # between the runs of one report
 OLD_AFTER = timedelta(days=365)  # a validation is of its time's versions
 LEAST_ITERATIONS = 20  # of the published table, and benchmark.py's default
-NAMED = 12  # of many alike, the first ones are named
+NAMED = 6  # of many alike, the first ones are named
 # Parameters of the published model, by how the folder of its weights is called.
 PARAMETERS = {"dinov3-vitb16": 85_660_416}
 HUBS = ("modelscope", "huggingface")
@@ -126,14 +126,15 @@ def say(words: Words, key: str, **values: object) -> str:
     return str(words[key]).format(**values)
 
 
-def named(names: Sequence[str]) -> str:
+def named(names: Sequence[str], words: Words) -> str:
     """Return the first of several names."""
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    shown = [*names[:NAMED], *(["…"] if len(names) > NAMED else [])]
+    return str(words["comma"]).join(shown)
 
 
 def phrased(reasons: Sequence[str], words: Words) -> str:
     """Return the first of a record's reasons in the report's language."""
-    return translated(named(reasons), words["language"][:2])
+    return named([translated(reason, words["language"][:2]) for reason in reasons], words)
 
 
 def contradiction(one: Claim, words: Words) -> str:
@@ -317,9 +318,9 @@ def why_not_script(script: str, records: Records, words: Words) -> Iterator[str]
         if record.device.cpu_fallbacks is None:
             yield say(words, "fallbacks_unknown", script=f"{script}.py")
         elif record.device.cpu_fallbacks:
-            names = named(record.device.cpu_fallbacks)
+            names = named(record.device.cpu_fallbacks, words)
             yield say(words, "operators_fell_back", script=f"{script}.py", names=names)
-        if record.device.known_answer_checks < 1:
+        if record.device.known_answer_checks < 1 and record.device.type != "cpu":
             yield say(words, "no_known_answers", script=f"{script}.py")
 
 
@@ -330,14 +331,14 @@ def why_not_fast(results: BenchmarkResults, words: Words) -> Iterator[str]:
         yield say(words, "few_iterations", count=count, least=LEAST_ITERATIONS)
     unchecked = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
     if unchecked:
-        yield say(words, "graph_unchecked", modes=named(unchecked))
+        yield say(words, "graph_unchecked", modes=named(unchecked, words))
     unchecked = [
         label
         for label, one in latencies(results, words)
         if isinstance(one, Latency) and one.check is None
     ]
     if unchecked:
-        yield say(words, "rows_unchecked", rows=named(unchecked))
+        yield say(words, "rows_unchecked", rows=named(unchecked, words))
     rows = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
     if any(len(one) > CHECKED_ROWS for one in rows):
         yield say(words, "too_many_rows", count=CHECKED_ROWS)
@@ -423,11 +424,11 @@ def remarks(records: Records, words: Words) -> Iterator[str]:
     if records.benchmark is not None:
         yield from doubts(records.benchmark.results, words)
     for record in records.found():
-        commit, file = record.environment.git_commit, f"{record.script}.json"
+        commit = record.environment.git_commit
         if commit is None:
-            yield say(words, "no_commit", file=file)
+            yield say(words, "no_commit")
         elif commit.endswith("+dirty"):
-            yield say(words, "dirty_commit", file=file, commit=commit)
+            yield say(words, "dirty_commit", commit=commit)
         if record.warnings:
             yield say(words, "has_warnings", script=f"{record.script}.py")
 
@@ -442,7 +443,7 @@ def accuracy_remarks(record: AccuracyRecord, words: Words) -> Iterator[str]:
     if unknown:
         yield say(words, "undocumented", names=phrased(unknown, words))
     if results.folder is not None and results.folder.broken:
-        names = named([image.image for image in results.folder.broken])
+        names = named([image.image for image in results.folder.broken], words)
         yield say(words, "broken_images", names=names)
 
 
@@ -452,17 +453,17 @@ def doubts(results: BenchmarkResults, words: Words) -> Iterator[str]:
     unsteady = []
     for label, latency in latencies(results, words):
         if latency.unsupported:
-            key = (named(latency.unsupported), latency.iterations)
+            key = (named(latency.unsupported, words), latency.iterations)
             few.setdefault(key, []).append(label)
         if isinstance(latency, Latency) and not latency.warm_up.steady:
             unsteady.append(label)
     for (names, count), where in few.items():
-        yield say(words, "too_few_samples", names=names, count=count, where=named(where))
+        yield say(words, "too_few_samples", names=names, count=count, where=named(where, words))
     if unsteady:
-        yield say(words, "not_steady", where=named(unsteady))
+        yield say(words, "not_steady", where=named(unsteady, words))
     failing = [row.mode for row in failing_modes(results) if row.mode != results.mode]
     if failing:
-        yield say(words, "modes_failed", modes=named(failing))
+        yield say(words, "modes_failed", modes=named(failing, words))
 
 
 def latencies(results: BenchmarkResults, words: Words) -> Iterator[tuple[str, Statistics]]:
