@@ -204,13 +204,14 @@ def main() -> int:
     found: dict[str, list[float | str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         options.weights = save_model(Path(folder) / "weights")
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
             for name in CONTENDERS:
                 if name == "timm" and options.timm is None:
                     measured: float | str = "give --timm the path of its benchmark.py"
                 else:
                     measured = in_process(name, options)
                 found.setdefault(name, []).append(measured)
+                print(f"round {number + 1}, {name}: {measured}", file=sys.stderr, flush=True)
     print("\n".join(table(found, options)))
     ratio = ratio_to_loop(found, "benchmark.py")
     return int(ratio is None or abs(ratio - 1) > AGREES)

@@ -66,14 +66,13 @@ def test_a_compiled_mode_is_measured_and_checked_with_its_compilation_apart(
 
 @pytest.mark.extended
 def test_what_inductor_makes_of_the_model_computes_the_same(go: Go) -> None:
-    code, folder = go("--modes", "fp32-compile,bf16-channels-last-compile", *QUICK)
+    mode = "fp32-sdpa-channels-last-compile"
+    code, folder = go("--modes", mode, *QUICK, "--batch-sizes", "1")
     assert code == 0
-    rows = record_of(folder)["results"]["ladder"]
-    assert [row["mode"] for row in rows] == [
-        "fp32-sdpa-compile", "bf16-sdpa-channels-last-compile",
-    ]  # fmt: skip
-    assert rows[0]["relative_error"] < 1e-5
-    assert all(row["compile_ms"] > 100 for row in rows)
+    (row,) = record_of(folder)["results"]["ladder"]
+    assert (row["mode"], row["verdict"]) == (mode, "SELF-CHECK")
+    assert row["relative_error"] < 1e-5
+    assert row["compile_ms"] > 10 * row["latency"]["p50_ms"]
 
 
 @pytest.mark.parametrize(
