@@ -153,7 +153,7 @@ def draw_pca(measured: Measured, title: str, label: str) -> "Figure":
         panel.set_axis_off()
     last = figure.axes[3]
     largest = max(difference.max(), measured.results.limits.token_relative_error)
-    shown = last.imshow(difference, cmap="magma", vmin=0, vmax=largest, aspect="auto")
+    shown = last.imshow(difference, vmin=0, vmax=largest, aspect="auto")
     last.set_title(f"difference, at most {difference.max():.2g} of the range")
     last.set_axis_off()
     for panel in figure.axes:
