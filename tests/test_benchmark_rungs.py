@@ -106,6 +106,21 @@ def test_nothing_is_compiled_once_the_budget_is_used_up(
     assert skipped["reason"] == "--budget 1 is used up before it is compiled: raise it"
 
 
+def test_a_compiled_mode_is_not_compiled_again_for_its_sweep_once_the_budget_is_used_up(
+    go: Go, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    left = lambda self: 100.0 if self.done < self.modes else 0.0  # noqa: E731 - a method's body
+    monkeypatch.setattr(run.Budget, "left_s", left)
+    code, folder = go("--modes", "fp32,fp32-compile", *QUICK)
+    assert code == 0
+    plain, compiled = record_of(folder)["results"]["ladder"]
+    assert len(plain["throughput"]) == 2
+    assert (compiled["verdict"], compiled["throughput"]) == ("SELF-CHECK", [])
+    words = "The sweep of fp32-sdpa-compile ends early: --budget 120 is used up before it is"
+    assert words in capsys.readouterr().out
+
+
 def test_where_torch_compile_has_no_compiler_the_reason_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -286,10 +286,7 @@ class Run:
             KeyboardInterrupt: on Ctrl-C.
         """
         with self.passing_over(mode), self.running(mode) as runner:
-            if mode.compiled and not self.time.left_s():
-                raise KitError(
-                    f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
-                )
+            self.require_time(mode)
             self.log.info(f"Measuring {mode.name}...")
             pixel_values = runner.input(1)
             with runner.forwards(pixel_values) as call:
@@ -320,9 +317,22 @@ class Run:
                 )
         return first.output
 
+    def require_time(self, mode: Mode) -> None:
+        """Check that the ladder has time left for a mode that is to be compiled.
+
+        Raises:
+            KitError: where it has none.
+        """
+        if mode.compiled and not self.time.left_s():
+            raise KitError(
+                f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
+            )
+
     def sweep_again(self, mode: Mode) -> None:
         """Measure a mode of the ladder over the batch sizes."""
         with self.passing_over(mode), self.running(mode) as runner:
+            if mode != self.options.modes[0]:
+                self.require_time(mode)
             self.log.info(f"Measuring {mode.name} over the batch sizes...")
             self.sweep(runner)
 
