@@ -10,7 +10,7 @@ History of SCHEMA_VERSION:
     2.0  accuracy's fields have standard names: budget is expected_error, token_budget
          expected_token_error, against_truth fp64_relative_error, cpu_against_truth
          cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
-    2.1  environment has host_id and cann_library; accuracy has features, against,
+    2.1  environment has host_id, git_origin and cann_library; accuracy has features, against,
          coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
          references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
          pipeline_ips and pipeline_stage; inference has failures

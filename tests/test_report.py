@@ -413,6 +413,7 @@ def test_every_text_is_used_and_every_text_that_is_used_is_there() -> None:
         r'picture_of\("[\w.]+", "\w+", "(\w+)"\)',
         r"""words\[["'](\w+)["']""",  # in Python
         r'say\((?:self\.)?words, "(\w+)"',
+        r'sentence\("(\w+)"',
     )
     used = {name for call in calls for name in re.findall(call, whole)}
     used |= {"yes", "no", "subject", "subject_emulated"}  # chosen by a condition

@@ -1,6 +1,6 @@
 """What the records of an output folder prove together: validated, failed, or incomplete and why."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -27,6 +27,7 @@ from kit.report.load import SCRIPTS, Records, started_at
 
 State = Literal["validated", "failed", "incomplete"]
 Kind = Literal["good", "bad", "doubtful"]
+Sentence = tuple[str, Mapping[str, object]]
 
 STALE_AFTER = timedelta(days=1)  # between the runs of one report
 OLD_AFTER = timedelta(days=365)  # a validation is of its time's versions
@@ -108,40 +109,44 @@ def conclude(records: Records, words: Words, now: datetime) -> Verdict:
     """
     checks = tuple(check(records, now))
     wrong = [one for one in checks if one.agrees is False]
-    failures = [*failed_runs(records, words), *(contradiction(one, words) for one in wrong)]
-    reasons = [*why_not(records, words, now), *differences(records, words)]
+
+    def said(sentences: Iterable[Sentence]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(say(words, key, **values) for key, values in sentences))
+
+    failures = said(failed_runs(records)) + tuple(
+        say(words, "contradiction", **{**vars(one), "method": words["methods"][one.method]})
+        for one in wrong
+    )
+    reasons = said([*why_not(records, now), *differences(records)])
     return Verdict(
         state="failed" if failures else "incomplete" if reasons else "validated",
         answers=answers(records, {one.file for one in wrong}),
         headline=headline(records),
-        failures=tuple(dict.fromkeys(failures)),
-        reasons=tuple(dict.fromkeys(reasons)),
-        remarks=tuple(dict.fromkeys(remarks(records, words))),
+        failures=failures,
+        reasons=reasons,
+        remarks=said(remarks(records)),
         checks=checks,
     )
 
 
+def sentence(key: str, **values: object) -> Sentence:
+    """Return a sentence in no language yet: the key of its words, and what is filled in."""
+    return key, values
+
+
 def say(words: Words, key: str, **values: object) -> str:
-    """Return a sentence with its places filled in."""
-    return str(words[key]).format(**values)
+    """Return a sentence in a language: of a list its first entries, a record's words translated."""
 
+    def filled(name: str, value: object) -> object:
+        if isinstance(value, str | int | float):
+            return value
+        entries = [str(one) for one in value]  # type: ignore[attr-defined] # a list or a tuple
+        if name != "images":  # their names are not the kit's words
+            entries = [translated(one, words["language"][:2]) for one in entries]
+        more = ["…"] if len(entries) > NAMED else []
+        return str(words["comma"]).join([*entries[:NAMED], *more])
 
-def named(names: Sequence[str], words: Words) -> str:
-    """Return the first of several names."""
-    shown = [*names[:NAMED], *(["…"] if len(names) > NAMED else [])]
-    return str(words["comma"]).join(shown)
-
-
-def phrased(reasons: Sequence[str], words: Words) -> str:
-    """Return the first of a record's reasons in the report's language."""
-    return named([translated(reason, words["language"][:2]) for reason in reasons], words)
-
-
-def contradiction(one: Claim, words: Words) -> str:
-    """Return what a record claims and what comes out instead."""
-    method = words["methods"][one.method]
-    return say(words, "contradiction", file=one.file, field=one.field, recorded=one.recorded,
-               computed=one.computed, method=method)  # fmt: skip
+    return str(words[key]).format(**{name: filled(name, one) for name, one in values.items()})
 
 
 def answers(records: Records, contradicted: set[str]) -> dict[str, tuple[str, Kind]]:
@@ -224,28 +229,26 @@ def headline(records: Records) -> Headline:
     return Headline(**found)
 
 
-def failed_runs(records: Records, words: Words) -> Iterator[str]:
+def failed_runs(records: Records) -> Iterator[Sentence]:
     """Yield what the records themselves say has failed."""
     if records.inference is not None and runs(records.inference)[0] == "not_finite":
-        yield say(words, "not_finite_output")
+        yield sentence("not_finite_output")
     if records.inference is not None and records.inference.results.failures:
-        reasons = phrased(records.inference.results.failures, words)
-        yield say(words, "inference_failed", reasons=reasons)
+        yield sentence("inference_failed", reasons=records.inference.results.failures)
     if records.accuracy is not None and records.accuracy.results.outcome == "fail":
-        reasons = phrased(records.accuracy.results.reasons, words)
-        yield say(words, "accuracy_failed", reasons=reasons)
+        yield sentence("accuracy_failed", reasons=records.accuracy.results.reasons)
     if records.benchmark is None:
         return
     results = records.benchmark.results
     if results.regression is not None and not results.regression.passed:
         slower = [one.name for one in results.regression.comparisons if one.status == "regression"]
-        yield say(words, "regression_failed", names=phrased(slower, words))
+        yield sentence("regression_failed", names=slower)
     rows = filter(failed, main_rows(results))
     wrong = [", ".join(row.check.reasons) for row in rows if row.check]
     if wrong:
-        yield say(words, "check_failed", reasons=phrased(wrong, words))
+        yield sentence("check_failed", reasons=wrong)
     if any(row.mode == results.mode for row in failing_modes(results)):
-        yield say(words, "main_mode_failed", mode=results.mode)
+        yield sentence("main_mode_failed", mode=results.mode)
 
 
 def main_rows(results: BenchmarkResults) -> list[Latency]:
@@ -264,84 +267,80 @@ def failing_modes(results: BenchmarkResults) -> list[LadderRow]:
     return [row for row in results.ladder if row.verdict.startswith("FAIL")]
 
 
-def why_not(records: Records, words: Words, now: datetime) -> Iterator[str]:
+def why_not(records: Records, now: datetime) -> Iterator[Sentence]:
     """Yield what keeps the records from proving everything, the gravest first."""
     found = records.found()
     kinds = {record.device.type for record in found} - {"npu"}
     if kinds:
-        labels = sorted(words["device_types"][kind] for kind in kinds)
-        yield say(words, "not_an_npu", kinds=", ".join(labels))
+        labels = sorted({"cuda": "GPU"}.get(kind, kind.upper()) for kind in kinds)
+        yield sentence("not_an_npu", kinds=labels)
     if any(emulated(record) for record in found):
-        yield say(words, "emulated_npu")
-    yield from why_not_weights(records, words)
+        yield sentence("emulated_npu")
+    yield from why_not_weights(records)
     for script in SCRIPTS:
-        yield from why_not_script(script, records, words)
+        yield from why_not_script(script, records)
     if records.benchmark is not None:
-        yield from why_not_fast(records.benchmark.results, words)
+        yield from why_not_fast(records.benchmark.results)
     if records.accuracy is not None:
         results = records.accuracy.results
         if results.outcome == "self-check":
-            yield say(words, "only_self_check")
+            yield sentence("only_self_check")
         if results.features is not None and results.features.reviewed:
-            yield say(words, "only_reviewed")
+            yield sentence("only_reviewed")
         if results.limits.budget_factor > BUDGET_FACTOR:
             factor = f"{results.limits.budget_factor:g}"
-            yield say(words, "wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
-    yield from out_of_date(records, words, now)
+            yield sentence("wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
+    yield from out_of_date(records, now)
 
 
-def why_not_weights(records: Records, words: Words) -> Iterator[str]:
+def why_not_weights(records: Records) -> Iterator[Sentence]:
     """Yield what keeps the weights from being known as the published ones."""
     found = records.found()
     if any(record.model.source == "random" for record in found):
-        yield say(words, "random_weights")
+        yield sentence("random_weights")
     elif found and not identified(records):
-        yield say(words, "not_identified")
+        yield sentence("not_identified")
     for record in found:
         name, count = PurePath(record.model.weights or "").name, record.model.parameters
         for model, parameters in PARAMETERS.items():
             if name.lower().startswith(model) and count != parameters:
-                yield say(words, "another_model", name=name, count=count, parameters=parameters)
+                yield sentence("another_model", name=name, count=count, parameters=parameters)
 
 
-def why_not_script(script: str, records: Records, words: Words) -> Iterator[str]:
+def why_not_script(script: str, records: Records) -> Iterator[Sentence]:
     """Yield what one record lacks."""
     file, record = f"{script}.json", getattr(records, script)
     if script in records.problems:
-        problem = phrased([records.problems[script]], words)
-        yield say(words, "record_unreadable", file=file, problem=problem)
+        yield sentence("record_unreadable", file=file, problem=[records.problems[script]])
     elif record is None:
-        yield say(words, "record_absent", file=file, script=f"{script}.py")
+        yield sentence("record_absent", file=file, script=f"{script}.py")
     else:
         if record.status == "partial":
-            yield say(words, "record_partial", file=file, script=f"{script}.py")
+            yield sentence("record_partial", file=file, script=f"{script}.py")
         if record.device.cpu_fallbacks is None:
-            yield say(words, "fallbacks_unknown", script=f"{script}.py")
+            yield sentence("fallbacks_unknown", script=f"{script}.py")
         elif record.device.cpu_fallbacks:
-            names = named(record.device.cpu_fallbacks, words)
-            yield say(words, "operators_fell_back", script=f"{script}.py", names=names)
+            operators = record.device.cpu_fallbacks
+            yield sentence("operators_fell_back", script=f"{script}.py", names=operators)
         if record.device.known_answer_checks < 1 and record.device.type != "cpu":
-            yield say(words, "no_known_answers", script=f"{script}.py")
+            yield sentence("no_known_answers", script=f"{script}.py")
 
 
-def why_not_fast(results: BenchmarkResults, words: Words) -> Iterator[str]:
+def why_not_fast(results: BenchmarkResults) -> Iterator[Sentence]:
     """Yield what keeps a benchmark from standing for the device."""
     if results.latency is not None and results.latency.iterations < LEAST_ITERATIONS:
-        count = results.latency.iterations
-        yield say(words, "few_iterations", count=count, least=LEAST_ITERATIONS)
+        yield sentence("few_iterations", count=results.latency.iterations, least=LEAST_ITERATIONS)
     unchecked = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
     if unchecked:
-        yield say(words, "graph_unchecked", modes=named(unchecked, words))
+        yield sentence("graph_unchecked", modes=unchecked)
     unchecked = [
-        label
-        for label, one in latencies(results, words)
-        if isinstance(one, Latency) and one.check is None
+        label for label, one in latencies(results) if isinstance(one, Latency) and one.check is None
     ]
     if unchecked:
-        yield say(words, "rows_unchecked", rows=named(unchecked, words))
+        yield sentence("rows_unchecked", rows=unchecked)
     rows = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
     if any(len(one) > CHECKED_ROWS for one in rows):
-        yield say(words, "too_many_rows", count=CHECKED_ROWS)
+        yield sentence("too_many_rows", count=CHECKED_ROWS)
 
 
 def emulated(record: Record) -> bool:
@@ -359,20 +358,20 @@ def identified(records: Records) -> bool:
     return any(record.model.source in HUBS for record in records.found())
 
 
-def out_of_date(records: Records, words: Words, now: datetime) -> Iterator[str]:
+def out_of_date(records: Records, now: datetime) -> Iterator[Sentence]:
     """Yield the runs that were long before the newest one, or long before this report."""
     newest = records.newest()
     for record in records.found():
         assert newest is not None  # there is a record
         file, when = f"{record.script}.json", record.started_at
         if started_at(newest) - started_at(record) > STALE_AFTER:
-            yield say(words, "stale", file=file, started_at=when, anchor=f"{newest.script}.json",
+            yield sentence("stale", file=file, started_at=when, anchor=f"{newest.script}.json",
                       anchor_started_at=newest.started_at)  # fmt: skip
         if now - started_at(record) > OLD_AFTER:
-            yield say(words, "old", file=file, started_at=when)
+            yield sentence("old", file=file, started_at=when)
 
 
-def differences(records: Records, words: Words) -> Iterator[str]:
+def differences(records: Records) -> Iterator[Sentence]:
     """Yield a sentence for each record that is not of the newest one's setup."""
     newest = records.newest()
     for record in records.found():
@@ -383,7 +382,7 @@ def differences(records: Records, words: Words) -> Iterator[str]:
             if mine != its
         ]
         if unlike:
-            yield say(words, "mixed", file=f"{record.script}.json", started_at=record.started_at,
+            yield sentence("mixed", file=f"{record.script}.json", started_at=record.started_at,
                       anchor=f"{newest.script}.json", anchor_started_at=newest.started_at,
                       differences="; ".join(unlike))  # fmt: skip
 
@@ -410,66 +409,66 @@ def settings(record: Record) -> list[str]:
     return [f"{name}={value}" for name, value in chosen if name not in SET_BY_OTHERS]
 
 
-def remarks(records: Records, words: Words) -> Iterator[str]:
+def remarks(records: Records) -> Iterator[Sentence]:
     """Yield what a reader must note too."""
     if records.inference is not None and records.inference.results.repeats.differing:
         repeats = records.inference.results.repeats
         largest = (
             "NaN" if repeats.largest_difference is None else f"{repeats.largest_difference:.3g}"
         )
-        yield say(words, "repeats_differ", differing=repeats.differing, forwards=repeats.forwards,
+        yield sentence("repeats_differ", differing=repeats.differing, forwards=repeats.forwards,
                   largest=largest)  # fmt: skip
     if records.accuracy is not None:
-        yield from accuracy_remarks(records.accuracy, words)
+        yield from accuracy_remarks(records.accuracy)
     if records.benchmark is not None:
-        yield from doubts(records.benchmark.results, words)
+        yield from doubts(records.benchmark.results)
     for record in records.found():
         commit = record.environment.git_commit
         if commit is None:
-            yield say(words, "no_commit")
+            yield sentence("no_commit")
         elif commit.endswith("+dirty"):
-            yield say(words, "dirty_commit", commit=commit)
+            yield sentence("dirty_commit", commit=commit)
         if record.warnings:
-            yield say(words, "has_warnings", script=f"{record.script}.py")
+            yield sentence("has_warnings", script=f"{record.script}.py")
 
 
-def accuracy_remarks(record: AccuracyRecord, words: Words) -> Iterator[str]:
+def accuracy_remarks(record: AccuracyRecord) -> Iterator[Sentence]:
     """Yield what accuracy.py did not explain or left out."""
     results, measured = record.results, record.device.arithmetic
     if results.outcome == "unexplained":
-        yield say(words, "unexplained", reasons=phrased(results.reasons, words))
+        yield sentence("unexplained", reasons=results.reasons)
     rows = measured.operators if measured else ()
     unknown = [row.operator for row in rows if row.found != row.nearest]
     if unknown:
-        yield say(words, "undocumented", names=phrased(unknown, words))
+        yield sentence("undocumented", names=unknown)
     if results.folder is not None and results.folder.broken:
-        names = named([image.image for image in results.folder.broken], words)
-        yield say(words, "broken_images", names=names)
+        images = [image.image for image in results.folder.broken]
+        yield sentence("broken_images", images=images)
 
 
-def doubts(results: BenchmarkResults, words: Words) -> Iterator[str]:
+def doubts(results: BenchmarkResults) -> Iterator[Sentence]:
     """Yield what makes a benchmark doubtful: few samples, an unsteady warm-up, modes that fail."""
-    few: dict[tuple[str, int], list[str]] = {}
+    few: dict[tuple[tuple[str, ...], int], list[str]] = {}
     unsteady = []
-    for label, latency in latencies(results, words):
+    for label, latency in latencies(results):
         if latency.unsupported:
-            key = (named(latency.unsupported, words), latency.iterations)
+            key = (latency.unsupported, latency.iterations)
             few.setdefault(key, []).append(label)
         if isinstance(latency, Latency) and not latency.warm_up.steady:
             unsteady.append(label)
     for (names, count), where in few.items():
-        yield say(words, "too_few_samples", names=names, count=count, where=named(where, words))
+        yield sentence("too_few_samples", names=names, count=count, where=where)
     if unsteady:
-        yield say(words, "not_steady", where=named(unsteady, words))
+        yield sentence("not_steady", where=unsteady)
     failing = [row.mode for row in failing_modes(results) if row.mode != results.mode]
     if failing:
-        yield say(words, "modes_failed", modes=named(failing, words))
+        yield sentence("modes_failed", modes=failing)
 
 
-def latencies(results: BenchmarkResults, words: Words) -> Iterator[tuple[str, Statistics]]:
+def latencies(results: BenchmarkResults) -> Iterator[tuple[str, Statistics]]:
     """Yield every list of times in a benchmark, with what it is of."""
     if results.latency is not None:
-        yield words["latency"], results.latency
+        yield "Latency of one image", results.latency
     for row in results.throughput:
         if row.latency is not None:
             yield f"batch_size {row.batch_size}", row.latency
