@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from kit.accuracy.examine import Distance, NormPool, SideName, token_norms
+from kit.accuracy import examine
+from kit.accuracy.examine import Distance, SideName
 from kit.accuracy.limits import LIMITS
 from kit.accuracy.references import Declared
 from kit.accuracy.verdict import judge
@@ -144,7 +145,7 @@ def distances(
     """Return how far each of up to three tensors is from the reference."""
     names: tuple[SideName, ...] = ("imitation", "fp32", "device")
     sides = dict(zip(names, measured, strict=False))
-    return list(token_norms(NormPool(), reference, sides, token_axis).distances().values())
+    return list(examine.distances(reference, sides, token_axis).values())
 
 
 @pytest.mark.parametrize("power", [-30, 0, 30])
@@ -338,26 +339,6 @@ def test_the_limits_follow_from_what_the_run_declares() -> None:
         assert limits.arithmetic == name
         assert limits.reason, name
     assert (LIMITS["fp32"].relative_error, LIMITS["fp32"].cosine) == (0.01, 0.999)
-
-
-def test_norms_that_are_kept_share_one_piece_of_memory() -> None:
-    pool, reference = NormPool(), torch.ones(2, 5, 8, dtype=torch.float64)
-    kept = [token_norms(pool, reference, {"device": reference * 1.5}) for _ in range(3)]
-    tensors = [
-        tensor for norms in kept for tensor in (norms.reference, norms.differences["device"])
-    ]
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
-    assert [norms.distances()["device"].error for norms in kept] == [0.5, 0.5, 0.5]
-
-
-def test_a_tensor_with_more_tokens_than_a_piece_holds_gets_a_piece_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(NormPool, "NUMBERS", 8)
-    pool, reference = NormPool(), torch.ones(11, 4, dtype=torch.float64)
-    norms = token_norms(pool, reference, {"device": reference * 3})
-    assert norms.reference.shape == norms.differences["device"].shape == (11,)
-    assert norms.distances()["device"].error == 2.0
 
 
 def test_tokens_on_the_second_axis_are_counted_row_by_row() -> None:

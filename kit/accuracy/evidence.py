@@ -56,16 +56,10 @@ AGAIN = "write it again with accuracy.py on the device"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the file says of the features in it.
+    """What the file says of the features in it; tensor NAME.N belongs to the Nth image.
 
-    Attributes:
-        version: of this layout.
-        weights_sha256: as in records.
-        preprocessing: the steps, in words.
-        device_type, device: what computed them.
-        declared: the arithmetic that it was found to compute in.
-        judged: how many images the run judged; the file may hold the first of them alone.
-        images: that are; tensor NAME.N belongs to the Nth.
+    `preprocessing` are the steps in words, `declared` the arithmetic that the device was found to
+    compute in, `judged` how many images the run judged: the file may hold the first of them alone.
     """
 
     version: Literal[1]
@@ -127,15 +121,9 @@ class FeaturesRead:
 
 
 def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
-    """Return the features in a file of these weights and this preprocessing.
+    """Return the features in a file, named by an option, of the setup's weights and preprocessing.
 
-    Args:
-        path: of the file, which may hold anything.
-        option: that named it, for errors.
-        setup: with the weights and the preprocessing that it must be of.
-
-    Raises:
-        KitError: where it is damaged, or of other weights or sizes.
+    A KitError where it is damaged, or of other weights or sizes.
     """
     content = outside.read_bytes(path, option, LARGEST_FILE_BYTES)
     damaged = f"{option} {path} is no whole file of saved features"
@@ -157,11 +145,7 @@ def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
 
 
 def decode(content: bytes, damaged: str) -> Evidence:
-    """Return what a safetensors file says of itself.
-
-    Raises:
-        KitError: where it is no such file; it begins with `damaged`.
-    """
+    """Return what a safetensors file says of itself; a KitError that begins with `damaged`."""
     import msgspec  # a run on a device does not need it
 
     length = int.from_bytes(content[:8], "little")
@@ -183,8 +167,7 @@ def decode(content: bytes, damaged: str) -> Evidence:
 def tensors_of(content: bytes, evidence: Evidence, damaged: str) -> dict[str, list[Saved]]:
     """Return each image's features by the hash of its pixels.
 
-    Raises:
-        KitError: where a tensor is missing or of another type than the file declares.
+    A KitError where a tensor is missing or of another type than the file declares.
     """
     found: dict[str, list[Saved]] = {}
     dtype = DTYPES[evidence.declared.dtype]
@@ -208,17 +191,8 @@ def review(
 ) -> tuple[AccuracyResults, tuple[int, ...]]:
     """Judge saved features by the CPU's references of the same images; no device computes.
 
-    Args:
-        options: with the file, and perhaps a second one to compare it with.
-        setup: the CPU and the model on it.
-        inputs: among them the images that the features are of.
-        log: warned of what a reader must know.
-
-    Returns:
-        The results, those of the worst image where there are several, and its input's shape.
-
-    Raises:
-        KitError: where a file is damaged, or of other weights, sizes or images.
+    Returns the results, the worst image's where there are several, and its input's shape. A
+    KitError where a file is damaged, or of other weights, sizes or images.
     """
     assert options.features is not None  # it is what asks for a review
     given = read(options.features, "--features", setup)
@@ -270,11 +244,7 @@ def review(
 
 
 def require_shapes(given: FeaturesRead, key: str, reference: Features) -> None:
-    """Check that an image's features have the shapes that these weights give.
-
-    Raises:
-        KitError: where they have not.
-    """
+    """Check that an image's features have the shapes that these weights give."""
     for image, features in given.features[key]:
         for name in TENSORS:
             found, right = (tuple(getattr(one, name).shape) for one in (features, reference))
@@ -286,11 +256,7 @@ def require_shapes(given: FeaturesRead, key: str, reference: Features) -> None:
 
 
 def require_all(given: FeaturesRead, found: Collection[str], where: str) -> None:
-    """Check that each image of the file is among those with these hashes of pixels.
-
-    Raises:
-        KitError: naming the first that is not.
-    """
+    """Check that each image of the file has its pixels' hash in `found`; a KitError names it."""
     for pixels, ((image, _), *_) in given.features.items():
         if pixels not in found:
             raise KitError(

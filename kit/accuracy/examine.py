@@ -18,9 +18,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kit.accuracy.limits import SMALLEST_LIMIT
@@ -29,7 +31,6 @@ from kit.accuracy.recorder import (
     OperatorClass,
     Points,
     Stage,
-    Stages,
     StageWatch,
     channels_first,
     class_of,
@@ -51,12 +52,9 @@ SideName = Literal["imitation", "fp32", "device"]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far one tensor is from a reference; infinite where a value is not finite on either side.
+    """How far one tensor is from a reference as a whole, and its worst token, by its position.
 
-    Attributes:
-        error: relative error of the whole tensor.
-        token_error: of the worst token.
-        token: position of the worst token among all.
+    Relative errors; infinite where a value is not finite on either side.
     """
 
     error: float
@@ -64,97 +62,47 @@ class Distance:
     token: int
 
 
-@dataclass(frozen=True)
-class TokenNorms:
-    """Euclidean norms of every token; all that is kept of tensors that were compared.
+Distances = Mapping[SideName, Distance]
+Alone = tuple[Distances, float]  # of a module by itself, with its tolerance
 
-    Attributes:
-        reference: of the reference's tokens, fp64, one per token.
-        differences: of each side's difference from the reference, the same.
+
+def distances(
+    reference: torch.Tensor, sides: Mapping[SideName, torch.Tensor], token_axis: int = -1
+) -> Distances:
+    """Return how far several tensors are from one reference, in a fraction of compare's time.
+
+    The reference is fp64 on the CPU, the sides of its shape in any dtype. Nothing is scaled: in
+    fp64 a value from 1e-150 to 1e150 neither overflows nor vanishes.
     """
-
-    reference: torch.Tensor
-    differences: Mapping[SideName, torch.Tensor]
-
-    def distances(self) -> dict[SideName, Distance]:
-        """Return how far each side is; nothing differs in a tensor without elements."""
-        return {side: self._distance(errors) for side, errors in self.differences.items()}
-
-    def _distance(self, differences: torch.Tensor) -> Distance:
-        # numpy's operators cost less than torch's on so few numbers.
-        errors, norms = differences.numpy(), self.reference.numpy()
-        if errors.size == 0:
-            return Distance(0.0, 0.0, 0)
-        relative = np.zeros_like(errors)
-        with np.errstate(all="ignore"):  # what is not finite is told apart below
-            np.divide(errors, norms, out=relative, where=errors != 0)
-        relative[~np.isfinite(relative)] = math.inf
-        token = int(relative.argmax())
-        whole, norm = math.sqrt(errors @ errors), math.sqrt(norms @ norms)
-        if math.isfinite(whole) and math.isfinite(norm):
-            return Distance(ratio(whole, norm), float(relative[token]), token)
-        return Distance(math.inf, math.inf, token)
-
-
-Norms = Mapping[str, TokenNorms]
-Alone = Mapping[str, tuple[TokenNorms, float]]
-
-
-class NormPool:
-    """Many tensors' norms in few pieces of memory.
-
-    They are kept while tensors of megabytes come and go. Each in a place of its own, they would
-    leave the allocator no large piece to use again.
-    """
-
-    NUMBERS = 1 << 20
-
-    def __init__(self) -> None:
-        """Make the first piece; the system gives a page of it when it is written."""
-        self._free = torch.empty(self.NUMBERS, dtype=torch.float64)
-
-    def take(self, shape: torch.Size) -> torch.Tensor:
-        """Return an fp64 tensor of this shape, not initialized."""
-        count = shape.numel()
-        if count > len(self._free):
-            self._free = torch.empty(max(count, self.NUMBERS), dtype=torch.float64)
-        taken, self._free = self._free[:count], self._free[count:]
-        return taken.view(shape)
-
-
-def token_norms(
-    pool: NormPool,
-    reference: torch.Tensor,
-    sides: Mapping[SideName, torch.Tensor],
-    token_axis: int = -1,
-) -> TokenNorms:
-    """Hold several tensors against one reference, in a fraction of statistics.compare's time.
-
-    Little is done here, because the tensors are in the processor's cache only now: the figures
-    are worked out from the norms later. Without the scaling that statistics.compare does: in fp64
-    a value from 1e-150 to 1e150 neither overflows nor vanishes.
-
-    Args:
-        pool: where the norms are kept.
-        reference: in fp64 on the CPU.
-        sides: of the reference's shape, any dtype, on the CPU.
-        token_axis: the axis that is a token's vector.
-    """
-    sizes = list(reference.shape)
-    if sizes:
-        del sizes[token_axis]
-    tokens = torch.Size(sizes)
     difference = torch.empty_like(reference)
 
-    def norms_of(tensor: torch.Tensor) -> torch.Tensor:
-        norms = pool.take(tokens)
-        torch.linalg.vector_norm(tensor, dim=token_axis, out=norms)
-        return norms.flatten()
+    def norms_of(tensor: torch.Tensor) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = torch.linalg.vector_norm(tensor, dim=token_axis).numpy()
+        return found.ravel()
 
-    return TokenNorms(
-        norms_of(reference),
-        {side: norms_of(difference.copy_(found).sub_(reference)) for side, found in sides.items()},
-    )
+    norms = norms_of(reference)
+    return {
+        side: distance(norms_of(difference.copy_(found).sub_(reference)), norms)
+        for side, found in sides.items()
+    }
+
+
+def distance(errors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> Distance:
+    """Return a distance from the norms of each token's difference and of its reference.
+
+    numpy's operators cost less than torch's on so few numbers.
+    """
+    if errors.size == 0:
+        return Distance(0.0, 0.0, 0)
+    relative = np.zeros_like(errors)
+    with np.errstate(all="ignore"):  # what is not finite is told apart below
+        np.divide(errors, norms, out=relative, where=errors != 0)
+    relative[~np.isfinite(relative)] = math.inf
+    token = int(relative.argmax())
+    whole, norm = math.sqrt(errors @ errors), math.sqrt(norms @ norms)
+    if math.isfinite(whole) and math.isfinite(norm):
+        return Distance(ratio(whole, norm), float(relative[token]), token)
+    return Distance(math.inf, math.inf, token)
 
 
 # ---- Examination ---------------------------------------------------------------------------------
@@ -164,11 +112,8 @@ def token_norms(
 class StageErrors:
     """One stage of the device, examined.
 
-    Attributes:
-        stage: which.
-        accumulated: of the stage's output, everything before it included.
-        cpu_error: accumulated relative error of the CPU's own fp32.
-        operators: every one inside, in the order of execution, on the device's own input.
+    `accumulated` is its output's error, everything before it included, `cpu_error` the CPU's own
+    fp32 there; `operators` are on the device's own input, in the order of execution.
     """
 
     stage: Stage
@@ -189,12 +134,7 @@ class StageErrors:
 
 @dataclass(frozen=True)
 class Examination:
-    """A device's run beside the CPU's sides.
-
-    Attributes:
-        stages: every stage, in the order of execution.
-        device, fp32, imitation, fp64: each side's outputs, on the CPU.
-    """
+    """A device's run beside the CPU's sides: every stage, and each side's outputs on the CPU."""
 
     stages: tuple[StageErrors, ...]
     device: Features
@@ -211,20 +151,16 @@ def times_limit(operator: OperatorError) -> float:
 def operator_error(
     name: str,
     operator: OperatorClass,
-    distances: Mapping[SideName, Distance],
+    found: Distances,
     factor: float,
     smallest: float = SMALLEST_LIMIT,
 ) -> OperatorError:
     """Return the device's distance from fp64 beside the imitation's.
 
-    Args:
-        name: the module inside the stage, with .input or .output.
-        operator: its class.
-        distances: of the imitation, and of the device where it has the right shape.
-        factor: how many times the expected error still counts as explained.
-        smallest: error that always does.
+    It is explained up to `factor` times the imitation's, and always below `smallest`. Without the
+    device's distance it has the wrong shape.
     """
-    imitation, device = distances["imitation"], distances.get("device")
+    imitation, device = found["imitation"], found.get("device")
     # Where the reference overflows nothing is explained.
     expected, expected_token = finite(imitation.error) or 0.0, finite(imitation.token_error) or 0.0
     times = math.inf
@@ -246,17 +182,15 @@ def operator_error(
 
 
 class Examiner(StageWatch):
-    """Holds a device run against fp64 while fp64 computes its batch of two.
+    """Holds a device run against fp64 while fp64 computes its batch of two."""
 
-    Attributes:
-        held: the stages so far: their outputs for the image itself, by name what is inside on
-            the device's own input, and modules by themselves where products are rounded.
-    """
-
-    def __init__(self, device: RecordedRun, references: References, runs: ReferenceRuns) -> None:
+    def __init__(
+        self, device: RecordedRun, references: References, runs: ReferenceRuns, factor: float
+    ) -> None:
         """Take a run recorded in detail, whose record is used up, and the CPU's runs."""
         super().__init__(detail=True)
-        self.held: list[tuple[Stage, TokenNorms, Norms, Alone]] = []
+        self.examined: list[StageErrors] = []
+        self._factor = factor
         self._device = device.stages
         self._references = references
         self._fp32 = runs.fp32.stages
@@ -264,8 +198,7 @@ class Examiner(StageWatch):
         self._replayed: Points = {}  # of the stage that runs, imitated on the device's input
         self._rounded = Side(references.fp64.model, references.declared)
         self._place = IMAGE
-        self._pool = NormPool()
-        self._inside: dict[int, dict[str, TokenNorms]] = defaultdict(dict)
+        self._inside: dict[int, dict[str, Distances]] = defaultdict(dict)
 
     def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Imitate the stage, and put the device's input into the batch.
@@ -293,11 +226,7 @@ class Examiner(StageWatch):
         return with_main_input(args, kwargs, both)
 
     def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
-        """Compare a point.
-
-        The rotary embedding's tables, made from the input's shape alone and before the block, are
-        compared as they were.
-        """
+        """Compare a point; the rotary embedding's tables as they were before the block."""
         inside = number == self.current
         imitation = self._replayed if inside else self._imitation[number].points
         device = self._device[number].points
@@ -321,11 +250,26 @@ class Examiner(StageWatch):
         self._inside[number]["output"] = self._hold(output, self._place, number, "output", sides)
         self._replayed = {}
         alone = dict(self._alone(stage, points))
-        self.held.append((stage, accumulated, self._inside.pop(number), alone))
+        operators = tuple(
+            self._operator(stage, name, one, alone.get(name))
+            for name, one in self._inside.pop(number).items()
+        )
+        cpu = accumulated.get("fp32", accumulated["imitation"])
+        after = self._operator(stage, "output", accumulated)
+        self.examined.append(StageErrors(stage, after, cpu.error, operators))
 
-    def _alone(
-        self, stage: Stage, points: Points
-    ) -> Iterator[tuple[str, tuple[TokenNorms, float]]]:
+    def _operator(
+        self, stage: Stage, name: str, found: Distances, alone: Alone | None = None
+    ) -> OperatorError:
+        """Return an operator's error; a module counts by itself where that says more."""
+        kind = class_of(name, stage, self._references.stages)
+        error = operator_error(name, kind, found, self._factor)
+        if alone is not None and times_limit(error) <= 1:
+            itself = operator_error(name, kind, alone[0], self._factor, alone[1])
+            error = itself if times_limit(itself) > 1 else error
+        return error
+
+    def _alone(self, stage: Stage, points: Points) -> Iterator[tuple[str, Alone]]:
         """Yield each module's result by itself, with its tolerance, where products are rounded.
 
         One that is nearer to fp64 than half of what the rounding makes is more exact than it has
@@ -333,7 +277,13 @@ class Examiner(StageWatch):
         """
         declared, imitation = self._references.declared, self._references.imitation
         exact, fp32 = (side.model.get_submodule(stage.path) for side in (self._rounded, imitation))
-        modules = [(n, m) for n, m in exact.named_modules() if n and not list(m.children())]
+        modules = [
+            (name, module)
+            for name, module in exact.named_modules()
+            if name
+            and not list(module.children())
+            and len(signature(module.forward).parameters) == 1
+        ]
         if declared.dtype != "fp32" or not any(declared.reduces(one) for _, one in modules):
             return
         for name, module in modules:
@@ -355,8 +305,7 @@ class Examiner(StageWatch):
             axes = stage.number, f"{name}.output", self._references.stages, rounded.ndim
             axis = 1 if channels_first(*axes) else -1
             sides: dict[SideName, torch.Tensor] = {"imitation": imitated, "device": found}
-            norms = token_norms(self._pool, rounded, sides, token_axis=axis)
-            yield f"{name}.output", (norms, tolerance)
+            yield f"{name}.output", (distances(rounded, sides, axis), tolerance)
 
     def _hold(
         self,
@@ -365,7 +314,7 @@ class Examiner(StageWatch):
         number: int,
         name: str,
         sides: Mapping[SideName, torch.Tensor | None],
-    ) -> TokenNorms:
+    ) -> Distances:
         imitation = sides["imitation"]
         assert imitation is not None  # every caller has one
         reference = of_one_image(both, place, imitation.shape)
@@ -375,19 +324,13 @@ class Examiner(StageWatch):
             if tensor is not None and tensor.shape == reference.shape
         }
         axis = 1 if channels_first(number, name, self._references.stages, reference.ndim) else -1
-        return token_norms(self._pool, reference, alike, token_axis=axis)
+        return distances(reference, alike, axis)
 
 
 def of_one_image(both: torch.Tensor, place: int, shape: torch.Size) -> torch.Tensor:
-    """Return one image's part of a tensor that was computed in a batch of two.
+    """Return one image's part, of a known shape, of a tensor that was computed in a batch of two.
 
-    Args:
-        both: the tensor; the whole of it where it is the same for every image.
-        place: the image's in the batch.
-        shape: what the tensor has for one image.
-
-    Raises:
-        KitError: where the tensor is not that of two images.
+    The whole of it where it is the same for every image; a KitError where it is not that of two.
     """
     if both.shape == shape:
         return both
@@ -420,50 +363,18 @@ def distinct(points: Points) -> Points:
 def examine(
     device: RecordedRun, references: References, runs: ReferenceRuns, factor: float
 ) -> Examination:
-    """Examine a device run whose stages were recorded in detail.
+    """Examine a device run whose stages were recorded in detail; its record is used up.
 
-    Args:
-        device: the run; its record is used up.
-        references: of the same weights, with the device's declared arithmetic.
-        runs: the same image on the CPU's fp32 sides.
-        factor: how many times the expected error still counts as explained.
-
-    Raises:
-        KitError: where the model is not one whose images of a batch are independent.
+    A KitError where the images of a batch are not independent.
     """
     fp64, stages = references.fp64, references.stages
-    examiner = Examiner(device, references, runs)
+    examiner = Examiner(device, references, runs, factor)
     with fp64.computing(), examiner.watching(fp64.model, stages.all):
         both = fp64.forward(runs.pixels.repeat(2, 1, 1, 1))
-    # Only now: between matrix products the processor's caches would have none of this at hand.
     return Examination(
-        tuple(stage_errors(*held, stages, factor) for held in examiner.held),
+        tuple(examiner.examined),
         device.features,
         runs.fp32.features,
         runs.imitation.features,
         Features(both.pooler_output[:1], both.last_hidden_state[:1]),
     )
-
-
-def stage_errors(
-    stage: Stage,
-    output: TokenNorms,
-    inside: Norms,
-    alone: Alone,
-    stages: Stages,
-    factor: float,
-) -> StageErrors:
-    """Return what a stage's norms come to; a module counts by itself where that says more."""
-    distances = output.distances()
-    operators = []
-    for name, norms in inside.items():
-        kind = class_of(name, stage, stages)
-        error = operator_error(name, kind, norms.distances(), factor)
-        if name in alone and times_limit(error) <= 1:
-            own, tolerance = alone[name]
-            itself = operator_error(name, kind, own.distances(), factor, tolerance)
-            error = itself if times_limit(itself) > 1 else error
-        operators.append(error)
-    accumulated = operator_error("output", class_of("output", stage, stages), distances, factor)
-    fp32 = distances.get("fp32", distances["imitation"])
-    return StageErrors(stage, accumulated, fp32.error, tuple(operators))

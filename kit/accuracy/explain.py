@@ -40,13 +40,7 @@ class ErfGelu(nn.Module):
 
 @dataclass(frozen=True)
 class Switch:
-    """One cause.
-
-    Attributes:
-        cause: what is switched.
-        run: returns last_hidden_state with the switch, on the CPU.
-        note: why it cannot be tried; empty where it can.
-    """
+    """One cause, what returns last_hidden_state on the CPU with it, and why it cannot be tried."""
 
     cause: str
     run: Callable[[], torch.Tensor]
@@ -82,18 +76,10 @@ def attention_replaced(model: PreTrainedModel, attention: str) -> Iterator[None]
 
 
 def explain(sides: Sides, pixels: torch.Tensor) -> tuple[Cause, ...]:
-    """Try every switch that fits the device and the model.
+    """Try every switch that fits the device and the model on one preprocessed image.
 
-    Args:
-        sides: device and references.
-        pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
-
-    Returns:
-        One entry per switch, those of the reference nearest first; none where the device's output
-        has another shape than the CPU's.
-
-    Raises:
-        DeviceError: where the device fails or no longer computes.
+    Those of the reference come nearest first; none where the device's output has another shape
+    than the CPU's. A DeviceError where the device fails or no longer computes.
     """
     fp64 = sides.references.fp64.features(pixels).last_hidden_state
     plain = on_device(sides, sides.model, pixels)

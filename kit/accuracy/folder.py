@@ -65,14 +65,10 @@ Pooled = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What tells an image from others.
+    """What tells an image from others: its path, hashes, and the shape of the model's input.
 
-    Attributes:
-        image: its path.
-        sha256: of the file's bytes.
-        pixels_sha256: of the decoded pixels, which preprocessing begins with.
-        input_sha256: of the model's input; another processor may round its last bits otherwise.
-        shape: of the model's input: 1, 3, rows, columns.
+    `pixels_sha256` is of the decoded pixels, which preprocessing begins with, `input_sha256` of the
+    model's input, whose last bits another processor may round otherwise.
     """
 
     image: str
@@ -112,12 +108,7 @@ def decode_and_prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenIma
 
 @dataclass(frozen=True)
 class Compared:
-    """One finished image.
-
-    Attributes:
-        accuracy: for the record.
-        device, reference: pooler_output on both sides.
-    """
+    """One finished image: its part of the record, and pooler_output on both sides."""
 
     accuracy: ImageAccuracy
     device: Pooled
@@ -143,14 +134,8 @@ class FolderRun:
     def run(self, inputs: Inputs) -> tuple[FolderAccuracy, list[Saved]] | None:
         """Compare every image once, over all ranks; None on ranks that do not lead.
 
-        With the device's features of the first images, as many as MOST_SAVED_BYTES hold.
-
-        The ranks share the first one's list of images: a file that a rank cannot read is a broken
-        one, named like any other.
-
-        Raises:
-            KitError: where no image can be read, or another rank is lost.
-            DeviceError: where the device fails or no longer computes.
+        With the device's features of the first images, as many as MOST_SAVED_BYTES hold. The ranks
+        share the first one's list. A KitError where no image can be read, or a rank is lost.
         """
         place = self.group.place
         lists = self.group.gather(inputs.paths, "the images")
@@ -186,13 +171,7 @@ class FolderRun:
     def compare_all(
         self, paths: Sequence[Path], rounds: int, step: Callable[[int], object]
     ) -> Iterator[Compared]:
-        """Compare this rank's images, in step with the other ranks.
-
-        Args:
-            paths: this rank's.
-            rounds: how many batches the longest share has.
-            step: shows all ranks' progress.
-        """
+        """Compare this rank's images, in step with the other ranks: so many rounds of a batch."""
         with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
             finished = self.finish_batches(self.batches(self.stream(paths, decoders)), references)
             for _ in range(rounds):
@@ -246,11 +225,7 @@ class FolderRun:
             yield self.finish(*before)
 
     def device_features(self, batch: Sequence[Prepared]) -> Features:
-        """Compute a batch on the device and prove that the device still computes.
-
-        Raises:
-            DeviceError: where it does not.
-        """
+        """Compute a batch on the device and prove that the device still computes."""
         setup = self.sides.setup
         pixels = [image.pixels for image in batch]
         pixels += [pixels[-1]] * (self.batch_size - len(pixels))
@@ -329,23 +304,14 @@ def about(sides: Sides) -> dict[str, object]:
 
 
 class ReferenceCache:
-    """CPU references on the disk, one file for each image, found by content.
+    """CPU references on the disk, one file for each image, found by content; `hits` were found.
 
     What a killed run has computed is found again by the next one. A file that is damaged is as
     good as none.
-
-    Attributes:
-        hits: how many references were found.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, object], log: RunLog) -> None:
-        """Keep references in `folder`; None keeps none.
-
-        Args:
-            folder: made when the first reference is written.
-            about: everything but the model's input that the reference depends on.
-            log: warned once where writing fails.
-        """
+        """Keep references in `folder`, None nowhere; they depend on `about` and the input."""
         self.folder = folder
         self.about = json.dumps(about, sort_keys=True, default=str)
         self.log = log
@@ -435,15 +401,7 @@ def folder_accuracy(
     cached: int,
     ranks: int,
 ) -> FolderAccuracy:
-    """Return the folder's part of the record.
-
-    Args:
-        compared: every image, in the order of the paths; at least one.
-        broken: every file that could not be decoded.
-        limits: that were applied.
-        cached: how many references came from the disk.
-        ranks: that shared the work.
-    """
+    """Return the folder's part of the record; one image at least, in the order of the paths."""
     ordered = sorted(
         (found.accuracy for found in compared),
         key=lambda image: (image.passed, -badness(image, limits), image.image),
@@ -485,14 +443,9 @@ SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of ima
 
 
 def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
-    """Compare the nearest neighbours of every image among all others, by cosine.
+    """Compare the nearest neighbours of every image among all others, by cosine of pooler_output.
 
-    Args:
-        device: images x width, the device's pooler_output.
-        reference: the same images in the same order, the reference's.
-
-    Returns:
-        top-1 and top-5 agreement; None where there are too few images for one.
+    Top-1 and top-5 agreement of device and reference; None where there are too few images for one.
     """
     count = len(device)
     if count < 3:  # with two images the only other one is always the nearest

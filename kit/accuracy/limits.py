@@ -4,6 +4,7 @@ A module of its own, without torch: the report holds every record against this t
 machines that have no torch too.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from kit.options import BUDGET_FACTOR
@@ -24,43 +25,32 @@ Arithmetic = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
 # quarter of it (bf16: half) is beyond every rounding. Its whole result is held to the output's own
 # limit, for what it does alone must not need later blocks to dilute it. RoPE and norms only scale
 # and add: bf16, the coarsest type that a device may store in without saying so, rounds by 2^-8.
+PUBLISHED = LimitsInfo(
+    "fp32", 0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, BUDGET_FACTOR,
+    "the published report's 1 % and 0.999; a token at cosine 0.999 is 4.5 % off",
+)  # fmt: skip
+AS_FP32: dict[Arithmetic, str] = {
+    "hf32": "as fp32: HF32's 11 mantissa bits, 2.4e-4 at most per input, stay far below 1 %",
+    "tf32": "as fp32: TF32's 10 mantissa bits, 4.9e-4 at most per input, stay far below 1 %",
+    "fp16": "10 mantissa bits, 4.9e-4 at most per rounding: about 0.2 % after 12 blocks; "
+    "what is beyond 65504 becomes infinite and fails on its own",
+}
 LIMITS: dict[Arithmetic, LimitsInfo] = {
-    "fp32": LimitsInfo(
-        "fp32", 0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, BUDGET_FACTOR,
-        "the published report's 1 % and 0.999; a token at cosine 0.999 is 4.5 % off",
-    ),
-    "hf32": LimitsInfo(
-        "hf32", 0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, BUDGET_FACTOR,
-        "as fp32: HF32's 11 mantissa bits, 2.4e-4 at most per input, stay far below 1 %",
-    ),
-    "tf32": LimitsInfo(
-        "tf32", 0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, BUDGET_FACTOR,
-        "as fp32: TF32's 10 mantissa bits, 4.9e-4 at most per input, stay far below 1 %",
-    ),
+    "fp32": PUBLISHED,
     "bf16": LimitsInfo(
         "bf16", 0.05, 0.998, 0.15, 0.05, 0.05, 0.5, BUDGET_FACTOR,
         "7 mantissa bits, 3.9e-3 at most per rounding: a ViT-B of 12 blocks comes to about 1 %, "
         "and trained weights amplify; 5 % off is cosine 0.99875",
     ),
-    "fp16": LimitsInfo(
-        "fp16", 0.01, 0.999, 0.045, 0.01, 2.0**-8, 0.25, BUDGET_FACTOR,
-        "10 mantissa bits, 4.9e-4 at most per rounding: about 0.2 % after 12 blocks; "
-        "what is beyond 65504 becomes infinite and fails on its own",
-    ),
+    **{name: replace(PUBLISHED, arithmetic=name, reason=why) for name, why in AS_FP32.items()},
 }  # fmt: skip
 
 
 def arithmetic_of(dtype: str, *products: Products) -> Arithmetic:
-    """Return the row of LIMITS for a run.
+    """Return the row of LIMITS for a run's --dtype and what its fp32 products compute with.
 
-    Args:
-        dtype: fp32, bf16 or fp16, as --dtype has it.
-        products: what fp32 matrix products, attention and convolutions compute with; the first
-            that is reduced counts. bf16 inputs have fp16's row: fp32 stays below the published
-            1 % whatever its products are rounded to.
-
-    Raises:
-        KeyError: for another dtype.
+    The first that is reduced counts. bf16 inputs have fp16's row: fp32 stays below the published
+    1 % whatever its products are rounded to.
     """
     if dtype != "fp32":
         half: dict[str, Arithmetic] = {"bf16": "bf16", "fp16": "fp16"}

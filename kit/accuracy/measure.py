@@ -48,17 +48,10 @@ LARGEST_MMAP_THRESHOLD = 32 << 20
 
 @dataclass(frozen=True)
 class Measured:
-    """One image, or a folder's worst, measured in full.
+    """One image, or a folder's worst, measured in full, and what its pictures are drawn from.
 
-    Attributes:
-        results: for the record.
-        image: as it was decoded.
-        input_shape: of the model's input.
-        examination: what the results were made from, for the pictures.
-        stages: of the model.
-        grid: rows and columns of patches.
-        setup: with what the device was found to compute in.
-        features: the file of the device's features of the judged images.
+    `setup` has what the device was found to compute in; `features` is the file of the device's
+    features of the judged images.
     """
 
     results: AccuracyResults
@@ -81,17 +74,8 @@ def compare(
 ) -> Measured:
     """Compare the device with the CPU on one image, or on a folder of them.
 
-    Args:
-        options: of the run.
-        setup: the device and the model on the CPU.
-        inputs: the images.
-        group: torchrun's processes, or this one alone.
-        log: told what is compared.
-        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
-
-    Raises:
-        KitError: where an input does not allow it, or another rank is lost.
-        DeviceError: where the device fails or no longer computes.
+    A KitError where an input does not allow it or another rank is lost, a DeviceError where the
+    device fails or no longer computes.
     """
     sides = make_sides(setup, options.budget_factor, log, own_gelu)
     shape = preprocessing.preprocess(inputs.first.pixels, setup.steps).shape
@@ -140,17 +124,7 @@ def in_full(
 
 
 def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
-    """Measure one image.
-
-    Args:
-        sides: device and references.
-        image: not yet preprocessed.
-        log: where a cropped input is named.
-
-    Raises:
-        KitError: where the model does not give one token per patch.
-        DeviceError: where the device fails or no longer computes.
-    """
+    """Measure one image; a KitError where the model does not give one token per patch."""
     setup, references = sides.setup, sides.references
     pixels = preprocessing.preprocess(image.pixels, setup.steps)
     pixel_values = model_input(setup, pixels, log)
@@ -196,11 +170,7 @@ def with_overflow(run: RecordedRun) -> RecordedRun:
 def with_chips_gelu(
     sides: Sides, pixel_values: torch.Tensor, reference: Features
 ) -> ChipGelu | None:
-    """Return the device's errors with the chip's own GELU; None where that is what runs anyway.
-
-    Raises:
-        DeviceError: where the device fails.
-    """
+    """Return the device's errors with the chip's own GELU; None where that is what runs anyway."""
     own = found(sides.setup.arithmetic, CHIPS_GELU)
     if sides.own_gelu is None or own in {None, found(sides.setup.arithmetic, "GELU")}:
         return None
@@ -216,12 +186,7 @@ def with_chips_gelu(
 def run_device(
     device: Device, model: PreTrainedModel, pixel_values: torch.Tensor, stages: Stages
 ) -> RecordedRun:
-    """Run the device's forward with its stages recorded in detail; the features are on the CPU.
-
-    Raises:
-        DeviceError: where the device fails.
-        KitError: where a tensor is not on it.
-    """
+    """Run the device's forward with its stages recorded in detail; the features are on the CPU."""
 
     def watched() -> Features:  # the tensors count what is written into them, as in no_grad alone
         with torch.no_grad():
@@ -241,8 +206,7 @@ def run_device(
 def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
     """Return the first image that still is what the folder run has seen, decoded again.
 
-    Raises:
-        KitError: where every one of them is gone or changed.
+    A KitError where every one of them is gone or changed.
     """
     for image in worst:
         try:
@@ -257,14 +221,11 @@ def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImag
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep up to 512 MiB of freed memory instead of giving it back.
+    """Let the process keep up to 512 MiB of freed memory; return whether the C library does.
 
     glibc hands a large tensor's memory back when it is freed, and the system clears every page of
     the next one: work that frees and takes tens of megabytes block by block spends a third of its
-    time on that. Affects the whole process; the peak stays what the tensors need.
-
-    Returns:
-        Whether the C library has taken the setting; False outside 64-bit glibc.
+    time on that. Affects the whole process; False outside 64-bit glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -43,12 +43,10 @@ CLASS_PATTERNS: tuple[tuple[re.Pattern[str], OperatorClass], ...] = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the model.
+    """One stage of the model: its number and its module's path.
 
-    Attributes:
-        number: -1 the embedding, 0 and up the blocks, their number the final norm.
-        path: the module's path in the model.
-        rope: path of the module that makes the rotary embedding, for block 0 alone.
+    -1 the embedding, 0 and up the blocks, their number the final norm. `rope` is the path of the
+    module that makes the rotary embedding, for block 0 alone.
     """
 
     number: int
@@ -58,12 +56,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stages:
-    """A model's stages in the order of execution.
+    """A model's stages in the order of execution; a model without one kind lacks it.
 
-    Attributes:
-        all: what was found; a model without one kind simply lacks it.
-        blocks: how many blocks there are.
-        prefix_tokens: tokens before the patches (CLS and registers); None without tokens.
+    `prefix_tokens` stand before the patches (CLS and registers); None without tokens.
     """
 
     all: tuple[Stage, ...]
@@ -100,13 +95,9 @@ def find_stages(model: PreTrainedModel) -> Stages:
 
 
 def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
-    """Return the operator class of a point inside a stage.
+    """Return the operator class of a point.
 
-    Args:
-        point: the module's path inside the stage with .input or .output, or the stage's own
-            "input" and "output".
-        stage: the stage.
-        stages: all of them.
+    That is a module's path in its stage with .input or .output, or the stage's own two.
     """
     if stage.number < 0 and point in ("input", "output"):
         return "input" if point == "input" else "embedding"
@@ -121,14 +112,7 @@ def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
 
 
 def channels_first(number: int, point: str, stages: Stages, axes: int) -> bool:
-    """Return whether a tensor is a map with channels, a token's vector, on the second axis.
-
-    Args:
-        number: of the stage.
-        point: the tensor's name inside it.
-        stages: all of them.
-        axes: how many the tensor has.
-    """
+    """Return whether a tensor is a map whose channels, a token's vector, are its second axis."""
     if axes != 4:
         return False
     convolution = "patch_embeddings" in point or "projection" in point or "conv" in point
@@ -170,9 +154,8 @@ class AttentionInputs(TorchFunctionMode):
 class StageWatch:
     """Sees the stages of one model while `watching` is active; what it does is its subclass's.
 
-    Attributes:
-        detail: look inside the stages too, not just at their inputs and outputs.
-        current: the number of the stage that is running; None between two.
+    `detail`: inside the stages too, not just their inputs and outputs. `current`: the number of
+    the stage that is running; None between two.
     """
 
     def __init__(self, *, detail: bool) -> None:
@@ -187,13 +170,10 @@ class StageWatch:
         """Handle a stage that is about to run; return the arguments to run it with instead."""
 
     def seen(self, number: int, name: str, tensor: torch.Tensor) -> None:
-        """Handle a point of a stage.
+        """Handle a point of a stage, a tensor that the model may write into afterwards.
 
-        Args:
-            number: the stage's.
-            name: the module's path inside the stage and `.input` or `.output`, or what enters
-                attention: `attention.rotated_query` and `attention.rotated_key`.
-            tensor: as the model has it; it may write into it afterwards.
+        Its name: the module's path inside the stage and `.input` or `.output`, or what enters
+        attention: `attention.rotated_query` and `attention.rotated_key`.
         """
 
     def left(self, stage: Stage, output: torch.Tensor) -> None:
@@ -290,13 +270,10 @@ def with_main_input(args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.T
 
 @dataclass
 class StageRecord:
-    """What one stage saw.
+    """What one stage saw: its points in the order of execution, and its call, to repeat it.
 
-    Attributes:
-        points: name -> tensor on the CPU in its own dtype, in the order of execution. A module's
-            input has a name of its own even where it is the very output of the module before it:
-            a device that leaves a step out shows by that.
-        args, kwargs: arguments of the stage's call, as they were, to repeat it; none of a device's.
+    Tensors are on the CPU in their own dtype. A module's input has a name of its own even where it
+    is the very output of the module before it: a device that leaves a step out shows by that.
     """
 
     points: Points = field(default_factory=dict)
@@ -305,26 +282,13 @@ class StageRecord:
 
 
 class Recorder(StageWatch):
-    """Records the stages of one model while it is watched.
+    """Records the stages of one model, by number, while it is watched."""
 
-    Attributes:
-        stages: number of the stage -> its record.
-    """
-
-    def __init__(self, device_type: str, *, detail: bool, share: bool) -> None:
-        """Prepare to record.
-
-        Args:
-            device_type: where every tensor must be; anything else is an error.
-            detail: record inside the stages too, not just their inputs and outputs.
-            share: keep the tensors themselves instead of copies, for a model on the CPU without
-                inference mode; `changed` tells whether that was safe.
-        """
+    def __init__(self, device_type: str, *, detail: bool) -> None:
+        """Prepare to record tensors that must all be on one type of device."""
         super().__init__(detail=detail)
         self.device_type = device_type
-        self.share = share
         self.stages: dict[int, StageRecord] = {}
-        self._versions: list[tuple[torch.Tensor, int]] = []
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextlib.contextmanager
@@ -356,25 +320,13 @@ class Recorder(StageWatch):
         self.stages[stage.number].points["output"] = copied
         self._copies = {content_of(output): (output, copied)}  # the next stage's input
 
-    def changed(self) -> bool:
-        """Return whether the model has written into a tensor that was shared; to be asked once."""
-        versions, self._versions = self._versions, []  # which would keep every tensor alive
-        return any(tensor._version != version for tensor, version in versions)
-
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a copy on the CPU; the same one for the same tensor with the same content.
-
-        Raises:
-            KitError: where the tensor is not on the device that this side claims.
-        """
+        """Return a copy on the CPU; the same one for the same tensor with the same content."""
         content = content_of(tensor)
         if content in self._copies:
             return self._copies[content][1]
         require_on(tensor, self.device_type)
-        share = self.share and not tensor.is_inference()
-        if share:
-            self._versions.append((tensor, tensor._version))
-        copied = tensor if share else tensor.detach().to("cpu", copy=True)
+        copied = tensor.detach().to("cpu", copy=True)
         self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
 
@@ -389,31 +341,16 @@ def recorded(
 ) -> tuple[T, dict[int, StageRecord]]:
     """Record what flows through `model` during a call; return the call's result and each stage's.
 
-    A CPU's tensors are kept as they are, since copies cost time and memory; a model that writes
-    into them is called again and they are copied.
-
-    Args:
-        call: runs the model, twice where it writes in place, each time on fresh arguments; without
-            inference mode, whose tensors count no writing.
-        model: on the device.
-        stages: what to record.
-        device_type: where every tensor must be.
-        detail: record inside the stages too.
-
-    Raises:
-        KitError: where a tensor is not on the device.
+    No inference mode: its tensors count no writing. A KitError where a tensor is not on the device.
     """
-    for share in (True, False) if device_type == "cpu" else (False,):
-        recorder = Recorder(device_type, detail=detail, share=share)
-        with recorder.watching(model, stages):
-            result = call()
-        if not recorder.changed():
-            break
+    recorder = Recorder(device_type, detail=detail)
+    with recorder.watching(model, stages):
+        result = call()
     return result, recorder.stages
 
 
 def content_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return what tells a tensor's present content from any other while the tensor is alive.
+    """Return what tells a living tensor's present content from any other.
 
     A tensor of inference mode counts no writing, so a change in place stays unseen there.
     """
@@ -421,11 +358,7 @@ def content_of(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def require_on(tensor: torch.Tensor, device_type: str) -> None:
-    """Check that a tensor is on the device that its side claims to be.
-
-    Raises:
-        KitError: where it is not.
-    """
+    """Check that a tensor is on the device that its side claims to be; else a KitError."""
     if tensor.device.type != device_type:
         raise KitError(
             f"a tensor that should be on the {device_type} is on {tensor.device}: "

@@ -66,25 +66,15 @@ ATTENTION = {
 }
 CONVOLUTIONS = {aten.convolution.default: (0, 1)}
 # Where the CPU may lack a fast half kernel, fp32 arithmetic on the half inputs is the same.
-ADDED_UP_IN_FP32 = (
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.baddbmm.default,
-    *CONVOLUTIONS,
-)
+ADDED_UP_IN_FP32 = (*PRODUCTS, *CONVOLUTIONS)
 
 
 @dataclass(frozen=True)
 class Declared:
     """What a run's device computes with: as it is set, or as it was found to.
 
-    Attributes:
-        dtype: fp32, bf16 or fp16.
-        matmul: what an fp32 matrix product computes with.
-        convolution: what an fp32 convolution computes with.
-        attention: what fp32 attention computes its products with; None as `matmul`.
-        gelu: the form of GELU.
+    What fp32 matrix products, convolutions and attention multiply in, and the form of GELU; None
+    for attention: as `matmul`.
     """
 
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -247,23 +237,16 @@ def copy_in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One forward of one side.
-
-    Attributes:
-        features: on the CPU, in the side's dtype.
-        stages: number of the stage -> what it saw.
-    """
+    """One forward of one side: its features on the CPU, and what each stage saw, by its number."""
 
     features: Features
     stages: dict[int, StageRecord]
 
 
 class Side:
-    """A model on the CPU that computes in one arithmetic.
+    """A model on the CPU that computes in one arithmetic; None imitates nothing.
 
-    Attributes:
-        model: in evaluation mode; its dtype is its input's too.
-        declared: the arithmetic; None imitates nothing.
+    Its input has the model's dtype.
     """
 
     def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
@@ -280,13 +263,9 @@ class Side:
             yield
 
     def forward(self, pixels: torch.Tensor) -> Features:
-        """Run one forward on the CPU; while this side is `computing`.
+        """Run one forward on the CPU, while this side is `computing`; else a KitError.
 
-        Args:
-            pixels: float32 on the CPU, batch x 3 x rows x columns.
-
-        Raises:
-            KitError: where anything of it is not on the CPU.
+        `pixels` are float32, batch x 3 x rows x columns.
         """
         for parameter in self.model.parameters():
             require_on(parameter, "cpu")
@@ -307,12 +286,9 @@ class Side:
             return RecordedRun(*recorded(lambda: self.forward(pixels), self.model, stages))
 
     def replay(self, stage: Stage, own: StageRecord, main: torch.Tensor | None) -> Points:
-        """Repeat one stage's call and return its points.
+        """Repeat one stage's call, as this side's `own` record has it, and return its points.
 
-        Args:
-            stage: which stage.
-            own: this side's own record of the stage.
-            main: takes the place of the first tensor, in its dtype; None where the call has none.
+        `main` takes the place of the first tensor, in its dtype.
         """
         module = self.model.get_submodule(stage.path)
         before = main_input(own.args, own.kwargs)
@@ -331,12 +307,9 @@ class Side:
 
 @dataclass(frozen=True)
 class ReferenceRuns:
-    """One image on the CPU's fp32 sides.
+    """One image, float32, a batch of one, on the CPU's two fp32 sides.
 
-    Attributes:
-        pixels: the reference's own input, float32 on the CPU, a batch of one.
-        fp32: in plain fp32.
-        imitation: in the declared arithmetic; `fp32` itself where that is plain fp32.
+    Plain, and in the declared arithmetic, which is `fp32` itself where that is plain.
     """
 
     pixels: torch.Tensor
@@ -345,13 +318,7 @@ class ReferenceRuns:
 
 
 class References:
-    """All CPU sides of one model, each made when it is first asked for.
-
-    Attributes:
-        stages: of the model.
-        declared: the arithmetic that the device declares.
-        fp32: plain fp32.
-    """
+    """All CPU sides of one model, each made when it is first asked for."""
 
     def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
         """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed.
@@ -378,11 +345,7 @@ class References:
         return Side(in_declared_type(self.fp32.model, self.declared), self.declared)
 
     def run(self, pixels: torch.Tensor) -> ReferenceRuns:
-        """Run one image on the fp32 sides; fp64 runs when the device is examined.
-
-        Args:
-            pixels: preprocessed, float32 on the CPU, 1 x 3 x rows x columns.
-        """
+        """Run one preprocessed image on the fp32 sides; fp64 runs when the device is examined."""
         _ = self.fp64  # copied whole before hooks are put on the model
         fp32 = self.fp32.run(pixels, self.stages.all)
         same = self.declared.plain
@@ -402,12 +365,8 @@ def fp64_side(model: PreTrainedModel) -> Side:
 class Sides:
     """The device's model and all CPU sides of the same weights.
 
-    Attributes:
-        setup: the device, whose model has been moved to it.
-        model: on the device.
-        references: on the CPU.
-        factor: how many times the expected error still counts as explained.
-        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
+    `factor`: how many times the expected error still counts as explained. `own_gelu` makes a
+    context in which GELU is the chip's own; None where it always is.
     """
 
     setup: Setup
@@ -428,11 +387,7 @@ class Sides:
 
 
 def make_sides(setup: Setup, factor: float, log: RunLog, own_gelu: OwnGelu | None = None) -> Sides:
-    """Keep the CPU's model, move one to the device, and find what the device computes in.
-
-    Raises:
-        DeviceError: where the device fails.
-    """
+    """Keep the CPU's model, move one to the device, and find what the device computes in."""
     shared = setup.device.type == "cpu" and setup.dtype == torch.float32
     on_cpu = setup.model if shared else copy.deepcopy(setup.model)
     model = move_model(setup, log)

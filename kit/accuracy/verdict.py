@@ -32,14 +32,7 @@ Grid = tuple[int, int]  # rows and columns of patches
 
 @dataclass(frozen=True)
 class Judgement:
-    """One tensor of a device, judged against its reference.
-
-    Attributes:
-        limits: that were applied.
-        comparison: of the whole tensor as one vector.
-        tokens: of each vector along the last axis.
-        reasons: why it fails, one sentence each; none where it passes.
-    """
+    """One tensor judged by `limits`: as one vector, each token, and a sentence for each failure."""
 
     limits: LimitsInfo
     comparison: VectorError
@@ -65,13 +58,8 @@ class Judgement:
 def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmetic) -> Judgement:
     """Judge `measured` against `reference`: no token left out, nothing infinite.
 
-    Args:
-        reference: what is held to be right; any floating dtype, any device.
-        measured: the last axis is a token's vector. One of another shape fails, as if all NaN.
-        arithmetic: what `measured` was computed in.
-
-    Raises:
-        ValueError: where the reference is empty.
+    The last axis is a token's vector; any floating dtype and device. Another shape fails, as if it
+    were all NaN; an empty reference is a ValueError.
     """
     limits = LIMITS[arithmetic]
     reasons: tuple[str, ...] = ()
@@ -120,15 +108,8 @@ def assess(
 ) -> AccuracyResults:
     """Judge an examined run's outputs and operators, and conclude.
 
-    Args:
-        examination: of the run; one without stages is judged by its outputs alone.
-        references: of the same weights.
-        grid: rows and columns of patches.
-        image: its path.
-        source: of the weights.
-        torch_device: where the outputs were, as torch names it.
-        factor: how many times the expected error still counts as explained.
-        self_check: whether the device is the CPU itself, which can never pass.
+    An examination without stages is judged by its outputs alone. `grid` is rows and columns of
+    patches; `self_check`: the device is the CPU itself, which can never pass.
     """
     stages, arithmetic = references.stages, references.declared.arithmetic
     limits = replace(LIMITS[arithmetic], budget_factor=factor)
@@ -191,8 +172,7 @@ def first_unexplained(
 ) -> tuple[StageErrors, OperatorError | None] | None:
     """Return the first stage with an operator that is not explained, and this operator.
 
-    Where every operator by itself is explained and the accumulated error is not, that stage is
-    returned without an operator.
+    None for the operator: each is explained by itself, and the accumulated error is not.
     """
     for examined in stages:
         if (operator := examined.first_unexplained) is not None:
@@ -218,11 +198,7 @@ def first_wrong(
 def beyond_rounding(operator: OperatorError, limits: LimitsInfo, *, alone: bool) -> bool:
     """Return whether a result is further off than any rounding makes it.
 
-    Args:
-        operator: its errors.
-        limits: of the declared arithmetic.
-        alone: whether everything before it in the stage is explained, so that what it shows is
-            its own.
+    `alone`: everything before it in the stage is explained, so that what it shows is its own.
     """
     multiplies_none = alone and operator.operator in ("RoPE", "norm")
     largest = limits.rope_and_norm_error if multiplies_none else limits.operator_error
@@ -290,13 +266,8 @@ def token_place(
 ) -> TokenPlace:
     """Return where a token lies, and how wrong it is.
 
-    Args:
-        token: position among CLS, registers and patches row by row. A model without CLS and
-            registers, such as a ConvNeXt, puts its pooled vector first and patches after it.
-        error: its relative error.
-        cosine: its cosine; NaN where that is not known.
-        stages: of the model.
-        grid: rows and columns of patches.
+    Tokens are CLS, registers and patches row by row; a model without CLS and registers, such as a
+    ConvNeXt, puts its pooled vector first.
     """
     prefix = prefix_of(stages)
     kind: Literal["CLS", "register", "patch", "vector"] = "CLS" if token == 0 else "register"

@@ -34,17 +34,10 @@ TENSORS = tuple(Features.__annotations__)
 
 
 def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log: RunLog) -> Images:
-    """Return so many inputs, the run's images first, then views of the first; and their features.
+    """Return `count` inputs, the run's images first, then views of the first; and their features.
 
-    Args:
-        setup: its model is on the CPU in fp32.
-        inputs: of the run.
-        count: 2 to MOST_IMAGES.
-        group: torchrun's ranks, which share the work.
-        log: warned where two images are so alike that an exchange of them would not show.
-
-    Raises:
-        KitError: where a rank is lost.
+    The model is on the CPU in fp32; the ranks share the work. Warns where two images are so alike
+    that an exchange of them would not show.
     """
     decoded = [inputs.first, *islice(inputs.others(log), count - 1)]
     given = [preprocessing.preprocess(image.pixels, setup.steps) for image in decoded]
@@ -71,25 +64,13 @@ def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log
 class Checker:
     """Compares one row's forwards with its first one, and that one with the reference.
 
-    Attributes:
-        call: the row's forward.
-        bits_equal_eager: see LadderRow; known once a graph's row at batch 1 is finished.
+    `bits_equal_eager` is LadderRow's, known once a graph's row at batch 1 is finished.
     """
 
     def __init__(
         self, runner: ModeRunner, call: Call, pixel_values: torch.Tensor, first: Features
     ) -> None:
-        """Keep a copy of the first forward's features: a graph's next replay overwrites them.
-
-        Args:
-            runner: the model in its mode.
-            call: its forward on pixel_values.
-            pixel_values: the batch, on the device.
-            first: what the first call gave.
-
-        Raises:
-            RuntimeError: as torch raises where the device fails.
-        """
+        """Keep a copy of the first forward's features: a graph's next replay overwrites them."""
         self.runner, self.call, self.pixel_values = runner, call, pixel_values
         self.bits_equal_eager: bool | None = None
         self.first = Features(*(getattr(first, name).clone() for name in TENSORS))
@@ -104,22 +85,14 @@ class Checker:
         self.forwards, self.differing = 0, torch.zeros_like(self.differing)
 
     def watch(self, features: Features) -> None:
-        """Compare one forward's features with the first one's; nothing is pending afterwards.
-
-        Raises:
-            RuntimeError: as torch raises where the device fails.
-        """
+        """Compare one forward's features with the first one's; nothing is pending afterwards."""
         start = time.perf_counter()
         self.compare(features)
         synchronize(self.runner.setup.device)
         self.took_ms += (time.perf_counter() - start) * 1e3
 
     def watch_queued(self, count: int) -> None:
-        """Make so many calls without waiting, as a queued measurement does, and compare each.
-
-        Raises:
-            RuntimeError: as torch raises where the device fails.
-        """
+        """Make so many calls without waiting, as a queued measurement does, and compare each."""
         start = time.perf_counter()
         for _ in range(count):
             self.compare(self.call())
@@ -145,12 +118,6 @@ class Checker:
 
         The other input is the batch with each image in the place of another: what does not read
         its input anew, as a graph may, is found by it.
-
-        Args:
-            name: of the row, for messages.
-
-        Raises:
-            DeviceError: where the device fails.
         """
         start = time.perf_counter()
         runner, count = self.runner, len(self.pixel_values)
@@ -258,15 +225,7 @@ def same_bits(left: Features, right: Features) -> bool:
 def checked(latency: Latency, checker: Checker, name: str, group: Group, log: RunLog) -> Latency:
     """Return the row's times with its check; where another rank's fails, with that one's.
 
-    Args:
-        latency: the row's times.
-        checker: has watched its forwards.
-        name: of the row, for messages.
-        group: the ranks.
-        log: warned of a failure, and of forwards that differ in bits.
-
-    Raises:
-        DeviceError: where the device fails.
+    Warns of a failure, and of forwards that differ in bits.
     """
     every = group.gather(checker.finish(name), "the checks")
     check = every[group.place.rank]
