@@ -994,6 +994,10 @@ class Soak:
         "Most resident memory of the process after two rounds; null where unknown."
     )
     host_peak_bytes: int | None = described("The same at the end: flat where both are alike.")
+    early_device_peak_bytes: int | None = described(
+        "Most device memory that tensors held in two rounds; null for the CPU.", default=None
+    )
+    device_peak_bytes: int | None = described("The same in all of them.", default=None)
 
 
 @record_type

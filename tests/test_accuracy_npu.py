@@ -115,6 +115,7 @@ def test_a_soak_finds_the_call_that_goes_wrong_and_a_sound_npu_repeats_its_bits(
     assert all(cell["passed"] for cell in results["coverage"])
     assert results["soak"]["beyond_limits"] == 1
     assert results["soak"]["first_deviation"]["forward"] > 10
+    assert results["soak"]["device_peak_bytes"] == results["soak"]["early_device_peak_bytes"] > 0
 
 
 @pytest.mark.extended

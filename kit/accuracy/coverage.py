@@ -24,7 +24,7 @@ from kit.accuracy.limits import Arithmetic
 from kit.accuracy.references import Side, Sides, declared_by, in_declared_type
 from kit.accuracy.verdict import failing, judge
 from kit.device.device import device_errors, require_dtype, strict_fp32
-from kit.device.meters import capture, host_peak_bytes
+from kit.device.meters import PeakMemory, capture, host_peak_bytes
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.model.model import (
     TENSORS,
@@ -51,12 +51,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Expected:
-    """Different images of one size, and what the CPU says of each.
-
-    Attributes:
-        pixels: float32 on the CPU, images x 3 x rows x columns.
-        features: of each image, by the side that the limits are held against.
-    """
+    """Different images of one size, float32 on the CPU, and what the CPU says of each."""
 
     pixels: torch.Tensor
     features: Sequence[Features]
@@ -90,14 +85,7 @@ class Expected:
 
 
 def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Expected | None:
-    """Return so many images of one size with their references; None where the model refuses it.
-
-    Args:
-        sides: of the run.
-        pixels: the image, preprocessed; 1 x 3 x rows x columns.
-        size: rows and columns in pixels.
-        number: of different images.
-    """
+    """Return so many images of one size in pixels with their references; None where refused."""
     own = tuple(pixels.shape[-2:])
     if size != own:
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
@@ -120,18 +108,7 @@ def cover(
     results: AccuracyResults,
     log: RunLog,
 ) -> AccuracyResults:
-    """Return the results with a cell for each batch size, input size and mode.
-
-    Args:
-        options: whether the whole matrix is asked for, and in which modes.
-        sides: of the run, whose model is on the device.
-        pixels: one image, preprocessed, float32 on the CPU.
-        results: of this image alone.
-        log: shows how far it is.
-
-    Raises:
-        DeviceError: where the device fails.
-    """
+    """Return the results of one image with a cell for each batch size, input size and mode."""
     main = mode_of(options.dtype, options.attention, strict=options.strict_fp32)
     own: Size = (pixels.shape[-2], pixels.shape[-1])
     patch = patch_size(sides.setup.model.config)
@@ -166,12 +143,7 @@ def cover(
 
 @contextlib.contextmanager
 def in_mode(sides: Sides, mode: Mode, main: Mode) -> Iterator[Sides]:
-    """Yield the sides with the model on the device in a mode; a copy where it is not the run's.
-
-    Raises:
-        KitError: where the device does not compute in the mode's dtype.
-        DeviceError: where the device fails.
-    """
+    """Yield the sides with the model on the device in a mode; a copy where it is not the run's."""
     if replace(mode, graph=False) == main:
         yield sides
         return
@@ -188,12 +160,9 @@ def in_mode(sides: Sides, mode: Mode, main: Mode) -> Iterator[Sides]:
 def compute_cell(
     sides: Sides, mode: Mode, expected: Expected, order: Sequence[int]
 ) -> CoverageCell:
-    """Compute one batch on the device and compare it.
+    """Compute one batch on the device and compare it; too little memory fails the cell alone.
 
     A graph is captured on another batch than the one that it then has to compute.
-
-    Raises:
-        DeviceError: where the device fails; too little memory fails the cell alone.
     """
     device, name = sides.setup.device, f"{mode.name}, batch {len(order)}"
     try:
@@ -265,12 +234,8 @@ def with_cells(results: AccuracyResults) -> AccuracyResults:
 class Repeated:
     """One batch that is computed again and again; what is kept does not grow without bound.
 
-    Attributes:
-        batch: on the device.
-        order: which image stands in each place.
-        first: the first forward's features, on the CPU.
-        inside: whether a result is inside the limits, by its digest.
-        early_ms, late_ms: times of the first and of the last forwards.
+    `first` are the first forward's features, on the CPU; `inside` says by a result's digest whether
+    it is inside the limits; `early_ms` and `late_ms` are of the first and of the last forwards.
     """
 
     batch: torch.Tensor
@@ -317,6 +282,8 @@ class SoakRun:
         self.deviation: SoakDeviation | None = None
         self.reason: str | None = None
         self.early_bytes: int | None = None
+        self.early_device_bytes: int | None = None
+        self.peak = PeakMemory(sides.setup.device)
 
     def run(self, log: RunLog) -> Soak:
         """Go on for as long as was asked for; Ctrl-C and a device that fails keep what there is."""
@@ -343,6 +310,8 @@ class SoakRun:
             batches=tuple(one.record() for one in self.repeated),
             early_host_peak_bytes=self.early_bytes,
             host_peak_bytes=host_peak_bytes(),
+            early_device_peak_bytes=self.early_device_bytes,
+            device_peak_bytes=self.peak.take(),
         )
 
     def forward(self, one: Repeated) -> None:
@@ -362,7 +331,7 @@ class SoakRun:
                 one.inside[digest] = inside
         self.beyond += not inside
         if self.early_bytes is None and all(batch.forwards >= 2 for batch in self.repeated):
-            self.early_bytes = host_peak_bytes()
+            self.early_bytes, self.early_device_bytes = host_peak_bytes(), self.peak.take()
 
     def judge(self, one: Repeated, features: Features) -> bool:
         """Return whether a new result is inside the limits; note the first that deviates."""
@@ -407,15 +376,7 @@ def soak(
     results: AccuracyResults,
     log: RunLog,
 ) -> AccuracyResults:
-    """Return the results with those of a soak, which fail them where a forward is wrong.
-
-    Args:
-        options: how many minutes or forwards.
-        sides: of the run, whose model is on the device.
-        pixels: one image, preprocessed, float32 on the CPU.
-        results: of the run so far.
-        log: warned where bits differ inside the limits.
-    """
+    """Return the results with those of a soak, which fail them where a forward is wrong."""
     expected = expected_of(sides, pixels, (pixels.shape[-2], pixels.shape[-1]), IMAGES)
     assert expected is not None  # the run's own size
     found = SoakRun(options, sides, expected).run(log)
