@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from kit.benchmark import modes
+from kit.benchmark import check, modes
 from kit.model import model
 from kit.model.model import Features
 
@@ -182,5 +182,6 @@ def break_forward(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
         counts[alike] = counts.get(alike, 0) + 1
         return fault(original(module, pixel_values), Call(*alike, number=counts[alike]))
 
+    monkeypatch.setattr(check, "forward", original)  # the reference keeps it
     monkeypatch.setattr(modes, "forward", wrong)
     monkeypatch.setattr(model, "forward", wrong)
