@@ -15,6 +15,7 @@ import pytest
 import benchmark
 from kit.benchmark import baseline
 from kit.run import ROOT
+from tests import report_records
 from tests.benchmark_runs import record_of, run
 from tests.models import save_tiny_vit
 
@@ -48,7 +49,10 @@ def all_samples(record: dict[str, Any], factor: float) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda r: r["device"].update(name="Ascend910_9362"), "of another device ("),
+        (
+            lambda r: r["device"].update(name="Ascend910_9362"),
+            "of another device (Ascend910_9362, here ",
+        ),
         (lambda r: r["device"].update(type="npu"), "of another device type"),
         (lambda r: r["results"].update(mode="bf16-sdpa"), "of another mode"),
         (lambda r: r["results"].update(mode="bf16\nsdpa" * 999), "of another mode"),
@@ -244,6 +248,17 @@ def test_at_its_very_limits_a_comparison_is_still_the_lesser(
     old: list[float], new: list[float], limit: float, status: str
 ) -> None:
     assert baseline.comparison("x", old, new, limit).status == status
+
+
+def test_what_failed_its_check_is_not_compared() -> None:
+    results = report_records.benchmark().results
+    fine = {"latency at batch 1", *(f"batch {size}" for size in (1, 2, 4, 8))}
+    fine |= {"fp32-sdpa", "fp32-eager", "bf16-sdpa-graph"}  # fp16-sdpa fails, batch 16 has no times
+    assert set(baseline.samples_of(results)) == fine
+    failed = report_records.latency(1, 8.0, error=None)
+    rows = (report_records.throughput(1, 8.0, error=None), *results.throughput[1:])
+    worse = replace(results, latency=failed, throughput=rows)
+    assert set(baseline.samples_of(worse)) == fine - {"latency at batch 1", "batch 1"}
 
 
 def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:

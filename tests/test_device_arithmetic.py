@@ -14,6 +14,7 @@ from kit.device import arithmetic
 from kit.device.arithmetic import (
     ROUNDED_PROBABILITIES,
     UNKNOWN,
+    Match,
     Operators,
     Probe,
     attended,
@@ -432,3 +433,19 @@ def test_each_row_has_its_entry_its_tolerance_and_its_place() -> None:
         assert halves["norm"].tolerance == unit
         assert halves["GELU"].tolerance == arithmetic.TOLERANCES["stored form"]
         assert all((one.residual or 0.0) < one.tolerance for one in halves.values())
+
+
+def test_the_nearest_entry_is_the_nearest_in_its_own_tolerance() -> None:
+    near, wide = Match("x", "near", 2e-5, 1e-5), Match("x", "wide", 4e-5, 4e-5)
+    assert arithmetic.nearest([near, wide]) == wide
+    assert (near.found, wide.found) == (UNKNOWN, "wide")
+
+
+def test_rows_are_apart_by_their_worst_group_and_a_nan_is_no_entry() -> None:
+    expected = torch.ones(4, 3, dtype=torch.float64)
+    result = expected.clone()
+    result[1::2] *= 1.25
+    assert arithmetic.rows_apart(expected, result) == 0.25
+    result[0, 0] = math.nan
+    assert arithmetic.rows_apart(expected, result) == math.inf
+    assert torch.equal(arithmetic.normal(5, seed=3), arithmetic.normal(5, seed=3))
