@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from kit.benchmark import profile, report, run
 from kit.benchmark.profile import FORWARDS, Kernel
@@ -139,6 +140,50 @@ def test_on_a_gpu_operators_have_the_time_of_the_kernels_that_they_launched() ->
     ]  # fmt: skip
     assert profile.by_operator(rows) == {"aten::mm": (70.0, FORWARDS)}
     assert profile.by_operator(rows[2:]) == {}
+
+
+class _GpuProfiler:
+    """Takes the place of torch.profiler on a host with a GPU."""
+
+    kernels: tuple[str, ...] = ()
+
+    def __init__(self, activities: list[ProfilerActivity]) -> None:
+        assert activities == [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+
+    def __enter__(self) -> "_GpuProfiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def key_averages(self) -> list[Any]:
+        return [row("aten::mm", 5.0, on_device=70.0), row("aten::add", 1.0)]
+
+    def events(self) -> list[Any]:
+        span = SimpleNamespace(start=0.0, end=70.0)
+        return [
+            SimpleNamespace(name=name, device_type=DeviceType.CUDA, time_range=span)
+            for name in (*self.kernels, profile.SPAN)
+        ]
+
+    def export_chrome_trace(self, path: str) -> None:
+        Path(path).write_text("{}", "utf-8")
+
+
+def test_on_a_gpu_the_device_is_busy_while_kernels_run_and_without_any_the_host_stands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.profiler, "profile", _GpuProfiler)
+    monkeypatch.setattr(profile, "synchronize", lambda device: None)
+    gpu = Device("cuda", 0, "a GPU", 1, torch.device("cpu"))
+    found, trace = profile.measure(gpu, product, graph=False)
+    assert (found.side, found.problem) == ("host", "torch.profiler saw nothing of the GPU")
+    monkeypatch.setattr(_GpuProfiler, "kernels", ("gemm",))
+    found, trace = profile.measure(gpu, product, graph=False)
+    assert (found.side, found.problem, trace) == ("device", None, b"{}")
+    assert [one.name for one in found.operators] == ["aten::mm"]
+    assert found.launches_per_forward == 1 / FORWARDS
+    assert found.busy_share == pytest.approx(0.07 / FORWARDS / found.wall_ms)
 
 
 def test_where_the_npus_profiler_leaves_nothing_the_hosts_part_stays_with_its_words(

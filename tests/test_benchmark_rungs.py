@@ -188,7 +188,7 @@ def test_the_command_for_the_fastest_mode_names_what_this_run_was_given(
     lines = capsys.readouterr().out.splitlines()
     assert f"Run it with: {command}" in lines
     host = next(line for line in lines if line.startswith("Host: "))
-    assert host.startswith(f"Host: {torch.get_num_threads()} threads")
+    assert host.startswith(f"Host: threads {torch.get_num_threads()}; ")
     assert host.endswith("; OMP_NUM_THREADS=1")
     options = benchmark.parse_options(["--image", "my photo.jpg", "--modes", "bf16"])
     assert run.command(options, "bf16-sdpa") == (

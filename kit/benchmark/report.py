@@ -204,15 +204,15 @@ def ladder_lines(record: BenchmarkRecord) -> list[str]:
 
 def conditions(environment: Environment) -> str:
     """Return the host's threads and cores, and what was set for them."""
-    found = f"Host: {environment.cpu_threads} threads"
+    found = [f"Host: threads {environment.cpu_threads}"]
     if environment.cpu_affinity is not None:
-        found += f" on cores {environment.cpu_affinity}"
+        found.append(f"cores {environment.cpu_affinity}")
     if environment.numa_nodes:
-        found += f" of NUMA nodes {', '.join(map(str, environment.numa_nodes))}"
-    set_to = [
-        f"{name}={environment.variables[name]}" for name in BINDING if name in environment.variables
-    ]
-    return "; ".join([found, *set_to])
+        found.append(f"NUMA nodes {', '.join(map(str, environment.numa_nodes))}")
+    variables = environment.variables
+    return "; ".join(
+        [*found, *(f"{name}={variables[name]}" for name in BINDING if name in variables)]
+    )
 
 
 def ladder_line(row: LadderRow, width: int) -> str:
