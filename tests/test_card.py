@@ -194,6 +194,18 @@ def test_pictures_logs_and_records_lie_beside_it(tmp_path: Path) -> None:
             assert (tmp_path / "card" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_a_picture_is_asked_for_only_where_there_is_something_to_draw(tmp_path: Path) -> None:
+    records = everything()
+    records["benchmark"]["results"].update(ladder=[], latency=None)
+    write(tmp_path, records, pictures=False)
+    made = files(tmp_path, "en", NOW, card=True)
+    for name in (tmp_path / "card" / "README.md", tmp_path / "report.md"):
+        asked = set(re.findall(r"benchmark_\w+\.png", made[name].decode()))
+        assert asked == {"benchmark_throughput.png"}
+    page = made[tmp_path / "report.html"].decode()
+    assert "benchmark_ladder.png" not in page and "benchmark_latency.png" not in page
+
+
 def test_what_an_earlier_run_left_beside_it_goes(tmp_path: Path) -> None:
     write(tmp_path, everything())
     report_command.main([str(tmp_path), "--card"])

@@ -18,7 +18,7 @@ from PIL import Image
 from kit import pictures
 from kit.accuracy import pictures as of_accuracy
 from kit.accuracy.measure import Measured
-from kit.benchmark.pictures import draw_ladder, draw_latency, draw_throughput
+from kit.benchmark.pictures import draw_ladder, draw_latency, draw_throughput, percent
 from kit.inference import picture as of_inference
 from kit.pictures import BLUE, GREY, INK, ORANGE, RED, figure_of, png, subject
 from kit.records import BenchmarkRecord, Limit, OperatorError, PrecisionLimit
@@ -191,7 +191,7 @@ def test_the_ladder_is_sorted_by_speed_and_its_failures_are_grey() -> None:
     for row in rows:
         assert f"{row.latency.p50_ms:.2f} ms, " in shown
         if row.relative_error is not None:
-            assert f"error {row.relative_error * 100:.2g} %" in shown
+            assert f"error {percent(row.relative_error)}" in shown
     assert "★ bf16-sdpa-graph" in shown and "ms, not finite, FAIL" in shown
 
 
@@ -223,6 +223,15 @@ def test_throughput_stands_in_figures_beside_the_limit_as_a_line() -> None:
     assert "strict-fp32" not in shown  # no mode of it was swept
     older = replace(record, results=replace(with_limits(None).results, limit=None))
     assert "%" not in words(draw_throughput(older)) and "limit" not in words(draw_throughput(older))
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.0, "< 0.01 %"), (3e-7, "< 0.01 %"), (0.00012, "0.012 %"), (0.0731, "7.3 %"),
+     (0.4312, "43 %"), (1.0, "100 %"), (13.0, "1300 %")],
+)  # fmt: skip
+def test_shares_are_written_as_people_say_them(share: float, shown: str) -> None:
+    assert percent(share) == shown
 
 
 def test_the_ladder_has_each_modes_percent_of_the_limit() -> None:
@@ -266,6 +275,18 @@ def test_the_worst_token_is_red_only_where_it_fails(error: float, red: bool) -> 
     assert (patches.lines[0].get_color() == RED) is red
     assert (patches.title.get_color() == RED) is red
     assert patches.images[0].get_clim() == (0, 0.045)
+
+
+def test_tokens_that_are_not_finite_are_drawn_as_beyond_the_limit() -> None:
+    found = measured()
+    tokens = found.examination.device.last_hidden_state
+    tokens[0, 0], tokens[0, 77] = torch.nan, torch.inf
+    figure = of_accuracy.draw_tokens(found, "")
+    assert png(figure, "en")
+    first, *others = (to_hex(bar.get_facecolor()) for bar in cast(Any, figure.axes[2].patches))
+    assert (first, set(others)) == (RED, {BLUE})
+    map_ = cast(Any, figure.axes[1].images[0].get_array())
+    assert (map_ >= 0.045).sum() == 1
 
 
 def test_a_small_difference_of_features_looks_small() -> None:

@@ -90,7 +90,7 @@ def draw_tokens(measured: Measured, title: str) -> "Figure":
     reference, device = tokens_of(measured)
     limit = measured.results.limits.token_relative_error
     relative = compare_tokens(reference, device).relative.numpy()
-    errors = np.nan_to_num(relative, nan=np.inf, posinf=np.finfo(np.float64).max)
+    errors = np.nan_to_num(relative, nan=np.inf).clip(max=10 * limit)
     worst = measured.results.last_hidden_state.worst_token
     beyond = worst.relative_error is None or worst.relative_error >= limit
     prefix = prefix_of(measured.stages)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"fp32": BLUE, "bf16": GREEN, "fp16": ORANGE}
 FAR_APART = 10.0  # times the median: such a sample would flatten all others on a linear axis
+SMALLEST_SHARE = 1e-4  # that is written out
 ROW_INCHES = 0.36  # of a bar with its line of text
 ROW_CHARACTERS = 70  # of nine points in a line
 
@@ -140,8 +141,10 @@ def attainable(results: BenchmarkResults) -> dict[str, float]:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent."""
-    return f"{share * 100:.2g} %"
+    """Return a share in percent, of a small one that it is small."""
+    if share < SMALLEST_SHARE:
+        return f"< {SMALLEST_SHARE * 100:g} %"
+    return f"{share * 100:{'.0f' if share >= 0.1 else '.2g'}} %"
 
 
 def draw_ladder(record: BenchmarkRecord) -> "Figure":
