@@ -374,6 +374,33 @@ def test_two_million_images_in_thirty_megabytes_are_refused_at_once(tmp_path: Pa
     assert "images[0]" in load_records(tmp_path).problems["inference"]
 
 
+def test_coverage_and_soak_stand_in_the_report(tmp_path: Path) -> None:
+    records = everything()
+    cell = {"mode": "fp32-sdpa", "batch_size": 3, "rows": 112, "columns": 144, "images": 3,
+            "relative_error": 0.004132, "cosine": 0.999993, "token_relative_error": 0.0111,
+            "expected_error": 0.000823, "passed": True, "reason": None}  # fmt: skip
+    deviation = {"forward": 171, "at": NOW.isoformat(), "after_s": 3.5, "batch_size": 8,
+                 "tensor": "pooler_output", "image": 1, "token": None,
+                 "largest_difference": 0.000213, "passed": True}  # fmt: skip
+    batch = {"batch_size": 8, "forwards": 900, "distinct_results": 2, "early_ms": 11.31,
+             "late_ms": 11.87, "drift": 0.0495}  # fmt: skip
+    records["accuracy"]["results"] |= {
+        "coverage": [cell],
+        "soak": {"seconds": 31.7, "forwards": 900, "beyond_limits": 0, "end": "interrupted",
+                 "reason": None, "first_deviation": deviation, "batches": [batch],
+                 "early_host_peak_bytes": 1, "host_peak_bytes": 1},
+    }  # fmt: skip
+    text = markdown(write(tmp_path, records))
+    assert concluded(tmp_path, records).failures == ()
+    for row in (
+        "| fp32-sdpa | 3 | 112 × 144 | 0.00413 | 0.000823 | 0.999993 | 0.0111 | PASS |",
+        "| First result with other bits | forward 171, by at most 0.000213 |",
+        "| End | Interrupted |",
+        "| 8 | 900 | 2 | 11.31 | 11.87 | 5.0 % |",
+    ):
+        assert row in text
+
+
 # ---- The words -----------------------------------------------------------------------------------
 
 
@@ -437,6 +464,7 @@ def test_every_value_that_a_record_may_hold_has_its_word() -> None:
     assert set(words["token_kinds"]) == choices(kit_records.TokenPlace, "kind")
     assert set(words["overflow_values"]) == choices(kit_records.DeviceArithmetic, "overflow")
     assert set(words["sides"]) == choices(kit_records.Cause, "where")
+    assert set(words["soak_ends"]) == choices(kit_records.Soak, "end")
     assert set(words["states"]) == set(typing.get_args(verdict.State))
     assert set(words["state_sentences"]) == set(typing.get_args(verdict.State))
     assert set(words["phases"]) == {

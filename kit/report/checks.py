@@ -292,7 +292,8 @@ def check_utilization(checks: Checks, place: str, precision: str) -> Iterator[Cl
     found = () if limit is None else limit.precisions
     reached = next((one for one in found if one.precision == precision), None)
     if row.utilization is not None and row.latency is not None and limit and reached:
-        computing = ratio(real(row.latency.batch_size) * limit.flops_per_image, reached.flops_per_s)
+        flops = real(row.latency.batch_size) * real(limit.flops_per_image)
+        computing = ratio(flops, reached.flops_per_s)
         reading = ratio(real(reached.weight_bytes), limit.bytes_per_s)
         share = ratio(max(computing, reading) * 1e3, row.latency.mean_ms)
         yield checks.within(f"{place}.utilization", 0.0, 1.0)
