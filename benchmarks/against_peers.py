@@ -44,7 +44,7 @@ AGREES = 0.05
 TIMM_MODEL = "vit_base_patch16_dinov3"
 # What a reader of the figure does not learn from each, read in their sources.
 LEAVES_OUT = {
-    "benchmark.py": "what it shows: every sample, whether they were steady, whether they are right",
+    "benchmark.py": "energy and training, which peers measure",
     "plain loop": "the spread, a warm-up that is tested, whether the features are right",
     "optimum-benchmark": "whether the features are right, whether the warm-up was enough; it waits "
     "for no device but CUDA's; its two thread options set each other's number (0.6.0)",
