@@ -345,6 +345,8 @@ def test_what_was_asked_for_stands_beside_what_was_found() -> None:
         ("fp16 in and out", "fp16", True),
         ("bf16", "fp16 in and out", True),
         ("bf16 in and out", "bf16", True),
+        ("fp16", "bf16", False),
+        ("bf16", "bf16 in and out", False),
         ("tanh", "erf", True),
         ("erf", "erf", False),
         (arithmetic.UNKNOWN, "fp32", True),

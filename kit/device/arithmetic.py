@@ -179,7 +179,7 @@ def residual_words(row: OperatorArithmetic) -> str:
 
 def is_less_exact(row: OperatorArithmetic) -> bool:
     """Return whether an operator is less exact than what was asked for, or nobody knows what."""
-    if row.found in {row.asked, "fp32"}:
+    if row.found == row.asked:
         return False
     order = ("fp32", *MANTISSA_BITS, "fp16", f"fp16{STORED}", "bf16", f"bf16{STORED}")
     if row.found in order and row.asked in order:
