@@ -88,23 +88,9 @@ class Mode:
 
 @dataclass(frozen=True)
 class Options:
-    """What all three scripts are told, checked.
+    """What all three scripts are told, checked; --help says what each option does.
 
-    Attributes:
-        script: the script's name without ".py"; it names the output files.
-        weights: folder with config.json and *.safetensors; None for the default places.
-        download: hub to fetch the weights from first.
-        identify: hub to ask whether it publishes the weights that are there.
-        dtype: compute type: fp32, bf16 or fp16.
-        attention: sdpa or eager.
-        seed: of the random weights.
-        image: file or folder; None for the default image.
-        size: side of the model's square input in pixels; None for the preprocessor's.
-        device: auto, npu, npu:N, cuda, cuda:N or cpu.
-        strict_fp32: HF32 and TF32 off for matrix products and convolutions.
-        output_dir: where everything is written.
-        lang: language of report, card and pictures.
-        no_report: leave the report as it is.
+    None stands for the default: weights and image as they are found, the preprocessor's size.
     """
 
     script: str
@@ -136,20 +122,10 @@ class InferenceOptions(Options):
 
 @dataclass(frozen=True)
 class BenchmarkOptions(Options):
-    """What benchmark.py is told; dtype and attention are the main mode's.
+    """What benchmark.py is told; dtype and attention are the main mode's, the first of `modes`.
 
-    Attributes:
-        iterations: timed forwards; None for the default, which a row of the sweep may shorten.
-        warmup: least warm-up forwards.
-        min_seconds: each measurement goes on until it took this long.
-        batch_sizes: of the sweep, ascending; None doubles until nothing is gained.
-        modes: at least one; the first is the main mode.
-        ladder: whether the modes were asked for and are compared.
-        named: whether each of them was asked for by its name.
-        profile: look into a few forwards of the main mode at the end.
-        budget: what the ladder may take, in s.
-        baseline: an earlier record to compare with.
-        max_regression: in percent, by which nothing may be slower than the baseline.
+    None: iterations as many as a row allows, batch_sizes doubled until nothing is gained. `ladder`:
+    whether modes were asked for and are compared, in `budget` s; `named`: each by its name.
     """
 
     iterations: int | None
@@ -169,19 +145,8 @@ class BenchmarkOptions(Options):
 class AccuracyOptions(Options):
     """What accuracy.py is told.
 
-    Attributes:
-        strict: an error that is not explained fails too.
-        explain: switch known causes one by one.
-        budget_factor: an error is explained up to this many times the expected error.
-        batch_size: images of a folder that the device computes at once.
-        workers: threads that decode images; None for as many as there are cores, 4 at most.
-        references: where CPU references are kept; None keeps none.
-        features: saved features to judge instead of running a device.
-        against: another device's, to compare them with.
-        coverage: hold all batch sizes, input sizes and modes against the CPU.
-        modes: of the coverage; none for the run's own.
-        soak: compute the same inputs for so many minutes; None for no such limit.
-        soak_forwards: or so many times; None for no such limit.
+    None: workers as many as there are cores, 4 at most; references are kept nowhere; a soak without
+    that limit. No modes: the coverage has the run's own.
     """
 
     strict: bool

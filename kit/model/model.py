@@ -209,12 +209,7 @@ def patch_size(config: PretrainedConfig) -> int:
 
 
 def patch_grid(config: PretrainedConfig, shape: Sequence[int]) -> tuple[int, int]:
-    """Return the rows and columns of patches that an input of this shape gives.
-
-    Args:
-        config: the model's.
-        shape: batch, channels, rows, columns.
-    """
+    """Return the rows and columns of patches of an input: batch, channels, rows, columns."""
     side = patch_size(config)
     return shape[-2] // side, shape[-1] // side
 
@@ -241,14 +236,10 @@ TENSORS = tuple(Features.__annotations__)
 
 
 def forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
-    """Run the model without gradients.
+    """Run the model, in evaluation mode, without gradients.
 
-    Args:
-        model: in evaluation mode.
-        pixel_values: batch x 3 x rows x columns, on the model's device and in its dtype.
-
-    Raises:
-        KitError: where the model's output lacks one of the two tensors.
+    `pixel_values`: batch x 3 x rows x columns, on the model's device and in its dtype. A KitError
+    where the model's output lacks one of the two tensors.
     """
     with torch.inference_mode(), model_errors(model):
         return features_of(model, model(pixel_values))
@@ -273,11 +264,7 @@ def model_errors(model: PreTrainedModel) -> Iterator[None]:
 
 
 def features_of(model: PreTrainedModel, output: object) -> Features:
-    """Return the two tensors of a model's output.
-
-    Raises:
-        KitError: where the output lacks one of them.
-    """
+    """Return the two tensors of a model's output; a KitError where it lacks one of them."""
     pooler_output = getattr(output, "pooler_output", None)
     last_hidden_state = getattr(output, "last_hidden_state", None)
     if pooler_output is None or last_hidden_state is None:
@@ -291,13 +278,7 @@ def features_of(model: PreTrainedModel, output: object) -> Features:
 def require_patch_tokens(model: PreTrainedModel, features: Features, shape: Sequence[int]) -> None:
     """Check that last_hidden_state has CLS, registers and one token per patch, as the kit reads it.
 
-    Args:
-        model: that made the features.
-        features: a batch.
-        shape: of the input; rows and columns come last.
-
-    Raises:
-        KitError: for a model of another layout, such as Swin.
+    A KitError for a model of another layout, such as Swin; `shape` is the input's.
     """
     rows, columns = patch_grid(model.config, shape)
     registers, found = register_tokens(model.config), tuple(features.last_hidden_state.shape[1:])
@@ -328,11 +309,7 @@ def timed_forward(
 
 
 def to_host(features: Features) -> Features:
-    """Copy the features to the CPU, in their dtype, whose largest number counts as infinity.
-
-    Raises:
-        DeviceError: where the device fails.
-    """
+    """Copy the features to the CPU, in their dtype, whose largest number counts as infinity."""
     with device_errors("copying the features to the host"):
         return Features(*(overflowed(getattr(features, name).cpu()) for name in TENSORS))
 
@@ -340,9 +317,7 @@ def to_host(features: Features) -> Features:
 def overflowed(tensor: torch.Tensor, also: float = torch.inf) -> torch.Tensor:
     """Return a CPU tensor whose largest numbers are infinite, as a chip that saturates means them.
 
-    Args:
-        tensor: of any dtype; what is not floating stays.
-        also: a further size that counts as the largest number.
+    `also` is a further size that counts as the largest number; what is not floating stays.
     """
     if not tensor.is_floating_point():
         return tensor
@@ -364,11 +339,7 @@ def not_finite(features: Features) -> str | None:
 
 
 def require_finite(features: Features) -> None:
-    """Check that every value is finite.
-
-    Raises:
-        KitError: where one is not, as `not_finite` says.
-    """
+    """Check that every value is finite; else a KitError that says what `not_finite` does."""
     if (words := not_finite(features)) is not None:
         raise KitError(
             f"{words}: this is no result; try --dtype fp32, and check the weights and the device"

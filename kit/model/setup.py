@@ -37,16 +37,8 @@ HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 class Setup:
     """What a run works with: a device, and the model's parts that do not depend on where it is.
 
-    Attributes:
-        device: where the model will compute.
-        dtype: what it will compute in.
-        model: on the CPU in fp32, in evaluation mode.
-        steps: from pixels to the model's input.
-        model_info: for the record.
-        health: known-answer checks on the device.
-        load_ms: how long it took to load the weights into the model, in ms.
-        arithmetic: what the device was found to compute in; None for the CPU, and before it is
-            measured.
+    The model is on the CPU in fp32, in evaluation mode; loading it took `load_ms`. `arithmetic` is
+    what the device was found to compute in; None for the CPU, and before it is measured.
     """
 
     device: Device
@@ -92,16 +84,9 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
 
 
 def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
-    """Return the device that the options ask for, its fp32 modes set.
+    """Return the device that the options ask for, its fp32 modes set; else a KitError.
 
-    Args:
-        options: of the run.
-        patch: what npu_patch did.
-        log: warned where auto finds the CPU only.
-        local_rank: the index where the options name none.
-
-    Raises:
-        KitError: where it is not there.
+    `local_rank` is the index where the options name none.
     """
     device = choose(
         options.device,
@@ -125,8 +110,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
 def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Setup:
     """Load the model on the CPU and prepare everything else for it.
 
-    Raises:
-        KitError: where the weights, the size or the dtype do not fit.
+    A KitError where the weights, the size or the dtype do not fit.
     """
     folder = inputs.weights.folder
     if folder is None:
@@ -166,14 +150,8 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
 def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | None = None) -> Setup:
     """Return the setup with what the device computes in, measured as it is set now.
 
-    Args:
-        setup: of the run.
-        log: warned of each operator that is less exact than what was asked for.
-        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
-
-    Raises:
-        DeviceError: where the device fails.
-        KitError: where --strict-fp32 is on and products are reduced all the same.
+    `own_gelu` makes a context in which GELU is the chip's own; None where it always is. A KitError
+    where --strict-fp32 is on and products are reduced all the same.
     """
     device = setup.device
     if device.type == "cpu":
@@ -199,11 +177,7 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
 
 
 def refuse_reduced_products(device: Device, measured: DeviceArithmetic) -> None:
-    """Refuse to call a run fp32 whose device does not multiply in fp32 where nothing reduces it.
-
-    Raises:
-        KitError: with what it computes in.
-    """
+    """Refuse to call a run fp32 whose device multiplies in less where nothing reduces it."""
     reduced = {
         name: found
         for name in ("matrix product", "convolution")
@@ -218,15 +192,7 @@ def refuse_reduced_products(device: Device, measured: DeviceArithmetic) -> None:
 
 
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
-    """Move the model to the device and into the dtype, and prove that the device computes.
-
-    Args:
-        setup: device and model.
-        log: where the move is told; None for silence.
-
-    Raises:
-        DeviceError: where the device fails.
-    """
+    """Move the model to the device and into the dtype, and prove that the device computes."""
     device = setup.device
     with device_errors("moving the model to the device"):
         model: PreTrainedModel = setup.model.to(device.torch_device, setup.dtype)
@@ -239,16 +205,10 @@ def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
 def model_input(
     setup: Setup, pixels_batch: torch.Tensor, log: RunLog | None = None
 ) -> torch.Tensor:
-    """Move preprocessed images to the device and into the dtype.
+    """Move preprocessed images, float32 on the CPU, batch x 3 x rows x columns, to the device.
 
-    Args:
-        setup: device and model.
-        pixels_batch: float32 on the CPU, batch x 3 x rows x columns.
-        log: where a size that is not a multiple of the patch size is named; None for silence.
-
-    Raises:
-        KitError: where the input is smaller than one patch.
-        DeviceError: where the device fails.
+    In the run's dtype. `log` is told of a size that is not a multiple of the patch size. A KitError
+    where the input is smaller than one patch.
     """
     rows, columns = pixels_batch.shape[-2:]
     patch = models.patch_size(setup.model.config)
@@ -316,14 +276,7 @@ def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceIn
 
 
 def input_info(setup: Setup, inputs: Inputs, shape: tuple[int, ...], images: int) -> InputInfo:
-    """Return the input's part of the record.
-
-    Args:
-        setup: the one whose preprocessing is recorded.
-        inputs: the images; the first is described.
-        shape: of the model's input.
-        images: how many images the run used.
-    """
+    """Return the input's part of the record, of a run's first image."""
     return InputInfo(
         image=str(inputs.first.path),
         sha256=inputs.first.sha256,
