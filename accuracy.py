@@ -81,9 +81,12 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
         parser.error("--modes are those of the coverage: give --coverage too")
     base = mode_of(parsed.dtype, parsed.attention, strict=parsed.strict_fp32)
     modes = () if parsed.modes is None else parse_modes(parsed.modes, base)
-    if parsed.modes != "all" and (speed := [mode.name for mode in modes if mode.speed_only]):
-        parser.error(f"--modes: {speed[0]} is a mode of benchmark.py's ladder alone: leave it out")
-    changes["modes"] = tuple(mode for mode in modes if not mode.speed_only)
+    ladders = [mode for mode in modes if mode.speed_only or mode.chip_gelu]
+    if parsed.modes != "all" and ladders:
+        parser.error(
+            f"--modes: {ladders[0].name} is a mode of benchmark.py's ladder alone: leave it out"
+        )
+    changes["modes"] = tuple(mode for mode in modes if mode not in ladders)
     return frozen(AccuracyOptions, parsed, **changes)
 
 
