@@ -428,8 +428,8 @@ def remarks(records: Records) -> Iterator[Sentence]:
             yield sentence("no_commit")
         elif commit.endswith("+dirty"):
             yield sentence("dirty_commit", commit=commit)
-        if record.warnings:
-            yield sentence("has_warnings", script=f"{record.script}.py")
+    if warned := [f"{record.script}.py" for record in records.found() if record.warnings]:
+        yield sentence("has_warnings", script=warned)
 
 
 def accuracy_remarks(record: AccuracyRecord) -> Iterator[Sentence]:
