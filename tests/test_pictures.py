@@ -221,6 +221,10 @@ def test_throughput_stands_in_figures_beside_the_limit_as_a_line() -> None:
         assert cast(Any, lines[label].get_ydata())[0] == ips
         assert figure.axes[0].get_ylim()[1] > ips
     assert "strict-fp32" not in shown  # no mode of it was swept
+    limit = cast(Limit, record.results.limit)
+    slowed = tuple(replace(one, reason="slower than a forward") for one in limit.precisions)
+    results = replace(record.results, limit=replace(limit, precisions=slowed))
+    assert "limit" not in words(draw_throughput(replace(record, results=results)))
     older = replace(record, results=replace(with_limits(None).results, limit=None))
     assert "%" not in words(draw_throughput(older)) and "limit" not in words(draw_throughput(older))
 

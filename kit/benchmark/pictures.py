@@ -123,7 +123,8 @@ def draw_throughput(record: BenchmarkRecord) -> "Figure":
     axes.set_xticks(sizes, [str(size) for size in sizes])
     plain_log(axes)
     lowest, highest = axes.get_ylim()
-    axes.set_ylim(lowest / 2.5, highest * 1.1)  # room for the figures below the lowest point
+    room = (highest / lowest) ** 0.3  # for the figures below the lowest point
+    axes.set_ylim(min(lowest / room, highest / 4), highest * 1.05)  # noise shall look small
     axes.margins(x=0.08)
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
@@ -131,12 +132,15 @@ def draw_throughput(record: BenchmarkRecord) -> "Figure":
 
 
 def attainable(results: BenchmarkResults) -> dict[str, float]:
-    """Return the images per second that the device's own products allow, by precision."""
+    """Return the images per second that the device's own products allow, by precision.
+
+    A precision with a reason has no utilization: what was measured of it is no limit.
+    """
     found = () if results.limit is None else results.limit.precisions
     return {
         one.precision: one.attainable_throughput_ips
         for one in found
-        if one.attainable_throughput_ips is not None
+        if one.attainable_throughput_ips is not None and one.reason is None
     }
 
 
