@@ -27,6 +27,15 @@ def test_a_tensor_on_the_wrong_device_is_an_error_and_not_a_verdict() -> None:
         require_on(torch.ones(1), "npu")
 
 
+def test_a_tensor_that_nothing_writes_into_is_kept_without_a_copy() -> None:
+    model, seen = trained_like_model(), []
+    hook = model.norm.register_forward_hook(lambda *call: seen.append(call[2]))
+    with torch.no_grad():
+        _, stages = recorded(lambda: model(good_pixels()), model, find_stages(model).all)
+    hook.remove()
+    assert stages[BLOCKS].points["output"] is seen[-1]
+
+
 def test_a_record_that_is_given_up_gives_its_memory_back() -> None:
     model = trained_like_model()
     with torch.no_grad():

@@ -284,11 +284,17 @@ class StageRecord:
 class Recorder(StageWatch):
     """Records the stages of one model, by number, while it is watched."""
 
-    def __init__(self, device_type: str, *, detail: bool) -> None:
-        """Prepare to record tensors that must all be on one type of device."""
+    def __init__(self, device_type: str, *, detail: bool, share: bool) -> None:
+        """Prepare to record tensors that must all be on one type of device.
+
+        `share` keeps the tensors themselves instead of copies, for a model on the CPU without
+        inference mode; `changed` tells whether that was safe.
+        """
         super().__init__(detail=detail)
         self.device_type = device_type
+        self.share = share
         self.stages: dict[int, StageRecord] = {}
+        self._versions: list[tuple[torch.Tensor, int]] = []
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextlib.contextmanager
@@ -320,13 +326,21 @@ class Recorder(StageWatch):
         self.stages[stage.number].points["output"] = copied
         self._copies = {content_of(output): (output, copied)}  # the next stage's input
 
+    def changed(self) -> bool:
+        """Return whether the model has written into a tensor that was shared; to be asked once."""
+        versions, self._versions = self._versions, []  # which would keep every tensor alive
+        return any(tensor._version != version for tensor, version in versions)
+
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy on the CPU; the same one for the same tensor with the same content."""
         content = content_of(tensor)
         if content in self._copies:
             return self._copies[content][1]
         require_on(tensor, self.device_type)
-        copied = tensor.detach().to("cpu", copy=True)
+        share = self.share and not tensor.is_inference()
+        if share:
+            self._versions.append((tensor, tensor._version))
+        copied = tensor if share else tensor.detach().to("cpu", copy=True)
         self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
 
@@ -341,11 +355,16 @@ def recorded(
 ) -> tuple[T, dict[int, StageRecord]]:
     """Record what flows through `model` during a call; return the call's result and each stage's.
 
-    No inference mode: its tensors count no writing. A KitError where a tensor is not on the device.
+    A CPU's tensors are kept as they are, since copies cost time and memory; a model that writes
+    into them is called again, on fresh arguments, and they are copied. No inference mode: its
+    tensors count no writing. A KitError where a tensor is not on the device.
     """
-    recorder = Recorder(device_type, detail=detail)
-    with recorder.watching(model, stages):
-        result = call()
+    for share in (True, False) if device_type == "cpu" else (False,):
+        recorder = Recorder(device_type, detail=detail, share=share)
+        with recorder.watching(model, stages):
+            result = call()
+        if not recorder.changed():
+            break
     return result, recorder.stages
 
 
