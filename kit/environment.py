@@ -90,9 +90,7 @@ def capture(root: Path) -> Environment:
         cpu_affinity=as_ranges(cores) if cores else None,
         numa_nodes=numa_nodes(cores),
         device_processes=device_processes(),
-        git_commit=git(
-            root, "describe", "--always", "--abbrev=40", "--dirty=+dirty", "--exclude=*"
-        ),
+        git_commit=git_commit(root),
         git_origin=public_address(git(root, "remote", "get-url", "origin") or ""),
         command=tuple(sys.argv),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -177,6 +175,13 @@ def git(root: Path, *words: str) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip() or None
     return None
+
+
+def git_commit(root: Path) -> str | None:
+    """Return the commit, "+dirty" behind it where files other than the results differ from it."""
+    commit = git(root, "rev-parse", "HEAD")
+    changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!output")
+    return f"{commit}+dirty" if commit and changed else commit
 
 
 def public_address(url: str) -> str | None:

@@ -46,6 +46,8 @@ from kit.records import (
     Percentile,
     Phases,
     PrecisionLimit,
+    Profile,
+    ProfiledOperator,
     RankLatency,
     Ranks,
     Regression,
@@ -239,6 +241,7 @@ def benchmark() -> BenchmarkRecord:
         ),
         skipped_modes=(SkippedMode("fp16-sdpa-graph", "capture failed"),),
         fastest_passing_mode="bf16-sdpa-graph",
+        fastest_passing_command="python3 benchmark.py --modes bf16-sdpa-graph --device npu",
         fastest_published_mode="fp32-sdpa",
         ranks=Ranks(2, ranks, (
             ScalingRow(8, 730.43, (721.13, 719.87), 1439.51, 1439.51 / 730.43 / 2),
@@ -247,6 +250,10 @@ def benchmark() -> BenchmarkRecord:
         regression=Regression("old/benchmark.json", "2026-03-01T08:00:00+08:00", 10.0, (
             Comparison("latency at batch 1", 8.113, 7.791, 7.791 / 8.113, 0.2113, "faster"),
         ), True),
+        profile=Profile("torch_npu.profiler", "device", 5, 1, 8.37, None, 6.61, 0.7897, 417.0, (
+            ProfiledOperator("MatMulV2", 0.613, 72.0, 4.052),
+            ProfiledOperator("FlashAttentionScore", 0.171, 12.0, 1.130),
+        ), None),
     )  # fmt: skip
     limit = Limit(
         35_864_285_184, 121_000_000, 1.13e12,

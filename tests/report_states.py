@@ -16,7 +16,7 @@ HOSTILE = (
 CLOSED = {
     "script", "status", "schema_version", "outcome", "type", "kind", "part", "source", "started_at",
     "matmul_fp32", "convolution_fp32", "overflow", "garbage_collector", "reference", "where",
-    "bound", "pipeline_stage", "end",
+    "bound", "pipeline_stage", "end", "profiler", "side",
 }  # fmt: skip
 VERDICTS = ("PASS", "FAIL", "SELF-CHECK")  # of a row's check, and of a mode
 

@@ -1,7 +1,10 @@
 """What is captured of the host."""
 
 import os
+import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,22 @@ def test_fallbacks_are_unknown_where_their_messages_are_silenced(
     assert fallen.names is None
     os.close(read)
     os.close(write)
+
+
+def test_cleared_results_are_no_change_of_the_kit(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", tmp_path, *author, *words], check=True, capture_output=True)
+
+    (tmp_path / "output").mkdir()
+    for name in ("kit.py", "output/.gitkeep"):
+        (tmp_path / name).touch()
+    assert environment.git_commit(tmp_path) is None
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    shutil.rmtree(tmp_path / "output")
+    commit = environment.git_commit(tmp_path)
+    assert commit and re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "kit.py").write_text("changed")
+    assert environment.git_commit(tmp_path) == f"{commit}+dirty"
