@@ -95,7 +95,8 @@ class Environment:
         "null where unknown."
     )
     git_commit: str | None = described(
-        "Commit of the kit, with '+dirty' where files differ, output/ aside; null outside a checkout."
+        "Commit of the kit, with '+dirty' where files outside output/ differ; null outside a "
+        "checkout."
     )
     command: tuple[str, ...] = described("The command line.")
     variables: dict[str, str] = described(
