@@ -193,7 +193,7 @@ class Checker:
         reasons = []
         for name in TENSORS:
             errors, sizes = (
-                one.double().cpu().reshape(len(self.pixel_values), -1)
+                one.cpu().double().reshape(len(self.pixel_values), -1)
                 for one in (self.errors[name], lengths(self.first, name))
             )
             token = largest_ratio(errors, sizes)
