@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kit.benchmark import run
+from kit.benchmark import limit, run
 from kit.benchmark.modes import ModeRunner
 from kit.device.device import require_dtype
 from kit.model import images, model, setup
@@ -187,16 +187,18 @@ def test_the_ladder_on_the_cpu_is_a_self_check_and_ends_with_one_line(
     assert 1e-4 < errors["bf16-sdpa"] < 0.05
     assert 1e-5 < errors["fp16-sdpa"] < errors["bf16-sdpa"]
     skipped = {one["mode"]: one["reason"] for one in results["skipped_modes"]}
-    assert len(skipped) == 12
+    assert len(skipped) == 19
+    assert skipped["fp32-sdpa-compile"] == "measured where --modes names it"
     assert skipped["fp32-sdpa-chip-gelu"] == "GELU is the device's own in every mode"
     assert skipped["fp32-sdpa-graph"] == "the CPU has no graph capture"
     assert "the same as fp32" in skipped["strict-fp32-eager"]
     medians = {row["mode"]: row["latency"]["p50_ms"] for row in results["ladder"]}
     fastest = min(medians, key=lambda mode: medians[mode])
     assert results["fastest_passing_mode"] == fastest
-    assert lines[-2].startswith(f"Fastest mode that passes: {fastest}, {medians[fastest]:.2f} ms")
-    assert lines[-3].startswith("Fastest mode within the published 1 % and 0.999: ")
-    for line in lines[-3:-1]:
+    assert lines[-2].startswith(f"Run it with: python3 benchmark.py --modes {fastest} --device cpu")
+    assert lines[-3].startswith(f"Fastest mode that passes: {fastest}, {medians[fastest]:.2f} ms")
+    assert lines[-4].startswith("Fastest mode within the published 1 % and 0.999: ")
+    for line in lines[-4:-2]:
         assert line.endswith("(CPU against CPU: validates no NPU)")
     assert lines[-1].startswith("[INFO] Wrote ")
 
@@ -259,3 +261,17 @@ def test_nothing_is_shown_on_stderr_where_it_is_no_terminal(
     code, _ = go()
     assert code == 0
     assert capfd.readouterr().err == ""
+
+
+def test_a_device_that_fails_in_the_limit_costs_the_limit_alone(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> float:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(limit, "copy_rate", lost)
+    code, folder = go()
+    record = record_of(folder)
+    assert (code, record["status"], record["results"]["limit"]) == (0, "complete", None)
+    assert record["warnings"][-1].startswith("No limit: ")
+    assert [row["utilization"] for row in record["results"]["throughput"]] == [None, None]

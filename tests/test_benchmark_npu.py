@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.benchmark_runs import record_of
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
+from tests.test_benchmark_limit import FLOPS, PRODUCT_FLOPS
 
 GELU_MS = 200.0
 BLOCKS = 2  # of the tiny model, each with one GELU
@@ -69,6 +71,55 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
     # Not retried above, so that a busy machine has some room; without waiting it is 20 times this.
     assert row["queued_throughput_ips"] == pytest.approx(1000 / truth_ms, rel=0.15)
     assert results["harness"]["overhead_share"] < 0.01
+
+
+PRODUCT_MS = 4.0
+PRODUCTS = 13  # of one forward: the patches, and four and two for each block
+NAMES = ("aclnnMm", "aclnnAddmm", "aclnnMatmul", "aclnnConvolution")
+
+
+def test_a_device_of_set_speed_has_the_utilization_it_must_and_waits_for_files(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    # A fifth of the forward is in GELU, which is no product.
+    delays = ",".join(f"{name}:{PRODUCT_MS * 1000:.0f}" for name in NAMES) + ",aclnnGeluV2:6500"
+    large = tmp_path / "large.png"  # which takes far longer to decode than a forward
+    with Image.open(photo) as image:
+        image.resize((1600, 1200)).save(large)
+    command = arguments(tmp_path, tiny_weights, large, "--size", "32", "--batch-sizes", "1,64")
+    done = run(npu_host, command, FAKECANN_DELAY_US=delays)
+    assert done.returncode == 0, done.stderr
+    results = record_of(tmp_path)["results"]
+    limit = results["limit"]
+    (reached,) = limit["precisions"]
+    # The products of one image, by hand in test_benchmark_limit.py, each in PRODUCT_MS.
+    flops_per_s = reached["batch_size"] * PRODUCT_FLOPS / (PRODUCTS * PRODUCT_MS / 1000)
+    assert reached["flops_per_s"] == pytest.approx(flops_per_s, rel=TOLERANCE)
+    assert limit["flops_per_image"] == FLOPS
+    row = results["throughput"][0]
+    least_ms = FLOPS / reached["flops_per_s"] * 1000
+    assert row["avg_latency_ms"] > 1.2 * PRODUCTS * PRODUCT_MS
+    assert row["utilization"] == pytest.approx(least_ms / row["avg_latency_ms"])
+    assert row["bound"] == "compute"
+    # 64 images take the device no longer than one, and each has to be decoded and preprocessed.
+    assert limit["bound"] == "transfer"
+    phases = results["phases"]
+    stage = phases["pipeline_stage"]
+    assert stage in ("decode", "preprocessing")
+    assert phases["pipeline_ips"] == pytest.approx(1000 / phases[f"{stage}_ms"])
+    assert "bound: transfer" in done.stdout
+
+
+@pytest.mark.extended
+def test_a_device_that_copies_slowly_is_memory_bound(
+    npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    command = arguments(tmp_path, tiny_weights, photo, "--size", "32", "--batch-sizes", "64")
+    done = run(npu_host, command, FAKECANN_DELAY_US="aclnnInplaceCopy:50000")
+    assert done.returncode == 0, done.stderr
+    results = record_of(tmp_path)["results"]
+    assert results["limit"]["bytes_per_s"] == pytest.approx(2 * 2**20 / 50e-3, rel=TOLERANCE)
+    assert results["throughput"][0]["bound"] == "memory"
 
 
 def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
@@ -149,6 +200,8 @@ def test_memory_that_runs_out_ends_the_sweep_and_the_next_smaller_batch_is_found
     assert rows[3]["device_peak_bytes"] < 2**26
     assert rows[3]["device_peak_bytes"] > rows[1]["device_peak_bytes"]
     assert any("out of device memory" in warning for warning in record["warnings"])
+    # Without a worker thread every operator runs while it is launched: nothing is left to wait for.
+    assert [row["bound"] for row in rows[:3]] == ["host", "host", None]
 
 
 def test_ctrl_c_in_the_middle_writes_a_partial_record_and_exits_130(

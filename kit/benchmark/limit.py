@@ -440,26 +440,20 @@ def applied(
     reached = {one.precision: one for one in found.precisions}
 
     def judged(name: str, latency: Latency) -> dict[str, Any]:
-        mode = by_mode[name]
-        one = reached[precision_of(mode)]
-        least = least_ms(
-            latency.batch_size, found.flops_per_image, one.weight_bytes, one.flops_per_s,
-            found.bytes_per_s,
-        )  # fmt: skip
-        shares = 0.0, 0.0
-        if least is not None and one.flops_per_s is not None and found.bytes_per_s is not None:
-            itemsize = DTYPES[mode.dtype].itemsize
-            rates = one.flops_per_s, found.bytes_per_s
-            shares = shares_ms(asked, latency.batch_size, itemsize, *rates)
-        utilization = None if least is None else least / latency.mean_ms
-        if utilization is not None and utilization > 1:
-            reached[one.precision] = replace(
-                one,
-                reason=f"a forward of batch {latency.batch_size} took {latency.mean_ms:.2f} ms, "
-                f"less than its limit of {least:.2f} ms: something else slowed the bare products "
-                "or copies down; measure again",
+        mode, batch = by_mode[name], latency.batch_size
+        one, utilization, shares = reached[precision_of(mode)], None, (0.0, 0.0)
+        flops_per_s, bytes_per_s = one.flops_per_s, found.bytes_per_s
+        least = least_ms(batch, found.flops_per_image, one.weight_bytes, flops_per_s, bytes_per_s)
+        if least is not None and least > latency.mean_ms:
+            reason = (
+                f"a forward of batch {batch} took {latency.mean_ms:.2f} ms, less than its limit of "
+                f"{least:.2f} ms: bare products or copies were measured too slow, beside other "
+                "work or in too little time; measure again"
             )
-            utilization = None
+            reached[one.precision] = replace(one, reason=reason)
+        elif least is not None and flops_per_s is not None and bytes_per_s is not None:
+            utilization, itemsize = least / latency.mean_ms, DTYPES[mode.dtype].itemsize
+            shares = shares_ms(asked, batch, itemsize, flops_per_s, bytes_per_s)
         return {"utilization": utilization, "bound": bound_of(latency, *shares)}
 
     def rows(name: str, sweep: Sequence[ThroughputRow]) -> tuple[ThroughputRow, ...]:

@@ -154,19 +154,27 @@ class Run:
     def measure_limit(self, main: Mode) -> None:
         """Measure what the device reaches, and hold every row and a stream of images against it.
 
-        Raises:
-            DeviceError: where the device fails.
+        A device that fails here costs the limit alone: everything else is measured and checked.
         """
         if not self.asked:
             return
+        try:
+            self.results = self.limited(main)
+        except DeviceError as error:
+            self.log.warning(f"No limit: {error}")
+
+    def limited(self, main: Mode) -> BenchmarkResults:
+        """Return the results with the limit.
+
+        Raises:
+            DeviceError: where the device fails.
+        """
         setup, stopwatch = self.setup, self.meter.stopwatch
         measured = {main.name, *(row.mode for row in self.results.ladder)}
         ran = [mode for mode in self.options.modes if mode.name in measured]
         found = limit.measure(stopwatch, self.asked, setup.model_info.parameters, ran)
-        self.results = limit.applied(self.results, found, self.asked, ran)
-        found = self.results.limit or found  # with the reasons of rows without a utilization
-        row, phases = limit.best_row(self.results), self.results.phases
-        bound = None
+        results = limit.applied(self.results, found, self.asked, ran)
+        row, phases, bound = limit.best_row(results), results.phases, None
         if row is not None and row.latency is not None:
             stages: dict[Stage, float] = {
                 "decode": phases.decode_ms or 0.0,
@@ -184,8 +192,9 @@ class Run:
             noise_ms = statistics.spread(row.latency.samples_ms) / row.batch_size
             bound = limit.bound_of_stream(stages, noise_ms, row.bound)
         self.setup.health.after("measuring the device's limit")
-        found = replace(found, bound=bound, summary=limit.summary(self.results, main))
-        self.results = replace(self.results, phases=phases, limit=found)
+        assert results.limit is not None
+        found = replace(results.limit, bound=bound, summary=limit.summary(results, main))
+        return replace(results, phases=phases, limit=found)
 
     def profile(self) -> tuple[Profile, bytes]:
         """Return where a forward of the main mode spends its time, and the trace as JSON.
