@@ -170,11 +170,20 @@ def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
     assert list(host.folder.iterdir()) == []
 
 
-def test_a_nan_from_one_operator_is_no_result(host: Host) -> None:
-    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGeluV2:{1 + 2 * BLOCKS}"})
+def test_a_nan_in_every_forward_is_no_result(host: Host) -> None:
+    done = host.infer(environment={"FAKECANN_NAN": "aclnnLayerNorm"})
     assert done.returncode == 2
     assert "values that are NaN" in done.stderr
     assert list(host.folder.iterdir()) == []
+
+
+def test_a_nan_in_one_forward_alone_fails_the_run_which_is_recorded(host: Host) -> None:
+    done = host.infer(environment={"FAKECANN_NAN": f"aclnnGeluV2:{1 + 2 * BLOCKS}"})
+    assert done.returncode == 1
+    record = json.loads((host.folder / "inference.json").read_text("utf-8"))
+    failures = record["results"]["failures"]
+    assert failures
+    assert all("NaN" in failure for failure in failures), failures
 
 
 def test_device_memory_that_runs_out_is_one_line_with_the_fix(host: Host) -> None:
@@ -197,7 +206,8 @@ def test_a_device_that_vanishes_ends_the_run(host: Host) -> None:
 def test_no_device_is_named_with_its_cause(host: Host) -> None:
     done = host.infer("--device", "npu", environment={"FAKECANN_DEVICES": "0"})
     assert done.returncode == 2
-    assert "--device npu: no NPU is available here (torch_npu and CANN are here, but" in done.stderr
+    words = "--device npu: no NPU is available here (torch_npu and CANN are installed, but"
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(
