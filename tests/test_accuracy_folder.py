@@ -65,6 +65,7 @@ sys.exit(accuracy.main())
 """
 
 
+@pytest.mark.extended
 def test_two_ranks_that_list_different_images_give_the_same_as_one_and_share_the_cores(
     tmp_path: Path, image_folder: Path, tiny_weights: Path, whole: dict[str, Any]
 ) -> None:

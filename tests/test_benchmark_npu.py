@@ -204,6 +204,7 @@ def test_memory_that_runs_out_ends_the_sweep_and_the_next_smaller_batch_is_found
     assert [row["bound"] for row in rows[:3]] == ["host", "host", None]
 
 
+@pytest.mark.extended
 def test_ctrl_c_in_the_middle_writes_a_partial_record_and_exits_130(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:

@@ -105,7 +105,8 @@ def children(parent: int) -> list[int]:
     return sorted(int(child) for child in found)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run_with_a_clear_error(
     tiny_weights: Path, photo: Path, tmp_path: Path, victim: int
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.extended
 def test_ctrl_c_under_torchrun_keeps_what_was_measured(
     tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:

@@ -56,12 +56,14 @@ print("emulated", library.fake_cann_emulated())
     assert "emulated 1\n" in finished.stdout, finished.stderr
 
 
+@pytest.mark.extended
 def test_the_devices_that_are_visible_have_to_ascend(npu_host: EmulatedNpu) -> None:
     for visible, count in {"1": 1, "0,1": 2, "1,0": 0, "0,7": 1}.items():
         finished = npu_host.run_code(HOST, environment={"ASCEND_RT_VISIBLE_DEVICES": visible})
         assert f"count {count} {count > 0}\n" in finished.stdout, (visible, finished.stderr)
 
 
+@pytest.mark.extended
 def test_a_drivers_version_can_be_unreadable_or_unknown(npu_host: EmulatedNpu) -> None:
     source = """
 from torch_npu.npu.utils import get_cann_version

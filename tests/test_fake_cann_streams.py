@@ -193,6 +193,7 @@ print("right", int(y[-1]) == (1 << 20) - 1)
 """
 
 
+@pytest.mark.extended
 def test_memory_statistics_hold_with_and_without_expandable_segments(
     npu_host: EmulatedNpu,
 ) -> None:
