@@ -374,8 +374,8 @@ class Latency(Statistics):
     )
     device_samples_ms: tuple[float, ...] | None = described("Each of them, in ms.")
     host_p50_ms: float | None = described(
-        "Median time until the call returned, before the device was waited for, in ms: what a "
-        "forward costs the host; null for the CPU, which computes within the call."
+        "Median time until the device has been given all of it, in ms: what a forward costs the "
+        "host; null for the CPU, which computes within the call."
     )
     host_samples_ms: tuple[float, ...] | None = described("Each of them, in ms.")
 

@@ -60,6 +60,7 @@ def test_the_chips_own_gelu_is_explained_where_it_is_left_in_place(
     assert results["chip_gelu"] is None
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -96,6 +97,7 @@ def test_a_documented_arithmetic_is_named_and_explains_its_error(
         ) is less_exact
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("variables", "operator"),
     [

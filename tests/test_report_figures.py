@@ -170,6 +170,7 @@ def fields(kind: type, value: Json) -> Iterator[tuple[Json, str, Any]]:
             yield value, field.name, hint
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_value_of_a_field_makes_the_verdict_fail(tmp_path: Path, script: str) -> None:
     write(tmp_path, everything(), pictures=False)
