@@ -6,20 +6,22 @@ from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import benchmark
-from kit.benchmark import run
+from kit.benchmark import modes, run
 from kit.benchmark.measure import Plan
 from kit.benchmark.modes import ModeRunner
 from kit.benchmark.run import Budget
 from kit.distributed import joined, place
 from kit.errors import OutOfDeviceMemoryError
 from kit.model.model import Features
-from kit.options import Mode
+from kit.options import Mode, parse_modes
+from tests import report_records
 from tests.benchmark_faults import Call, break_forward
 from tests.benchmark_runs import Go, record_of
 
@@ -148,3 +150,17 @@ def test_a_hurried_row_has_at_least_three_samples_and_no_more_than_its_time_allo
         assert plan.count(expected_ms=5000.0, group=group) == 3
         assert replace(plan, budget_s=None).count(expected_ms=5000.0, group=group) == 5
         assert replace(plan, limit_s=None).count(expected_ms=5000.0, group=group) == 20
+
+
+def test_a_mode_that_fails_is_neither_the_fastest_nor_swept_however_fast_it_is() -> None:
+    main, bf16, fp16 = parse_modes("fp32,bf16,fp16", Mode("fp32", "sdpa"))
+    ladder = tuple(
+        report_records.rung(mode.name, took_ms, error)
+        for mode, took_ms, error in ((main, 8.0, 1e-4), (bf16, 4.0, 0.012), (fp16, 1.0, None))
+    )
+    assert modes.fastest(ladder, published=False) == bf16.name
+    assert modes.fastest(ladder, published=True) == main.name
+    assert modes.fastest(ladder[2:], published=False) is None
+    state: Any = SimpleNamespace(results=SimpleNamespace(ladder=ladder), time=SimpleNamespace())
+    assert run.Run.worth_a_sweep(state, main, [fp16, bf16]) == [main, bf16]
+    assert state.time.sweeps == 2

@@ -123,6 +123,14 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "another batch size": (
         results("benchmark", "throughput", 0, batch_size=64), "latency.batch_size is 1",
     ),
+    "a row's share of the limit": (
+        results("benchmark", "throughput", 1, utilization=0.9137),
+        "results.throughput[1].utilization is 0.9137",
+    ),
+    "a mode's share of the limit": (
+        results("benchmark", "ladder", 1, utilization=0.9137),
+        "results.ladder[1].utilization is 0.9137",
+    ),
     "a mode's best throughput": (
         results("benchmark", "ladder", 2, best_throughput_ips=88888.0),
         "results.ladder[2].best_throughput_ips is 88888",
