@@ -99,6 +99,7 @@ def _refuse_constant(name: str) -> float:
 
 def cannot_read(path: Path, what: str, error: OSError | ValueError) -> KitError:
     """Return the error of a path that the system does not let us read."""
-    words = error.strerror if isinstance(error, OSError) else str(error)
+    words = (error.strerror if isinstance(error, OSError) else None) or str(error)
     shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
-    return KitError(f"cannot read {what} {shown}: {words or error}".replace("  ", " "))
+    said = f"cannot read {what} {shown}: {words}; check the path and its permissions"
+    return KitError(said.replace("  ", " "))

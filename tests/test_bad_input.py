@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from kit import outside
 from kit.errors import KitError
 from kit.model import weights
 from kit.run import ROOT
@@ -442,3 +443,9 @@ def test_a_configuration_that_breaks_the_forward(expect_error: Expect, weights_c
     edit_json(weights_copy / "config.json", layer_norm_eps=None)
     # transformers 5 refuses the value when it reads it, transformers 4 when it computes with it.
     expect_error("--weights", str(weights_copy), words="config.json")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_what_to_check(tmp_path: Path) -> None:
+    path = tmp_path / "absent.safetensors"
+    with pytest.raises(KitError, match="No such file or directory; check the path and its perm"):
+        outside.read_bytes(path, "--features", 1)
