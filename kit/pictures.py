@@ -52,7 +52,7 @@ def subject(model: ModelInfo, device: DeviceType, name: str) -> str:
 
 def shortened(name: str) -> str:
     """Return a name of any length, as one line that a title has room for."""
-    line = " ".join(name.split()).replace("$", r"\$")  # two of which would begin a formula
+    line = " ".join(name.split())
     return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]}…"
 
 
@@ -71,7 +71,7 @@ def figure_of(height: float, title: str, dpi: float = DPI) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure((WIDTH_INCHES, height), dpi=dpi, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title.replace("$", r"\$"))  # two of which would begin a formula
     return figure
 
 

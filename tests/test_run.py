@@ -101,10 +101,20 @@ def test_a_package_of_report_or_picture_that_is_missing_costs_no_record(
     code, folder = run_inference()
     assert code == 0
     assert (folder / "inference.json").is_file()
-    what = "inference_features.png" if package == "matplotlib" else "report"
-    warning = f"[WARNING] No {what}: the package {package} is not installed\n"
+    warning = f"[WARNING] No report: the package {package} is not installed\n"
     assert warning in capsys.readouterr().out
-    assert (folder / "report.md").is_file() is (what != "report")
+    assert (folder / "inference_features.png").is_file()
+    assert not (folder / "report.md").exists()
+
+
+def test_inference_draws_without_matplotlib(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, folder = run_inference()
+    assert code == 0
+    assert "No inference_features.png" not in capsys.readouterr().out
+    assert (folder / "inference_features.png").is_file()
 
 
 def test_the_record_is_written_before_the_report_is_printed(
