@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 
 T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=10)  # for a rank that neither answers nor dies
@@ -203,7 +203,7 @@ def lost_ranks(moment: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        words = " ".join(str(error).split())[:300]
         raise KitError(
-            f"lost another rank while {moment} ({words}): see its own message and torchrun's"
+            f"lost another rank while {moment} ({one_line(error)}): "
+            "see its own message and torchrun's"
         ) from error

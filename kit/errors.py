@@ -22,6 +22,12 @@ class CaptureError(KitError):
     """A forward cannot be captured as a graph, or compiled; the device may still compute."""
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """Return an error's message on one line, so many characters at most; its type without one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 # CANN's own codes (EZ9999, EC0010, E40021), which stand in later lines of torch_npu's messages.
 _CODE = re.compile(r"^(\[\w+\]:? *)?E[A-Z0-9]\d{4}: *")
 _NO_CAUSE = re.compile(

@@ -1,10 +1,12 @@
 """What every script's main does: parse, run, write, and turn errors into exit codes."""
 
+import _thread
 import contextlib
 import gc
 import logging
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from kit import distributed, output
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 from kit.options import AnyOptions, Options, Parse
 from kit.records import Record, encode
 
@@ -126,13 +128,18 @@ def kept(written: Sequence[Path]) -> str:
     return f"{', '.join(str(path) for path in written)} had been written before"
 
 
+def named(error: Exception) -> str:
+    """Return an error's type and its message, on one line."""
+    name, words = type(error).__name__, one_line(error, 300)
+    return name if words == name else f"{name}: {words}"
+
+
 def crash(error: Exception, options: Options | None) -> str:
     """Return an unexpected error's line, and keep its traceback in <script>.error.log."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and name and name not in OUR_MODULES:
         return f"the package {name} is not installed: pip install -r requirements.txt"
-    words = " ".join(str(error).split())[:300]
-    line = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    line = named(error)
     if options is None:
         return line
     path = options.output_dir / f"{options.script}.error.log"
@@ -146,20 +153,34 @@ def crash(error: Exception, options: Options | None) -> str:
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM act as Ctrl-C does within the block."""
+    """Let SIGTERM act as Ctrl-C does within the block, and neither be lost in it.
+
+    What a destructor or a weak reference's callback raises, Python drops: an interrupt that comes
+    in the middle of one is sent once more when it has ended.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
+
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            hook(what)
+            return
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
     except ValueError:  # not in the main thread, which alone may change signals
         yield
         return
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def write(options: Options, log: output.RunLog, outcome: Outcome, written: list[Path]) -> None:
@@ -215,7 +236,5 @@ def warned(log: output.RunLog, what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         log.warning(f"{what}: the package {error.name} is not installed")
     except Exception as error:
-        words = " ".join(str(error).split())[:300]
-        if not isinstance(error, KitError):
-            words = f"{type(error).__name__}: {words}"
+        words = one_line(error, 300) if isinstance(error, KitError) else named(error)
         log.warning(f"{what}: {words}")

@@ -88,8 +88,8 @@ def test_a_picture_that_fails_is_a_warning_and_costs_nothing_else(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("package", ["jinja2", "msgspec", "matplotlib"])
-def test_a_package_of_report_or_picture_that_is_missing_costs_no_record(
+@pytest.mark.parametrize("package", ["jinja2", "msgspec"])
+def test_a_package_of_the_report_that_is_missing_costs_no_record(
     run_inference: Run,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -153,6 +153,29 @@ def test_sigterm_acts_as_ctrl_c(
     assert capsys.readouterr().err == "interrupted: nothing was written\n"
     assert not list(folder.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_in_a_destructor_is_not_lost(
+    run_inference: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(number)  # what is raised here, Python drops
+
+    def close() -> str:
+        Closing()
+        threading.Event().wait(10)
+        return ""
+
+    monkeypatch.setattr(inference, "now", close)
+    code, folder = run_inference()
+    assert code == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert not list(folder.iterdir())
 
 
 def test_a_name_that_is_no_utf8_reaches_the_console_the_log_and_the_record(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit import outside
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 from kit.options import BenchmarkOptions
 from kit.records import (
     BenchmarkRecord,
@@ -40,9 +40,8 @@ def load(path: Path) -> BenchmarkRecord:
     except ModuleNotFoundError as error:
         raise KitError(f"--baseline needs {error.name}: pip install {error.name}") from error
     except RecordError as error:
-        words = " ".join(str(error).split())[:200]
         raise KitError(
-            f"--baseline {path} is no benchmark.json of this kit ({words}): measure again"
+            f"--baseline {path} is no benchmark.json of this kit ({one_line(error)}): measure again"
         ) from error
     if record.status != "complete":
         raise KitError(f"--baseline {path} is of a run that was interrupted: measure again")
@@ -76,10 +75,9 @@ def require_same(options: BenchmarkOptions, old: BenchmarkRecord, run: "Run") ->
     ]
     for name, theirs, ours in pairs:
         if theirs != ours:
-            shown = " ".join(str(theirs).split())[:100]
             raise KitError(
-                f"--baseline {options.baseline} is of another {name} ({shown}, here {ours}): "
-                "only runs of the same device, mode and weights compare"
+                f"--baseline {options.baseline} is of another {name} ({one_line(theirs, 100)}, "
+                f"here {ours}): only runs of the same device, mode and weights compare"
             )
 
 

@@ -26,7 +26,7 @@ from kit.device.device import (
     synchronize,
 )
 from kit.device.meters import PeakMemory, capture
-from kit.errors import CaptureError
+from kit.errors import CaptureError, one_line
 from kit.model import model as models
 from kit.model.model import Features, forward
 from kit.model.setup import Setup, model_input, move_model, places
@@ -206,8 +206,7 @@ class ModeRunner:
             try:
                 call()
             except TorchDynamoException as error:
-                words = " ".join(str(error).split())[:200]
-                raise CaptureError(f"{name} cannot be compiled: {words}") from error
+                raise CaptureError(f"{name} cannot be compiled: {one_line(error)}") from error
             synchronize(self.setup.device)
         if not self.compile_ms and counters["stats"]["unique_graphs"] == before:
             raise CaptureError(f"{name} cannot be compiled: torch.compile found nothing to compile")

@@ -23,7 +23,7 @@ from kit import outside
 from kit.benchmark.modes import Call
 from kit.device.device import Device, synchronize
 from kit.device.meters import npu_profiler
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 from kit.records import Profile, ProfiledOperator
 
 FORWARDS = 5
@@ -83,8 +83,7 @@ def measure(device: Device, call: Call, *, graph: bool) -> tuple[Profile, bytes]
         if not kernels:
             raise KitError(f"{found.profiler} saw nothing of the {device.label}")
     except Exception as error:  # whatever a vendor's profiler raises costs the device's part alone
-        words = " ".join(str(error).split())[:200]
-        return replace(found, problem=words or type(error).__name__), trace
+        return replace(found, problem=one_line(error)), trace
     return of_device(found, times, kernels, graph=graph), trace
 
 

@@ -5,7 +5,6 @@ A forward makes features out of pixels; it can be timed, and is refused where it
 
 import contextlib
 import hashlib
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from kit.device.device import Device, device_errors, synchronize
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 
 PATCH_SIZE = 16
 # The architecture of facebook/dinov3-vitb16-pretrain-lvd1689m, as its config.json has it.
@@ -185,12 +184,6 @@ def listed(names: list[str]) -> str:
     """Return the first few names and how many more there are."""
     rest = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, shortened."""
-    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def sha256_of_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> str:

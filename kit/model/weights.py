@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.errors import KitError
+from kit.errors import KitError, one_line
 from kit.options import DOWNLOADS
 from kit.output import RunLog, publish
 from kit.outside import LARGEST_JSON_BYTES, cannot_read, json_object, kind_of, read_json
@@ -432,7 +432,7 @@ def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
         except Exception as error:  # each client has its own errors, and their texts are the help
             if is_refusal(error) or bytes_in(partial) <= before:
                 raise KitError(failure(hub, error, "--download")) from error
-            log.info(f"The connection broke ({words_of(error)}): resuming")
+            log.info(f"The connection broke ({one_line(error)}): resuming")
         else:
             return
 
@@ -564,22 +564,17 @@ HUBS = {
 }
 
 
-def words_of(error: Exception) -> str:
-    """Return an error's own words on one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def is_refusal(error: Exception) -> bool:
     """Return whether the hub answered that it will not."""
     if isinstance(error, ImportError):
         return True
-    words = words_of(error).lower()
+    words = one_line(error).lower()
     return any(sign in words for sign in REFUSALS)
 
 
 def failure(hub: Hub, error: Exception, option: str) -> str:
     """Return what failed, in the hub's words, and what to do about it."""
-    words = words_of(error)
+    words = one_line(error)
     if isinstance(error, ImportError):
         return f"{option} {hub.source} needs its client ({words}): pip install {hub.package}"
     if is_refusal(error):
