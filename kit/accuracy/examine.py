@@ -7,7 +7,8 @@ arithmetic: this is the expected error of this operator, for this model and this
 
 Where products are rounded to few bits, that allows for much. There each module is also computed
 by itself, on its own input on the device and with its products' inputs rounded as the device's
-are: what is left is the order of adding up, on the scale of fp32.
+are: what is left is the order of adding up, on the scale of fp32. Attention, whose kernels round
+where they like, is held to the scale of its scores instead.
 
 fp64 computes both at once, in a batch of two: the image itself, and beside it every stage on the
 device's input. Results are compared while it runs and none is kept, which costs less time and
@@ -15,6 +16,7 @@ memory than a second run.
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from kit.accuracy.limits import SMALLEST_LIMIT
 from kit.accuracy.recorder import (
@@ -43,6 +46,9 @@ from kit.model.model import Features
 from kit.records import OperatorError
 from kit.statistics import finite, ratio
 
+# Of attention's scores: 2^-9 is a rounding of bf16, which no kernel's roundings add up to.
+SCORE_SCALE_LIMIT = 2.0**-9
+SCALE_STEP = 2.0**-7
 IMAGE, DEVICE_INPUT = 0, 1  # places in the batch that fp64 computes
 SideName = Literal["imitation", "fp32", "device"]
 
@@ -248,26 +254,26 @@ class Examiner(StageWatch):
         accumulated = self._hold(output, IMAGE, number, "output", sides)
         sides = {"imitation": self._replayed["output"], "device": found}
         self._inside[number]["output"] = self._hold(output, self._place, number, "output", sides)
-        self._replayed = {}
         alone = dict(self._alone(stage, points))
+        self._replayed = {}
+        inside = self._inside.pop(number)
         operators = tuple(
-            self._operator(stage, name, one, alone.get(name))
-            for name, one in self._inside.pop(number).items()
+            self._operator(stage, name, inside.get(name), alone.get(name))
+            for name in dict.fromkeys((*inside, *alone))
         )
         cpu = accumulated.get("fp32", accumulated["imitation"])
         after = self._operator(stage, "output", accumulated)
         self.examined.append(StageErrors(stage, after, cpu.error, operators))
 
     def _operator(
-        self, stage: Stage, name: str, found: Distances, alone: Alone | None = None
+        self, stage: Stage, name: str, found: Distances | None, alone: Alone | None = None
     ) -> OperatorError:
-        """Return an operator's error; a module counts by itself where that says more."""
+        """Return an operator's error; what is known of it alone counts where that says more."""
         kind = class_of(name, stage, self._references.stages)
-        error = operator_error(name, kind, found, self._factor)
-        if alone is not None and times_limit(error) <= 1:
-            itself = operator_error(name, kind, alone[0], self._factor, alone[1])
-            error = itself if times_limit(itself) > 1 else error
-        return error
+        errors = [operator_error(name, kind, found, self._factor)] if found else []
+        if alone is not None:
+            errors.append(operator_error(name, kind, alone[0], self._factor, alone[1]))
+        return next((error for error in errors if times_limit(error) > 1), errors[0])
 
     def _alone(self, stage: Stage, points: Points) -> Iterator[tuple[str, Alone]]:
         """Yield each module's result by itself, with its tolerance, where products are rounded.
@@ -306,6 +312,11 @@ class Examiner(StageWatch):
             axis = 1 if channels_first(*axes) else -1
             sides: dict[SideName, torch.Tensor] = {"imitation": imitated, "device": found}
             yield f"{name}.output", (distances(rounded, sides, axis), tolerance)
+        with self._rounded.computing():
+            off = {"imitation": score_scale(self._replayed), "device": score_scale(points)}
+        scales = {side: Distance(one, one, 0) for side, one in off.items() if one is not None}
+        if len(scales) == len(off):
+            yield "attention.score_scale", (scales, SCORE_SCALE_LIMIT)
 
     def _hold(
         self,
@@ -325,6 +336,35 @@ class Examiner(StageWatch):
         }
         axis = 1 if channels_first(number, name, self._references.stages, reference.ndim) else -1
         return distances(reference, alike, axis)
+
+
+def score_scale(points: Points) -> float | None:
+    """Return by how much attention multiplies its scores too much, as a share; None without one.
+
+    What is left of its result beside fp64's on the very query, key and value is projected on the
+    result's derivative by the logarithm of the scale: thousands of roundings cancel there.
+    """
+    query, key = (points.get(f"attention.rotated_{name}") for name in ("query", "key"))
+    value, result = (
+        next((points[name] for name in points if re.search(pattern, name)), None)
+        for pattern in (r"\bv(alue|_proj)\.output$", r"(\bo_proj|output\.dense)\.input$")
+    )
+    if query is None or key is None or value is None or result is None:
+        return None
+    value, result = (
+        tensor.double().reshape(*tensor.shape[:2], query.shape[1], -1).transpose(1, 2)
+        for tensor in (value, result)
+    )
+    if not query.shape == key.shape == value.shape == result.shape:
+        return None
+    own = query.shape[-1] ** -0.5
+    exact, moved = (
+        scaled_dot_product_attention(query.double(), key.double(), value, scale=scale)
+        for scale in (own, own * (1 + SCALE_STEP))
+    )
+    slope = (moved - exact) / SCALE_STEP
+    off = abs(float((slope * (result - exact)).sum() / slope.square().sum()))
+    return off if math.isfinite(off) else math.inf
 
 
 def of_one_image(both: torch.Tensor, place: int, shape: torch.Size) -> torch.Tensor:
