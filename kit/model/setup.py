@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -30,6 +30,9 @@ from kit.options import Options
 from kit.output import RunLog
 from kit.records import DeviceArithmetic, DeviceInfo, InputInfo, ModelInfo, Patch
 
+if TYPE_CHECKING:
+    from npu_patch import Status
+
 HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
 
@@ -51,20 +54,7 @@ class Setup:
     arithmetic: DeviceArithmetic | None = None
 
 
-class PatchStatus(Protocol):
-    """What npu_patch.status() returns, as far as the kit needs it."""
-
-    @property
-    def applied(self) -> bool: ...  # noqa: D102 - named in Patch
-    @property
-    def reason(self) -> str: ...  # noqa: D102 - named in Patch
-    @property
-    def fix(self) -> str: ...  # noqa: D102 - empty where nothing is broken
-    @property
-    def message(self) -> str: ...  # noqa: D102 - one line that says it all
-
-
-def report_patch(status: PatchStatus, log: RunLog) -> Patch:
+def report_patch(status: "Status", log: RunLog) -> Patch:
     """Log npu_patch's one line, a warning where something is broken; return the record's part."""
     (log.warning if status.fix else log.info)(status.message)
     return Patch(applied=status.applied, reason=status.reason)
