@@ -722,6 +722,9 @@ class _Either(str):
     def __contains__(self, part: str) -> bool:  # type: ignore[override] # as str has it
         return str.__contains__(self, part) or part in self.cuda
 
+    def startswith(self, *args: Any) -> bool:  # the same
+        return str.startswith(self, *args) or self.cuda.startswith(*args)
+
     __hash__ = str.__hash__
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

@@ -134,6 +134,7 @@ def device_type_guards_a_branch() -> None:
         raise AssertionError("the program would take the CPU's branch")
     assert device.type in ("cuda", "mps")
     assert "cuda" in device.type
+    assert device.type.startswith("cuda") and not device.type.startswith(("cpu", "mps"))
 
 
 def device_type_of_a_tensor_names_the_autocast() -> None:
