@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ from kit.records import (
     Statistics,
     TokenPlace,
 )
-from kit.report.checks import arithmetic
+from kit.report.checks import held_to
 from kit.report.load import PICTURES, SCRIPTS, Picture, Records, load_records
 from kit.report.verdict import (
     HUBS,
@@ -42,7 +41,8 @@ from kit.report.verdict import (
     settings,
 )
 
-HERE = Path(__file__).resolve().parent
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+LOADER = FileSystemLoader(TEMPLATES)
 MIB = 1 << 20
 SHOWN_ROWS = 100  # of a table; the rest is in the record
 LARGEST_NUMBER = 1e18
@@ -53,13 +53,7 @@ LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
-COMMIT = re.compile(r"[0-9a-f]{7,64}")
-# As the front matter of Meta's own card has them, by its public copies (the original is gated):
-# https://huggingface.co/gray-apple/dino3 and timm's https://huggingface.co/timm
-LICENSE = {
-    "license_name": "dinov3-license",
-    "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
-}
+COMMIT = re.compile(r"[0-9a-f]{7,64}(?=\+|\Z)")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # the builds that torch-npu goes with
 
 CellKind = Literal["text", "code", "number", "good", "bad", "doubtful"]
@@ -98,20 +92,20 @@ def files(
     """
     words = load_words(language)
     records = load_records(folder)
-    held_to = arithmetic(records.accuracy) if records.accuracy is not None else "fp32"
+    limits = held_to(records.accuracy) if records.accuracy is not None else LIMITS["fp32"]
     values = {
         "w": words,
         "records": records,
         "verdict": conclude(records, words, now or datetime.now(timezone.utc)),
         "subject": subject(records, words),
-        "arithmetic": held_to,
-        "limits": LIMITS[held_to],
+        "limits": limits,
         "commands": [*installing(records), *map(command_line, records.found())],
     }
     beside = files_of_card(folder, records) if card and records.found() else {}
     if beside:
+        types = {"cpu" if emulated(one) else one.device.type for one in records.found()}
         values |= {
-            "front_matter": front_matter(records, words),
+            "hardware": sorted({words["device_types"][one] for one in types}),
             "repository": repository(records),
             "files": sorted(beside),
             "installing": [line for line in installing(records) if line.startswith("pip ")],
@@ -148,7 +142,7 @@ def environment(language: str, *, html: bool) -> Environment:
     """Return an environment that escapes every value of a template, for HTML or for Markdown."""
     escaped = visible if html else as_markdown
     made = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
+        loader=LOADER,
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else escaped(value),
         undefined=StrictUndefined,
@@ -159,7 +153,7 @@ def environment(language: str, *, html: bool) -> Environment:
     functions = (data_uri, breakable, code_span, fence, raw, command_line, validation_block)
     made.filters |= {function.__name__: function for function in functions}
     made.filters |= {"published": distances, "mark": Cell, **Filters(load_words(language)).all()}
-    style = "\n" + (HERE / "templates" / "report.css").read_text(encoding="utf-8")
+    style = "\n" + (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
     return made
@@ -238,10 +232,6 @@ class Filters:
         names = (name for name in vars(Filters) if name[0] != "_" and name not in ("all", "words"))
         return {name: getattr(self, name) for name in names}
 
-    def none(self) -> Cell:
-        """Return the cell of a value that a run does not have."""
-        return Cell(self.words["none"])
-
     def number(self, value: float | None, spec: str = "", unit: str = "") -> Cell:
         """Return a number in a format specification with its unit."""
         if value is None:
@@ -249,6 +239,10 @@ class Filters:
         if abs(value) >= LARGEST_NUMBER:  # which no run measures, and some format as no float
             return Cell(self.words["not_finite"], "bad")
         return Cell(f"{value:{spec}}{unit}", "number")
+
+    def none(self) -> Cell:
+        """Return the cell of a value that a run does not have."""
+        return Cell(self.words["none"])
 
     def ms(self, value: float | None, spec: str = ".2f") -> Cell:
         """Return a time in ms."""
@@ -260,10 +254,8 @@ class Filters:
 
     def percent(self, value: float | None, spec: str = ".0f") -> Cell:
         """Return a share in percent, a small one by its first digits."""
-        if value is None:
-            return self.none()
-        tiny = value != 0 and float(f"{value * 100:{spec}}") == 0
-        return self.number(value * 100, ".2g" if tiny else spec, " %")
+        tiny = value and float(f"{value * 100:{spec}}") == 0
+        return self.number(value and value * 100, ".2g" if tiny else spec, " %")
 
     def error(self, value: float | None, places: int | None = None) -> Cell:
         """Return an error, None where it is not finite; with so many decimals if it shows there."""
@@ -329,8 +321,8 @@ class Filters:
     def place(self, token: TokenPlace) -> str:
         """Return where a token is."""
         if token.row is not None and token.column is not None:
-            places = {"token": token.token, "row": token.row, "column": token.column}
-            return say(self.words, "patch_place", **places)
+            where = {"token": token.token, "row": token.row, "column": token.column}
+            return say(self.words, "patch_place", **where)
         kind = self.words["token_kinds"][token.kind]
         return say(self.words, "token_place", kind=kind, token=token.token)
 
@@ -352,26 +344,6 @@ class Filters:
 
 
 # ---- The card ------------------------------------------------------------------------------------
-
-
-def front_matter(records: Records, words: Words) -> Markup:
-    """Return what hubs read at the top of a card, each value as JSON, which YAML reads too.
-
-    Hubs for Ascend read `hardwares`, other ones `hardware`.
-    """
-    types = {"cpu" if emulated(one) else one.device.type for one in records.found()}
-    hardware = sorted(words["device_types"][kind] for kind in types)
-    values: dict[str, object] = {"license": "other", "library_name": "transformers"}
-    if repository(records) is not None and records.found()[0].model.source != "random":
-        values |= {**LICENSE, "base_model": [REPOSITORY]}
-    values |= {
-        "pipeline_tag": "image-feature-extraction",
-        "frameworks": ["PyTorch"],
-        "hardware": hardware,
-        "hardwares": hardware,
-        "language": [words["language"][:2]],
-    }
-    return Markup("\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()))
 
 
 def repository(records: Records) -> str | None:
@@ -409,38 +381,23 @@ def installing(records: Records) -> list[str]:
 
     Records of other packages are named as mixed.
     """
-    newest = records.newest()
-    if newest is None:
+    run = records.newest()
+    if run is None:
         return []
-    environment, lines = newest.environment, []
-    if environment.git_origin is not None:
-        lines.append(f"git clone {quoted(environment.git_origin)} npu-kit && cd npu-kit")
-    commit = (environment.git_commit or "").partition("+")[0]
-    if COMMIT.fullmatch(commit):
-        lines.append(f"git checkout {commit}")
-    build = " --index-url " + CPU_WHEELS if environment.torch.endswith("+cpu") else ""
-    lines.append(f"pip install {pinned('torch', environment.torch)}{build}")
-    others = ("transformers", "numpy", "pillow")
-    pins = [pinned(name, getattr(environment, name)) for name in others]
-    lines.append(f"pip install -r requirements.txt {' '.join(pins)}")
-    if environment.torch_npu is not None:
-        # The emulated NPU's torch-npu must not be seen by a plain run, where CANN is missing.
-        apart = "--target build/torch-npu " if emulated(newest) else ""
-        npu = pinned("torch-npu", environment.torch_npu)
-        lines.append(f"pip install --no-deps {apart}{npu} pyyaml")
-    cann = environment.variables.get("ASCEND_HOME_PATH")
-    if cann is not None and not emulated(newest):
-        lines.append(f"source {quoted(cann)}/set_env.sh")
-    weights = newest.model.weights
-    if weights is not None and repository(records) is not None:
-        client = "pip install modelscope\nmodelscope download --model {} --local_dir {}"
-        if newest.model.source == "huggingface":
-            client = "hf download {} --local-dir {}"
-        lines += client.format(REPOSITORY, quoted(weights)).splitlines()
-    return lines
+    plain = Environment(loader=LOADER, undefined=StrictUndefined, trim_blocks=True)
+    plain.filters |= {"quoted": quoted, "pinned": pinned}
+    commit = COMMIT.match(run.environment.git_commit or "")
+    text = plain.get_template("commands.jinja").render(
+        run=run,
+        commit=commit and commit.group(),
+        emulated=emulated(run),
+        repository=repository(records),
+        cpu_wheels=CPU_WHEELS,
+    )
+    return [line for line in text.split("\n") if line]
 
 
-def pinned(package: str, version: str) -> str:
+def pinned(version: str, package: str) -> str:
     """Return a requirement; a version's local part is on no package index."""
     return quoted(f"{package}=={version.partition('+')[0]}")
 

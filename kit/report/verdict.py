@@ -1,6 +1,6 @@
 """What the records of an output folder prove together: validated, failed, or incomplete and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -9,25 +9,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kit.accuracy.limits import LIMITS
 from kit.language import Words, translated
 from kit.options import BUDGET_FACTOR
 from kit.records import (
     AccuracyRecord,
+    AccuracyResults,
     BenchmarkRecord,
     BenchmarkResults,
     InferenceRecord,
-    LadderRow,
     Latency,
     Record,
     Statistics,
 )
-from kit.report.checks import CHECKED_ROWS, Claim, arithmetic, check, real
+from kit.report.checks import CHECKED_ROWS, OUTPUTS, Claim, check, held_to, median, real
 from kit.report.load import SCRIPTS, Records, started_at
 
 State = Literal["validated", "failed", "incomplete"]
 Kind = Literal["good", "bad", "doubtful"]
-Sentence = tuple[str, Mapping[str, object]]
+Sentence = tuple[str, Mapping[str, object]]  # the key of its words, and what is filled in
 
 STALE_AFTER = timedelta(days=1)  # between the runs of one report
 OLD_AFTER = timedelta(days=365)  # a validation is of its time's versions
@@ -109,28 +108,34 @@ def conclude(records: Records, words: Words, now: datetime) -> Verdict:
     """
     checks = tuple(check(records, now))
     wrong = [one for one in checks if one.agrees is False]
-
-    def said(sentences: Iterable[Sentence]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(say(words, key, **values) for key, values in sentences))
-
-    failures = said(failed_runs(records)) + tuple(
-        say(words, "contradiction", **{**vars(one), "method": words["methods"][one.method]})
+    contradictions = (
+        sentence("contradiction", **{**vars(one), "method": words["methods"][one.method]})
         for one in wrong
     )
-    reasons = said([*why_not(records, now), *differences(records)])
+    failures, reasons, remarked = (
+        tuple(dict.fromkeys(say(words, key, **values) for key, values in found))
+        for found in (
+            [*failed_runs(records), *contradictions],
+            [*why_not(records, now), *out_of_date(records, now), *differences(records)],
+            remarks(records),
+        )
+    )
     return Verdict(
         state="failed" if failures else "incomplete" if reasons else "validated",
-        answers=answers(records, {one.file for one in wrong}),
+        answers={
+            **answers(records),
+            **{one.file.removesuffix(".json"): ("contradicted", "bad") for one in wrong},
+        },
         headline=headline(records),
         failures=failures,
         reasons=reasons,
-        remarks=said(remarks(records)),
+        remarks=remarked,
         checks=checks,
     )
 
 
 def sentence(key: str, **values: object) -> Sentence:
-    """Return a sentence in no language yet: the key of its words, and what is filled in."""
+    """Return a sentence in no language yet."""
     return key, values
 
 
@@ -149,7 +154,10 @@ def say(words: Words, key: str, **values: object) -> str:
     return str(words[key]).format(**{name: filled(name, one) for name, one in values.items()})
 
 
-def answers(records: Records, contradicted: set[str]) -> dict[str, tuple[str, Kind]]:
+# ---- The first figures and answers ---------------------------------------------------------------
+
+
+def answers(records: Records) -> dict[str, tuple[str, Kind]]:
     """Return each script's answer: does it run, how fast is it, are its numbers right."""
     found: dict[str, tuple[str, Kind]] = dict.fromkeys(SCRIPTS, ("not_shown", "doubtful"))
     if records.inference is not None:
@@ -160,10 +168,7 @@ def answers(records: Records, contradicted: set[str]) -> dict[str, tuple[str, Ki
         outcome = records.accuracy.results.outcome
         kinds: dict[str, Kind] = {"pass": "good", "fail": "bad"}
         found["accuracy"] = (outcome, kinds.get(outcome, "doubtful"))
-    return {
-        script: ("contradicted", "bad") if f"{script}.json" in contradicted else answer
-        for script, answer in found.items()
-    }
+    return found
 
 
 def runs(record: InferenceRecord) -> tuple[str, Kind]:
@@ -181,12 +186,11 @@ def runs(record: InferenceRecord) -> tuple[str, Kind]:
 
 def is_fast(record: BenchmarkRecord) -> tuple[str, Kind]:
     """Return whether its speed was measured."""
-    results = record.results
-    if results.regression is not None and not results.regression.passed:
+    if (regression := record.results.regression) is not None and not regression.passed:
         return "slower", "bad"
-    if any(map(failed, main_rows(results))):
+    if any(map(failed, main_rows(record.results))):
         return "fail", "bad"
-    if results.latency is None or record.status == "partial":
+    if record.results.latency is None or record.status == "partial":
         return "interrupted", "doubtful"
     return ("measured", "good") if record.device.type == "npu" else ("elsewhere", "doubtful")
 
@@ -196,11 +200,10 @@ def headline(records: Records) -> Headline:
     found: dict[str, Any] = {}
     if records.benchmark is not None:
         results = records.benchmark.results
-        first = results.latency
-        if first is not None and first.samples_ms and not failed(first):
-            found["latency_ms"] = float(np.median(first.samples_ms))
+        if results.latency is not None and not failed(results.latency):
+            found["latency_ms"] = median(results.latency.samples_ms)
         rates = [
-            (real(row.batch_size) * 1e3 / mean, row.batch_size)
+            (real(row.batch_size) * 1e3 / mean, row.batch_size, row.utilization)
             for row in results.throughput
             if row.latency is not None
             and row.latency.samples_ms
@@ -208,25 +211,23 @@ def headline(records: Records) -> Headline:
             and (mean := float(np.mean(row.latency.samples_ms))) > 0
         ]
         if rates:
-            found["throughput_ips"], found["batch_size"] = max(rates)
-            shares = {row.batch_size: row.utilization for row in results.throughput}
-            found["utilization"] = shares[found["batch_size"]]
+            best = max(rates, key=lambda rate: rate[:2])
+            found |= zip(("throughput_ips", "batch_size", "utilization"), best, strict=True)
     if records.accuracy is not None:
-        record = records.accuracy
-        limits, of_limits = LIMITS[arithmetic(record)], []
-        outputs = (record.results.pooler_output, record.results.last_hidden_state)
-        for tensor in outputs:
+        limits, errors, shares = held_to(records.accuracy), [], []
+        for tensor in (getattr(records.accuracy.results, name) for name in OUTPUTS):
+            error, cosine = tensor.relative_error, tensor.cosine
             token = tensor.worst_token.relative_error
-            if tensor.relative_error is None or tensor.cosine is None or token is None:
+            if error is None or cosine is None or token is None:
                 return Headline(**found)
-            of_limits += [
-                tensor.relative_error / limits.relative_error,
-                (1 - tensor.cosine) / (1 - limits.cosine),
-                token / limits.token_relative_error,
-            ]
-        found["relative_error"] = max(tensor.relative_error or 0.0 for tensor in outputs)
-        found["share_of_limit"] = max(of_limits)
+            errors.append(error)
+            shares += [error / limits.relative_error, (1 - cosine) / (1 - limits.cosine)]
+            shares.append(token / limits.token_relative_error)
+        found |= {"relative_error": max(errors), "share_of_limit": max(shares)}
     return Headline(**found)
+
+
+# ---- What is said --------------------------------------------------------------------------------
 
 
 def failed_runs(records: Records) -> Iterator[Sentence]:
@@ -244,10 +245,9 @@ def failed_runs(records: Records) -> Iterator[Sentence]:
         slower = [one.name for one in results.regression.comparisons if one.status == "regression"]
         yield sentence("regression_failed", names=slower)
     rows = filter(failed, main_rows(results))
-    wrong = [", ".join(row.check.reasons) for row in rows if row.check]
-    if wrong:
+    if wrong := [", ".join(row.check.reasons) for row in rows if row.check]:
         yield sentence("check_failed", reasons=wrong)
-    if any(row.mode == results.mode for row in failing_modes(results)):
+    if results.mode in failing_modes(results):
         yield sentence("main_mode_failed", mode=results.mode)
 
 
@@ -262,85 +262,76 @@ def failed(latency: Latency) -> bool:
     return latency.check is not None and latency.check.verdict == "FAIL"
 
 
-def failing_modes(results: BenchmarkResults) -> list[LadderRow]:
+def failing_modes(results: BenchmarkResults) -> list[str]:
     """Return the modes whose features are beyond their limits."""
-    return [row for row in results.ladder if row.verdict.startswith("FAIL")]
+    return [row.mode for row in results.ladder if row.verdict == "FAIL"]
 
 
 def why_not(records: Records, now: datetime) -> Iterator[Sentence]:
     """Yield what keeps the records from proving everything, the gravest first."""
     found = records.found()
-    kinds = {record.device.type for record in found} - {"npu"}
-    if kinds:
-        labels = sorted({"cuda": "GPU"}.get(kind, kind.upper()) for kind in kinds)
-        yield sentence("not_an_npu", kinds=labels)
-    if any(emulated(record) for record in found):
+    if kinds := {record.device.type for record in found} - {"npu"}:
+        yield sentence("not_an_npu", kinds=sorted("GPU" if k == "cuda" else "CPU" for k in kinds))
+    if any(map(emulated, found)):
         yield sentence("emulated_npu")
-    yield from why_not_weights(records)
+    if any(record.model.source == "random" for record in found):
+        yield sentence("random_weights")
+    elif found and not identified(records):
+        yield sentence("not_identified")
     for script in SCRIPTS:
         yield from why_not_script(script, records)
     if records.benchmark is not None:
         yield from why_not_fast(records.benchmark.results)
     if records.accuracy is not None:
-        results = records.accuracy.results
-        if results.outcome == "self-check":
-            yield sentence("only_self_check")
-        if results.features is not None and results.features.reviewed:
-            yield sentence("only_reviewed")
-        if results.limits.budget_factor > BUDGET_FACTOR:
-            factor = f"{results.limits.budget_factor:g}"
-            yield sentence("wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
-    yield from out_of_date(records, now)
-
-
-def why_not_weights(records: Records) -> Iterator[Sentence]:
-    """Yield what keeps the weights from being known as the published ones."""
-    found = records.found()
-    if any(record.model.source == "random" for record in found):
-        yield sentence("random_weights")
-    elif found and not identified(records):
-        yield sentence("not_identified")
-    for record in found:
-        name, count = PurePath(record.model.weights or "").name, record.model.parameters
-        for model, parameters in PARAMETERS.items():
-            if name.lower().startswith(model) and count != parameters:
-                yield sentence("another_model", name=name, count=count, parameters=parameters)
+        yield from why_not_right(records.accuracy.results)
 
 
 def why_not_script(script: str, records: Records) -> Iterator[Sentence]:
     """Yield what one record lacks."""
-    file, record = f"{script}.json", getattr(records, script)
+    names, record = {"file": f"{script}.json", "script": f"{script}.py"}, getattr(records, script)
     if script in records.problems:
-        yield sentence("record_unreadable", file=file, problem=[records.problems[script]])
+        yield sentence("record_unreadable", **names, problem=[records.problems[script]])
     elif record is None:
-        yield sentence("record_absent", file=file, script=f"{script}.py")
+        yield sentence("record_absent", **names)
     else:
+        name, count = PurePath(record.model.weights or "").name, record.model.parameters
+        for model, parameters in PARAMETERS.items():
+            if name.lower().startswith(model) and count != parameters:
+                yield sentence("another_model", name=name, count=count, parameters=parameters)
         if record.status == "partial":
-            yield sentence("record_partial", file=file, script=f"{script}.py")
+            yield sentence("record_partial", **names)
         if record.device.cpu_fallbacks is None:
-            yield sentence("fallbacks_unknown", script=f"{script}.py")
+            yield sentence("fallbacks_unknown", **names)
         elif record.device.cpu_fallbacks:
-            operators = record.device.cpu_fallbacks
-            yield sentence("operators_fell_back", script=f"{script}.py", names=operators)
+            yield sentence("operators_fell_back", **names, names=record.device.cpu_fallbacks)
         if record.device.known_answer_checks < 1 and record.device.type != "cpu":
-            yield sentence("no_known_answers", script=f"{script}.py")
+            yield sentence("no_known_answers", **names)
 
 
 def why_not_fast(results: BenchmarkResults) -> Iterator[Sentence]:
     """Yield what keeps a benchmark from standing for the device."""
     if results.latency is not None and results.latency.iterations < LEAST_ITERATIONS:
         yield sentence("few_iterations", count=results.latency.iterations, least=LEAST_ITERATIONS)
-    unchecked = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
-    if unchecked:
-        yield sentence("graph_unchecked", modes=unchecked)
-    unchecked = [
-        label for label, one in latencies(results) if isinstance(one, Latency) and one.check is None
-    ]
-    if unchecked:
-        yield sentence("rows_unchecked", rows=unchecked)
-    rows = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
-    if any(len(one) > CHECKED_ROWS for one in rows):
+    modes = [row.mode for row in results.ladder if row.graph and row.bits_equal_eager is None]
+    if modes:
+        yield sentence("graph_unchecked", modes=modes)
+    every = latencies(results)
+    if rows := [name for name, one in every if isinstance(one, Latency) and one.check is None]:
+        yield sentence("rows_unchecked", rows=rows)
+    tables = (results.throughput, results.ladder, *(row.throughput for row in results.ladder))
+    if any(len(one) > CHECKED_ROWS for one in tables):
         yield sentence("too_many_rows", count=CHECKED_ROWS)
+
+
+def why_not_right(results: AccuracyResults) -> Iterator[Sentence]:
+    """Yield what keeps an accuracy record from standing for the device."""
+    if results.outcome == "self-check":
+        yield sentence("only_self_check")
+    if results.features is not None and results.features.reviewed:
+        yield sentence("only_reviewed")
+    if results.limits.budget_factor > BUDGET_FACTOR:
+        factor = f"{results.limits.budget_factor:g}"
+        yield sentence("wide_expectation", factor=factor, default=f"{BUDGET_FACTOR:g}")
 
 
 def emulated(record: Record) -> bool:
@@ -358,49 +349,51 @@ def identified(records: Records) -> bool:
     return any(record.model.source in HUBS for record in records.found())
 
 
+def beside_newest(records: Records) -> Iterator[tuple[Record, Record, dict[str, object]]]:
+    """Yield each record with the newest one, and what a sentence on the two names."""
+    if newest := records.newest():
+        for record in records.found():
+            yield (
+                record,
+                newest,
+                {
+                    "file": f"{record.script}.json",
+                    "started_at": record.started_at,
+                    "anchor": f"{newest.script}.json",
+                    "anchor_started_at": newest.started_at,
+                },
+            )
+
+
 def out_of_date(records: Records, now: datetime) -> Iterator[Sentence]:
     """Yield the runs that were long before the newest one, or long before this report."""
-    newest = records.newest()
-    for record in records.found():
-        assert newest is not None  # there is a record
-        file, when = f"{record.script}.json", record.started_at
+    for record, newest, names in beside_newest(records):
         if started_at(newest) - started_at(record) > STALE_AFTER:
-            yield sentence("stale", file=file, started_at=when, anchor=f"{newest.script}.json",
-                      anchor_started_at=newest.started_at)  # fmt: skip
+            yield sentence("stale", **names)
         if now - started_at(record) > OLD_AFTER:
-            yield sentence("old", file=file, started_at=when)
+            yield sentence("old", **names)
 
 
 def differences(records: Records) -> Iterator[Sentence]:
     """Yield a sentence for each record that is not of the newest one's setup."""
-    newest = records.newest()
-    for record in records.found():
-        assert newest is not None  # there is a record
-        unlike = [
-            f"{name}: {mine} ≠ {its}"
-            for (name, mine), (_, its) in zip(setup(record), setup(newest), strict=True)
-            if mine != its
-        ]
+    for record, newest, names in beside_newest(records):
+        pairs = zip(setup(record).items(), setup(newest).values(), strict=True)
+        unlike = [f"{name}: {mine} ≠ {its}" for (name, mine), its in pairs if mine != its]
         if unlike:
-            yield sentence("mixed", file=f"{record.script}.json", started_at=record.started_at,
-                      anchor=f"{newest.script}.json", anchor_started_at=newest.started_at,
-                      differences="; ".join(unlike))  # fmt: skip
+            yield sentence("mixed", **names, differences="; ".join(unlike))
 
 
-def setup(record: Record) -> list[tuple[str, str]]:
+def setup(record: Record) -> dict[str, str]:
     """Return what must be the same in all records, by its place."""
-    found = [(path, str(attrgetter(path)(record))) for path in SAME]
     rows = record.device.arithmetic.operators if record.device.arithmetic else ()
-    found.append(
-        (
-            "device.arithmetic",
-            # accuracy.py alone asks for the chip's own GELU too, which no script computes with.
-            ", ".join(f"{r.operator} {r.found}" for r in rows if r.operator != "GELU of the chip"),
-        )
-    )
-    found.append(("input.shape", str(list(record.input.shape[1:]))))
-    found.append(("environment.variables", " ".join(settings(record))))
-    return found
+    # accuracy.py alone asks for the chip's own GELU too, which no script computes with.
+    found = [f"{row.operator} {row.found}" for row in rows if row.operator != "GELU of the chip"]
+    return {
+        **{path: str(attrgetter(path)(record)) for path in SAME},
+        "device.arithmetic": ", ".join(found),
+        "input.shape": str(list(record.input.shape[1:])),
+        "environment.variables": " ".join(settings(record)),
+    }
 
 
 def settings(record: Record) -> list[str]:
@@ -413,11 +406,9 @@ def remarks(records: Records) -> Iterator[Sentence]:
     """Yield what a reader must note too."""
     if records.inference is not None and records.inference.results.repeats.differing:
         repeats = records.inference.results.repeats
-        largest = (
-            "NaN" if repeats.largest_difference is None else f"{repeats.largest_difference:.3g}"
-        )
-        yield sentence("repeats_differ", differing=repeats.differing, forwards=repeats.forwards,
-                  largest=largest)  # fmt: skip
+        apart = repeats.largest_difference
+        largest = "NaN" if apart is None else f"{apart:.3g}"
+        yield sentence("repeats_differ", **{**vars(repeats), "largest": largest})
     if records.accuracy is not None:
         yield from accuracy_remarks(records.accuracy)
     if records.benchmark is not None:
@@ -438,30 +429,24 @@ def accuracy_remarks(record: AccuracyRecord) -> Iterator[Sentence]:
     if results.outcome == "unexplained":
         yield sentence("unexplained", reasons=results.reasons)
     rows = measured.operators if measured else ()
-    unknown = [row.operator for row in rows if row.found != row.nearest]
-    if unknown:
+    if unknown := [row.operator for row in rows if row.found != row.nearest]:
         yield sentence("undocumented", names=unknown)
     if results.folder is not None and results.folder.broken:
-        images = [image.image for image in results.folder.broken]
-        yield sentence("broken_images", images=images)
+        yield sentence("broken_images", images=[one.image for one in results.folder.broken])
 
 
 def doubts(results: BenchmarkResults) -> Iterator[Sentence]:
     """Yield what makes a benchmark doubtful: few samples, an unsteady warm-up, modes that fail."""
     few: dict[tuple[tuple[str, ...], int], list[str]] = {}
-    unsteady = []
-    for label, latency in latencies(results):
-        if latency.unsupported:
-            key = (latency.unsupported, latency.iterations)
-            few.setdefault(key, []).append(label)
-        if isinstance(latency, Latency) and not latency.warm_up.steady:
-            unsteady.append(label)
+    for label, one in latencies(results):
+        if one.unsupported:
+            few.setdefault((one.unsupported, one.iterations), []).append(label)
     for (names, count), where in few.items():
         yield sentence("too_few_samples", names=names, count=count, where=where)
-    if unsteady:
-        yield sentence("not_steady", where=unsteady)
-    failing = [row.mode for row in failing_modes(results) if row.mode != results.mode]
-    if failing:
+    every = latencies(results)
+    if where := [k for k, one in every if isinstance(one, Latency) and not one.warm_up.steady]:
+        yield sentence("not_steady", where=where)
+    if failing := [mode for mode in failing_modes(results) if mode != results.mode]:
         yield sentence("modes_failed", modes=failing)
 
 
