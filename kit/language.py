@@ -27,8 +27,12 @@ def load_words(language: str) -> Words:
     return found
 
 
-# What a {} of a phrase stands for.
-VALUE = r"(\([^()]{0,99}\)|`[^`]{0,99}`|\S{1,200}?(?: \([^()]{0,99}\))??)"
+# What a phrase leaves open: a value, a number, or a path up to the words behind it.
+OPEN = {
+    r"\{\}": r"(\([^()]{0,99}\)|`[^`]{0,99}`|\S{1,200}?(?: \([^()]{0,99}\))??)",
+    r"\{:d\}": r"(\d+)",
+    r"\{path\}": r"([^\n]{1,400}?)",
+}
 FULL_WIDTH = str.maketrans({",": "，", ":": "：", ";": "；"})
 BESIDE_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff）])[,:;] ?|[,:;] (?=[\u4e00-\u9fff（])| +(?=（)")
 
@@ -36,8 +40,8 @@ BESIDE_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff）])[,:;] ?|[,:;] (?=[\u4e00-\u
 def translated(text: str, language: str) -> str:
     """Return a text of a picture or a record, which are in English, in a language.
 
-    words/phrases.json has what the kit says. A {} in it is a name or a number of any message; what
-    is not in it, such as the words of a device's own error, stays as it is.
+    words/phrases.json has what the kit says, with {} for a value, {:d} for a number and {path} for
+    a path; what is not in it, such as the words of a device's own error, stays as it is.
     """
     if language != "zh":
         return text
@@ -57,10 +61,12 @@ def translated(text: str, language: str) -> str:
 def known_phrases() -> tuple[re.Pattern[str], dict[str, tuple[re.Pattern[str], str]]]:
     """Return a pattern of every phrase, as whole words, and by its groups' names each by itself."""
     words: dict[str, str] = json.loads((WORDS / "phrases.json").read_text(encoding="utf-8"))
-    single = {
-        f"phrase{number}": (re.escape(phrase).replace(r"\{\}", VALUE), words[phrase])
-        for number, phrase in enumerate(sorted(words, key=len, reverse=True))  # the longest first
-    }
+    single = {}
+    for number, phrase in enumerate(sorted(words, key=len, reverse=True)):  # the longest first
+        pattern = re.escape(phrase)
+        for mark, value in OPEN.items():
+            pattern = pattern.replace(mark, value)
+        single[f"phrase{number}"] = (pattern, words[phrase])
     any_of = "|".join(f"(?P<{name}>{pattern})" for name, (pattern, _) in single.items())
     whole = re.compile(rf"(?<![\w./-])(?:{any_of})(?![\w/-]|\.\w)")
     return whole, {name: (re.compile(one), chinese) for name, (one, chinese) in single.items()}

@@ -68,6 +68,22 @@ def test_phrases_are_translated_as_whole_words_only() -> None:
         ("shape (1, 2) where (1, 3) is right", "形状为 (1, 2)，应为 (1, 3)"),
         ("Object missing required field `a` - at `$.b`", "缺少字段 `a`（位置 `$.b`）"),
         ("forward 12: EZ9999: inner error", "第 12 次前向：EZ9999: inner error"),
+        (
+            "image 7.jpg: this processor prepares it with other last bits",
+            "image 7.jpg：本机处理器的预处理结果末位不同",
+        ),
+        (
+            "Left out: image my block/image 7.jpg is damaged (EOF): give a whole file",
+            "已跳过：图片 my block/image 7.jpg 已损坏 (EOF)：请提供完整的文件",
+        ),
+        (
+            "Left out: image 7.jpg is not an image that Pillow can read: give another",
+            "已跳过：image 7.jpg 不是 Pillow 能读取的图片，请换一张",
+        ),
+        (
+            "a/image 7.safetensors holds 2 of 3 judged images",
+            "a/image 7.safetensors 中保存了 3 张已判定图片中的 2 张",
+        ),
     ],
 )
 def test_what_records_say_reads_in_chinese_and_names_stay_as_they_are(
