@@ -159,6 +159,31 @@ def test_reproduction_repeats_the_run_word_for_word(tmp_path: Path) -> None:
     assert said.stdout.splitlines() == options
 
 
+def test_reproduction_names_no_folder_of_a_home_or_of_tmp(tmp_path: Path) -> None:
+    records = everything()
+    options = [
+        "--weights",
+        "/root/w/tiny",
+        "--image=/home/al/a=b c.jpg",
+        "--output-dir",
+        "/tmp/x/o/",
+    ]
+    for record in records.values():
+        record["environment"]["command"] = ["/home/al/kit/inference.py", *options, "--seed=1"]
+        record["model"]["weights"] = "/Users/al/dinov3-vitb16-pretrain-lvd1689m"
+    commands = report(write(tmp_path, records)).rsplit("```bash\n", 1)[1]
+    assert "--weights tiny '--image=a=b c.jpg' --output-dir o --seed=1\n" in commands
+    assert "--local_dir dinov3-vitb16-pretrain-lvd1689m\n" in commands
+
+
+def test_the_limits_summary_is_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path, everything())
+    text = report(tmp_path)
+    assert "\nBatch 8 in fp32 uses 43 % of what this device's own matrix products reach.\n" in text
+    chinese = render.files(tmp_path, "zh", NOW)[tmp_path / "report.md"].decode()
+    assert "\nBatch size 为 8（fp32）时，利用率为 43 %（相对本设备矩阵乘实测上限）。\n" in chinese
+
+
 def test_without_a_public_address_it_says_so_and_clones_nothing(tmp_path: Path) -> None:
     records = everything()
     for record in records.values():

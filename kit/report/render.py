@@ -54,6 +54,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
 COMMIT = re.compile(r"[0-9a-f]{7,64}(?=\+|\Z)")
+OWN_FOLDER = re.compile(r"/(home|Users)/[^/]+/|/root/|/(var/)?tmp/")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # the builds that torch-npu goes with
 
 CellKind = Literal["text", "code", "number", "good", "bad", "doubtful"]
@@ -330,6 +331,11 @@ class Filters:
         """Return a record's own sentence with its phrases in the report's language."""
         return translated(text, self.words["language"][:2])
 
+    def sentence(self, text: str) -> str:
+        """Return a record's own words as a whole sentence in the report's language."""
+        said = self.translated(text)
+        return f"{said[:1].upper()}{said[1:]}{self.words['stop']}"
+
     def settings(self, record: Record) -> str:
         """Return the environment variables that a run's user had set."""
         return " ".join(settings(record)) or str(self.words["none"])
@@ -385,7 +391,7 @@ def installing(records: Records) -> list[str]:
     if run is None:
         return []
     plain = Environment(loader=LOADER, undefined=StrictUndefined, trim_blocks=True)
-    plain.filters |= {"quoted": quoted, "pinned": pinned}
+    plain.filters |= {"quoted": quoted, "pinned": pinned, "shareable": shareable}
     commit = COMMIT.match(run.environment.git_commit or "")
     text = plain.get_template("commands.jinja").render(
         run=run,
@@ -418,7 +424,13 @@ def command_line(record: Record) -> str:
     if emulated(record):
         parts.append("tests/fake_cann/run.py")
     options = record.environment.command[1:]  # the script itself is in the clone
-    return " ".join([*parts, f"{record.script}.py", *map(quoted, options)])
+    return " ".join([*parts, f"{record.script}.py", *map(quoted, map(shareable, options))])
+
+
+def shareable(option: str) -> str:
+    """Return an option as another host can have it: of a path in a home or /tmp the last name."""
+    name, equals, value = option.partition("=") if option.startswith("--") else ("", "", option)
+    return f"{name}{equals}{PurePath(value).name}" if OWN_FOLDER.match(value) else option
 
 
 def quoted(word: str) -> str:
