@@ -241,7 +241,7 @@ def test_the_first_figures_come_from_samples_and_the_kits_limits(tmp_path: Path)
     assert first.share_of_limit == pytest.approx(0.6521)
     text = markdown(tmp_path)
     assert "| **7.99 ms** | **732.00** | **0.65 %** | **43 %** |" in text
-    assert "65 % of the limit by the figure closest to it" in text
+    assert "the figure closest to its limit is at 65 % of it" in text
     records = everything()
     records["accuracy"]["results"]["last_hidden_state"]["worst_token"]["relative_error"] = 0.0427
     assert concluded(tmp_path, records).headline.share_of_limit == pytest.approx(0.0427 / 0.045)
@@ -394,7 +394,7 @@ def test_coverage_and_soak_stand_in_the_report(tmp_path: Path) -> None:
     assert concluded(tmp_path, records).failures == ()
     for row in (
         "| fp32-sdpa | 3 | 112 × 144 | 0.00413 | 0.000823 | 0.999993 | 0.0111 | PASS |",
-        "| First result with other bits | forward 171, by at most 0.000213 |",
+        "| First result with different bits | forward 171, by at most 0.000213 |",
         "| End | Interrupted |",
         "| 8 | 900 | 2 | 11.31 | 11.87 | 5.0 % |",
     ):
