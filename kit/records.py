@@ -2,8 +2,8 @@
 
 The one definition of the records: the scripts fill these types, output.py writes them, the report
 and --baseline decode them, and the JSON Schema and docs/records.md are made from them
-(`python3 -m kit.records` writes those again). Every field carries its description, with its unit
-where it has one. Unknown values are None, so that the JSON stays valid.
+(`python3 -m kit.records` writes those again). The comment beside or above a field is its
+description there. Unknown values are None, so that the JSON stays valid.
 
 History of SCHEMA_VERSION:
     1.0  first version
@@ -17,25 +17,16 @@ History of SCHEMA_VERSION:
 """
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:  # typing has it from Python 3.11 on
-
-    def dataclass_transform(**_: object) -> object:
-        """Change nothing: only type checkers read it."""
-        return lambda decorator: decorator
-
-
-T = TypeVar("T")
 SCHEMA_VERSION = "2.1"
 
 DeviceType = Literal["npu", "cuda", "cpu"]
@@ -54,1002 +45,865 @@ Stage = Literal["decode", "preprocessing", "copy", "forward"]
 OutcomeName = Literal["pass", "unexplained", "fail", "self-check"]
 
 
-def described(description: str, *, default: Any = MISSING) -> Any:  # noqa: ANN401 - as field() is
-    """Return a dataclass field with its description for the schema."""
-    return field(metadata={"description": description}, default=default)
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(described,))
-def record_type(kind: type[T]) -> type[T]:
-    """Make a frozen dataclass whose fields are `described`; checkers know it as one."""
-    return dataclass(frozen=True)(kind)
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(described,))
-def whole_record(kind: type[T]) -> type[T]:
-    """The same, its fields given by name: a record's begin with defaults."""
-    return dataclass(frozen=True, kw_only=True)(kind)
-
-
-@record_type
+@dataclass(frozen=True)
 class Environment:
     """The software and the host that produced a record, captured and never typed by hand."""
 
-    python: str = described("Python version.")
-    torch: str = described("torch version with its local part.")
-    torch_npu: str | None = described("torch-npu version; null where it is not loaded.")
-    transformers: str = described("transformers version.")
-    numpy: str = described("numpy version.")
-    pillow: str = described("Pillow version.")
-    cann: str | None = described("CANN version as torch_npu reads it; null without CANN.")
-    driver: str | None = described("NPU or GPU driver version; null where unknown.")
-    platform: str = described("Operating system and machine type.")
-    cpu: str = described("The processor's name.")
-    cpu_threads: int = described("Threads that torch uses within one operator.")
-    cpu_affinity: str | None = described(
-        "Cores that this process may use, as 0-7,16; null where the system does not say."
-    )
-    numa_nodes: tuple[int, ...] = described("NUMA nodes of these cores; empty where unknown.")
-    device_processes: int | None = described(
-        "Processes that npu-smi or nvidia-smi lists on the host's devices, this one among them; "
-        "null where unknown."
-    )
-    git_commit: str | None = described(
-        "Commit of the kit, with '+dirty' where files outside output/ differ; null outside a "
-        "checkout."
-    )
-    command: tuple[str, ...] = described("The command line.")
-    variables: dict[str, str] = described(
-        "Environment variables, of those that change results or speed, that were set."
-    )
-    host_id: str | None = described(
-        "Hash of the host's name and machine-id, alike in the records of one host; null in older "
-        "records.",
-        default=None,
-    )
-    git_origin: str | None = described(
-        "Public address that the kit's checkout is a clone of, without credentials; null for none.",
-        default=None,
-    )
-    cann_library: str | None = described(
-        "Path of the libascendcl.so that was loaded; null without CANN.", default=None
-    )
+    python: str  # Python version.
+    torch: str  # torch version with its local part.
+    torch_npu: str | None  # torch-npu version; null where it is not loaded.
+    transformers: str  # transformers version.
+    numpy: str  # numpy version.
+    pillow: str  # Pillow version.
+    cann: str | None  # CANN version as torch_npu reads it; null without CANN.
+    driver: str | None  # NPU or GPU driver version; null where unknown.
+    platform: str  # Operating system and machine type.
+    cpu: str  # The processor's name.
+    cpu_threads: int  # Threads that torch uses within one operator.
+    # Cores that this process may use, as 0-7,16; null where the system does not say.
+    cpu_affinity: str | None
+    numa_nodes: tuple[int, ...]  # NUMA nodes of these cores; empty where unknown.
+    # Processes that npu-smi or nvidia-smi lists on the host's devices, this one among them; null
+    # where unknown.
+    device_processes: int | None
+    # Commit of the kit, with '+dirty' where files outside output/ differ; null outside a checkout.
+    git_commit: str | None
+    command: tuple[str, ...]  # The command line.
+    # Environment variables, of those that change results or speed, that were set.
+    variables: dict[str, str]
+    # Hash of the host's name and machine-id, alike in the records of one host; null in older
+    # records.
+    host_id: str | None = None
+    # Public address that the kit's checkout is a clone of, without credentials; null for none.
+    git_origin: str | None = None
+    # Path of the libascendcl.so that was loaded; null without CANN.
+    cann_library: str | None = None
 
 
-@record_type
+@dataclass(frozen=True)
 class Patch:
     """What npu_patch did at import."""
 
-    applied: bool = described("Whether torch.cuda is torch.npu in this run.")
-    reason: str = described("Why it was applied, or why it was not.")
+    applied: bool  # Whether torch.cuda is torch.npu in this run.
+    reason: str  # Why it was applied, or why it was not.
 
 
-@record_type
+@dataclass(frozen=True)
 class OperatorArithmetic:
     """What one operator of the device computes in, found by a probe."""
 
-    operator: str = described("The operator, for example matrix product or GELU.")
-    asked: str = described("What was asked for: a data type, hf32, tf32, or a form of GELU.")
-    found: str = described("The documented arithmetic that it meets, or that it is none of them.")
-    nearest: str = described("The documented arithmetic that comes nearest.")
-    residual: float | None = described(
-        "Relative distance from the nearest (GELU: in distances of its two forms); null where it "
-        "is not finite."
-    )
-    tolerance: float = described("Up to this residual it is that arithmetic.")
+    operator: str  # The operator, for example matrix product or GELU.
+    asked: str  # What was asked for: a data type, hf32, tf32, or a form of GELU.
+    found: str  # The documented arithmetic that it meets, or that it is none of them.
+    nearest: str  # The documented arithmetic that comes nearest.
+    # Relative distance from the nearest (GELU: in distances of its two forms); null where it is not
+    # finite.
+    residual: float | None
+    tolerance: float  # Up to this residual it is that arithmetic.
 
 
-@record_type
+@dataclass(frozen=True)
 class DeviceArithmetic:
     """What the device computes in, measured before anything is compared."""
 
-    operators: tuple[OperatorArithmetic, ...] = described("One entry per operator.")
-    overflow: Literal["infinity", "saturates"] = described(
-        "What a product beyond the range becomes: infinity, or the largest number."
-    )
-    repeatable: bool = described("Whether the same product gives the same bits again.")
+    operators: tuple[OperatorArithmetic, ...]  # One entry per operator.
+    # What a product beyond the range becomes: infinity, or the largest number.
+    overflow: Literal["infinity", "saturates"]
+    repeatable: bool  # Whether the same product gives the same bits again.
 
 
-@record_type
+@dataclass(frozen=True)
 class DeviceInfo:
     """The device that computed, and how it rounds."""
 
-    type: DeviceType = described("Kind of device.")
-    index: int | None = described("Index among the visible devices; null for the CPU.")
-    name: str = described("The chip's or processor's name.")
-    count: int = described("Visible devices of this type on this host; 1 for the CPU.")
-    torch_device: str = described("As torch prints it, for example npu:0.")
-    matmul_fp32: Products = described(
-        "What fp32 matrix products compute in: as measured, as set where that meets no documented "
-        "arithmetic or the run is not in fp32."
-    )
-    convolution_fp32: Products = described("The same of fp32 convolutions.")
-    arithmetic: DeviceArithmetic | None = described(
-        "What it computes in, measured; null for the CPU, which computes as it is set."
-    )
-    cpu_fallbacks: tuple[str, ...] | None = described(
-        "Operators that the NPU back end handed to the CPU during the run; null where a variable "
-        "silences its messages, so that nobody knows."
-    )
-    jit_compile: bool | None = described(
-        "Whether torch_npu compiles operators at run time; null where unknown and off an NPU."
-    )
-    internal_format: bool | None = described(
-        "Whether torch_npu may lay tensors out in formats of its own; the same."
-    )
-    memory_free_bytes: int | None = described("Free device memory at the end; null for the CPU.")
-    memory_total_bytes: int | None = described("Device memory in all; null for the CPU.")
-    known_answer_checks: int = described(
-        "Known-answer computations that the device passed, one after each phase."
-    )
+    type: DeviceType  # Kind of device.
+    index: int | None  # Index among the visible devices; null for the CPU.
+    name: str  # The chip's or processor's name.
+    count: int  # Visible devices of this type on this host; 1 for the CPU.
+    torch_device: str  # As torch prints it, for example npu:0.
+    # What fp32 matrix products compute in: as measured, as set where that meets no documented
+    # arithmetic or the run is not in fp32.
+    matmul_fp32: Products
+    convolution_fp32: Products  # The same of fp32 convolutions.
+    # What it computes in, measured; null for the CPU, which computes as it is set.
+    arithmetic: DeviceArithmetic | None
+    # Operators that the NPU back end handed to the CPU during the run; null where a variable
+    # silences its messages, so that nobody knows.
+    cpu_fallbacks: tuple[str, ...] | None
+    # Whether torch_npu compiles operators at run time; null where unknown and off an NPU.
+    jit_compile: bool | None
+    # Whether torch_npu may lay tensors out in formats of its own; the same.
+    internal_format: bool | None
+    memory_free_bytes: int | None  # Free device memory at the end; null for the CPU.
+    memory_total_bytes: int | None  # Device memory in all; null for the CPU.
+    # Known-answer computations that the device passed, one after each phase.
+    known_answer_checks: int
 
 
-@record_type
+@dataclass(frozen=True)
 class ModelInfo:
     """The model and where its weights come from."""
 
-    weights: str | None = described("Folder of the weights; null for random weights.")
-    source: Source = described("Where the weights come from; 'random' means no real features.")
-    sha256: str = described(
-        "Of the one safetensors file; of the lines of `sha256sum *.safetensors` where there "
-        "are several; of the tensors' bytes in the order of their names for random weights."
-    )
-    architecture: str = described("The transformers class.")
-    parameters: int = described("Number of parameters.")
-    dtype: str = described("Compute type: fp32, bf16 or fp16.")
-    attention: str | None = described("sdpa or eager; null for a model without attention.")
+    weights: str | None  # Folder of the weights; null for random weights.
+    source: Source  # Where the weights come from; 'random' means no real features.
+    # Of the one safetensors file; of the lines of `sha256sum *.safetensors` where there are
+    # several; of the tensors' bytes in the order of their names for random weights.
+    sha256: str
+    architecture: str  # The transformers class.
+    parameters: int  # Number of parameters.
+    dtype: str  # Compute type: fp32, bf16 or fp16.
+    attention: str | None  # sdpa or eager; null for a model without attention.
 
 
-@record_type
+@dataclass(frozen=True)
 class InputInfo:
     """The image, or the first image of a folder, and what the model was given."""
 
-    image: str = described("Path of the image as it was given or found.")
-    sha256: str = described("Of the image file's bytes.")
-    width: int = described("Width of the upright image in pixels, before preprocessing.")
-    height: int = described("Height of the upright image in pixels, before preprocessing.")
-    shape: tuple[int, ...] = described(
-        "Shape of the model's input: batch, channels, rows, columns."
-    )
-    preprocessing: str = described("The preprocessing steps in order, in words.")
-    images: int = described("How many images the run was given.")
+    image: str  # Path of the image as it was given or found.
+    sha256: str  # Of the image file's bytes.
+    width: int  # Width of the upright image in pixels, before preprocessing.
+    height: int  # Height of the upright image in pixels, before preprocessing.
+    shape: tuple[int, ...]  # Shape of the model's input: batch, channels, rows, columns.
+    preprocessing: str  # The preprocessing steps in order, in words.
+    images: int  # How many images the run was given.
 
 
-@whole_record
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run of one script. Each script's own record adds `script` and `results`."""
 
-    schema_version: str = described("Version of this layout.", default=SCHEMA_VERSION)
-    script: str = described("The script that ran.")
-    status: Status = described("'partial' where the run was stopped and kept what it had.")
-    started_at: str = described("Start of the run, ISO 8601 with offset from UTC.")
-    environment: Environment = described("Software and host.")
-    patch: Patch = described("What npu_patch did.")
-    device: DeviceInfo = described("The device that computed.")
-    model: ModelInfo = described("The model.")
-    input: InputInfo = described("What went in.")
-    warnings: tuple[str, ...] = described("Every warning that the run printed.")
+    schema_version: str = SCHEMA_VERSION  # Version of this layout.
+    script: str  # The script that ran.
+    status: Status  # 'partial' where the run was stopped and kept what it had.
+    started_at: str  # Start of the run, ISO 8601 with offset from UTC.
+    environment: Environment  # Software and host.
+    patch: Patch  # What npu_patch did.
+    device: DeviceInfo  # The device that computed.
+    model: ModelInfo  # The model.
+    input: InputInfo  # What went in.
+    warnings: tuple[str, ...]  # Every warning that the run printed.
 
 
 # ---- inference.json ------------------------------------------------------------------------------
 
 
-@record_type
+@dataclass(frozen=True)
 class TensorSummary:
     """One output tensor in brief."""
 
-    shape: tuple[int, ...] = described("Shape of the tensor.")
-    dtype: str = described("Type of its elements, as torch names it.")
-    device: str = described("Device that holds it, as torch names it.")
-    first_values: tuple[float, ...] = described("Its first five values in memory order.")
-    finite: bool = described("Whether every value is finite; a run with others ends as an error.")
+    shape: tuple[int, ...]  # Shape of the tensor.
+    dtype: str  # Type of its elements, as torch names it.
+    device: str  # Device that holds it, as torch names it.
+    first_values: tuple[float, ...]  # Its first five values in memory order.
+    finite: bool  # Whether every value is finite; a run with others ends as an error.
 
 
-@record_type
+@dataclass(frozen=True)
 class ImageResult:
     """The result for one image of a folder."""
 
-    image: str = described("Path of the image.")
-    sha256: str = described("Of the image file's bytes.")
-    width: int = described("Width of the upright image in pixels.")
-    height: int = described("Height of the upright image in pixels.")
-    latency_ms: float = described("Wall-clock time of one synchronized forward, in ms.")
-    first_values: tuple[float, ...] = described("First five values of its pooler_output.")
+    image: str  # Path of the image.
+    sha256: str  # Of the image file's bytes.
+    width: int  # Width of the upright image in pixels.
+    height: int  # Height of the upright image in pixels.
+    latency_ms: float  # Wall-clock time of one synchronized forward, in ms.
+    first_values: tuple[float, ...]  # First five values of its pooler_output.
 
 
-@record_type
+@dataclass(frozen=True)
 class Repeats:
     """Forwards of one input, each compared with the first timed one, element by element."""
 
-    forwards: int = described("How many were compared with the first one.")
-    differing: int = described("How many of these differ from it in at least one element.")
-    largest_difference: float | None = described(
-        "Largest absolute difference of an element; null where a value is not finite."
-    )
+    forwards: int  # How many were compared with the first one.
+    differing: int  # How many of these differ from it in at least one element.
+    # Largest absolute difference of an element; null where a value is not finite.
+    largest_difference: float | None
 
 
-@record_type
+@dataclass(frozen=True)
 class InferenceResults:
     """What inference.py found, for the first image; `images` has every one."""
 
-    latency_ms: float = described(
-        "Median wall-clock time of a synchronized forward after one warm-up forward, in ms."
-    )
-    samples_ms: tuple[float, ...] = described(
-        "Every timed forward of the first image, in ms: up to 20 within about a second."
-    )
-    repeats: Repeats = described(
-        "The warm-up and the further timed forwards beside the first; beside the warm-up where "
-        "the first is not finite."
-    )
-    pooler_output: TensorSummary = described("The pooled feature: batch, width.")
-    last_hidden_state: TensorSummary = described("All tokens: batch, tokens, width.")
-    images: tuple[ImageResult, ...] = described("One entry per image, in the order of their names.")
-    failures: tuple[str, ...] = described(
-        "Where forwards of the same input are further apart than the limits or not finite, why "
-        "this is no result; else empty.",
-        default=(),
-    )
+    # Median wall-clock time of a synchronized forward after one warm-up forward, in ms.
+    latency_ms: float
+    # Every timed forward of the first image, in ms: up to 20 within about a second.
+    samples_ms: tuple[float, ...]
+    # The warm-up and the further timed forwards beside the first; beside the warm-up where the
+    # first is not finite.
+    repeats: Repeats
+    pooler_output: TensorSummary  # The pooled feature: batch, width.
+    last_hidden_state: TensorSummary  # All tokens: batch, tokens, width.
+    images: tuple[ImageResult, ...]  # One entry per image, in the order of their names.
+    # Where forwards of the same input are further apart than the limits or not finite, why this is
+    # no result; else empty.
+    failures: tuple[str, ...] = ()
 
 
-@whole_record
+@dataclass(frozen=True, kw_only=True)
 class InferenceRecord(Record):
     """One run of inference.py."""
 
-    script: Literal["inference"] = described("The script that ran.", default="inference")
-    results: InferenceResults = described("What came out.")
+    script: Literal["inference"] = "inference"  # The script that ran.
+    results: InferenceResults  # What came out.
 
 
 # ---- benchmark.json ------------------------------------------------------------------------------
 
 
-@record_type
+@dataclass(frozen=True)
 class Statistics:
     """Figures of a list of times, under the names that the published report uses."""
 
-    iterations: int = described("How many samples the figures stand on.")
-    mean_ms: float = described("Arithmetic mean, in ms.")
-    stddev_ms: float = described("Standard deviation of the samples (numpy.std), in ms.")
-    min_ms: float = described("Smallest sample, in ms.")
-    max_ms: float = described("Largest sample, in ms.")
-    p50_ms: float = described("50th percentile, linear between samples (numpy.percentile), in ms.")
-    p90_ms: float = described("90th percentile, linear between samples, in ms.")
-    p99_ms: float = described("99th percentile, linear between samples, in ms.")
-    unsupported: tuple[str, ...] = described(
-        "Names of the figures above that so few samples cannot support: a percentile p needs "
-        "100 / (100 - p) samples, a standard deviation two."
-    )
-    samples_ms: tuple[float, ...] = described("Every sample in the order it was taken, in ms.")
+    iterations: int  # How many samples the figures stand on.
+    mean_ms: float  # Arithmetic mean, in ms.
+    stddev_ms: float  # Standard deviation of the samples (numpy.std), in ms.
+    min_ms: float  # Smallest sample, in ms.
+    max_ms: float  # Largest sample, in ms.
+    p50_ms: float  # 50th percentile, linear between samples (numpy.percentile), in ms.
+    p90_ms: float  # 90th percentile, linear between samples, in ms.
+    p99_ms: float  # 99th percentile, linear between samples, in ms.
+    # Names of the figures above that so few samples cannot support: a percentile p needs 100 / (100
+    # - p) samples, a standard deviation two.
+    unsupported: tuple[str, ...]
+    samples_ms: tuple[float, ...]  # Every sample in the order it was taken, in ms.
 
 
-@record_type
+@dataclass(frozen=True)
 class RowCheck:
     """Whether a row computed what it should, found outside its timed forwards."""
 
-    verdict: CheckVerdict = described(
-        "'SELF-CHECK' for a pass on the CPU; 'FAIL': the row's figures are no result."
-    )
-    arithmetic: str = described("Row of the limits' table that was applied.")
-    within_published_limits: bool = described(
-        "Whether it keeps the published 1 % and 0.999 too, whatever its arithmetic's limits are."
-    )
-    images: int = described(
-        "Images held against the fp32 model on the CPU: the batch's, all different up to eight, "
-        "and a second batch with each in another's place."
-    )
-    relative_error: float | None = described(
-        "Largest relative error (L2) of an image's pooler_output or last_hidden_state; null where "
-        "a value is not finite."
-    )
-    token_relative_error: float | None = described("The same of a single token.")
-    cosine_similarity: float | None = described("The smallest cosine of these tensors.")
-    max_abs_diff: float | None = described("The largest absolute difference in them.")
-    repeats: Repeats = described("Every timed forward beside the row's first, on the device.")
-    reasons: tuple[str, ...] = described("Why it fails; else empty.")
-    check_ms: float = described("What the check cost, in ms; no part of it is timed.")
+    # 'SELF-CHECK' for a pass on the CPU; 'FAIL': the row's figures are no result.
+    verdict: CheckVerdict
+    arithmetic: str  # Row of the limits' table that was applied.
+    # Whether it keeps the published 1 % and 0.999 too, whatever its arithmetic's limits are.
+    within_published_limits: bool
+    # Images held against the fp32 model on the CPU: the batch's, all different up to eight, and a
+    # second batch with each in another's place.
+    images: int
+    # Largest relative error (L2) of an image's pooler_output or last_hidden_state; null where a
+    # value is not finite.
+    relative_error: float | None
+    token_relative_error: float | None  # The same of a single token.
+    cosine_similarity: float | None  # The smallest cosine of these tensors.
+    max_abs_diff: float | None  # The largest absolute difference in them.
+    repeats: Repeats  # Every timed forward beside the row's first, on the device.
+    reasons: tuple[str, ...]  # Why it fails; else empty.
+    check_ms: float  # What the check cost, in ms; no part of it is timed.
 
 
-@record_type
+@dataclass(frozen=True)
 class WarmUp:
     """The forwards before the timed ones."""
 
-    iterations: int = described("How many there were.")
-    steady: bool = described(
-        "Whether their last two windows agreed within 3 % or their noise, before the bound of "
-        "100 forwards or 10 s."
-    )
-    window: int = described("Forwards in one window.")
-    samples_ms: tuple[float, ...] = described("Wall-clock time of each, in ms.")
+    iterations: int  # How many there were.
+    # Whether their last two windows agreed within 3 % or their noise, before the bound of 100
+    # forwards or 10 s.
+    steady: bool
+    window: int  # Forwards in one window.
+    samples_ms: tuple[float, ...]  # Wall-clock time of each, in ms.
 
 
-@record_type
+@dataclass(frozen=True)
 class Latency(Statistics):
     """Times of synchronized forwards of one batch; the unmarked figures are wall-clock times."""
 
-    batch_size: int = described("Images in the batch.")
-    warm_up: WarmUp = described("The forwards before the timed ones.")
-    check: RowCheck | None = described("Whether they are right; null where Ctrl-C came before it.")
-    device_p50_ms: float | None = described(
-        "Median time between two events on the device's stream, in ms; null for the CPU."
-    )
-    device_samples_ms: tuple[float, ...] | None = described("Each of them, in ms.")
-    host_p50_ms: float | None = described(
-        "Median time until the device has been given all of it, in ms: what a forward costs the "
-        "host; null for the CPU, which computes within the call."
-    )
-    host_samples_ms: tuple[float, ...] | None = described("Each of them, in ms.")
+    batch_size: int  # Images in the batch.
+    warm_up: WarmUp  # The forwards before the timed ones.
+    check: RowCheck | None  # Whether they are right; null where Ctrl-C came before it.
+    # Median time between two events on the device's stream, in ms; null for the CPU.
+    device_p50_ms: float | None
+    device_samples_ms: tuple[float, ...] | None  # Each of them, in ms.
+    # Median time until the device has been given all of it, in ms: what a forward costs the host;
+    # null for the CPU, which computes within the call.
+    host_p50_ms: float | None
+    host_samples_ms: tuple[float, ...] | None  # Each of them, in ms.
 
 
-@record_type
+@dataclass(frozen=True)
 class Memory:
     """Most memory in use at once."""
 
-    host_peak_bytes: int | None = described(
-        "Most resident memory of the process since it started; null where unknown."
-    )
-    device_peak_bytes: int | None = described("Most that tensors held; null for the CPU.")
-    device_reserved_peak_bytes: int | None = described(
-        "Most that torch took from the device; null for the CPU."
-    )
+    # Most resident memory of the process since it started; null where unknown.
+    host_peak_bytes: int | None
+    device_peak_bytes: int | None  # Most that tensors held; null for the CPU.
+    # Most that torch took from the device; null for the CPU.
+    device_reserved_peak_bytes: int | None
 
 
-@record_type
+@dataclass(frozen=True)
 class ThroughputRow:
     """One batch size of the sweep."""
 
-    batch_size: int = described("Images in the batch.")
-    status: RowStatus = described(
-        "'failed': its check failed, so that there is no throughput; 'out_of_memory': not "
-        "measured, and the sweep ends here; 'interrupted': from the samples until Ctrl-C."
-    )
-    searched: bool = described(
-        "Whether the batch size was found after a larger one ran out of memory."
-    )
-    throughput_ips: float | None = described(
-        "Images per second: batch_size over avg_latency_ms; null where not measured or failed."
-    )
-    avg_latency_ms: float | None = described("Mean wall-clock time of a synchronized forward.")
-    queued_throughput_ips: float | None = described(
-        "Images per second where the forwards are given one after the other and waited for "
-        "once; null for the CPU and where not measured."
-    )
-    latency: Latency | None = described("All of its times; null where not measured.")
-    device_peak_bytes: int | None = described(
-        "Most device memory that tensors held; null for the CPU and where not measured."
-    )
-    utilization: float | None = described(
-        "Least time that the device needs for the batch (limit) over avg_latency_ms; null where "
-        "either was not measured.",
-        default=None,
-    )
-    bound: Bound | None = described(
-        "What holds its forwards back; null where not measured.", default=None
-    )
+    batch_size: int  # Images in the batch.
+    # 'failed': its check failed, so that there is no throughput; 'out_of_memory': not measured, and
+    # the sweep ends here; 'interrupted': from the samples until Ctrl-C.
+    status: RowStatus
+    searched: bool  # Whether the batch size was found after a larger one ran out of memory.
+    # Images per second: batch_size over avg_latency_ms; null where not measured or failed.
+    throughput_ips: float | None
+    avg_latency_ms: float | None  # Mean wall-clock time of a synchronized forward.
+    # Images per second where the forwards are given one after the other and waited for once; null
+    # for the CPU and where not measured.
+    queued_throughput_ips: float | None
+    latency: Latency | None  # All of its times; null where not measured.
+    # Most device memory that tensors held; null for the CPU and where not measured.
+    device_peak_bytes: int | None
+    # Least time that the device needs for the batch (limit) over avg_latency_ms; null where either
+    # was not measured.
+    utilization: float | None = None
+    bound: Bound | None = None  # What holds its forwards back; null where not measured.
 
 
-@record_type
+@dataclass(frozen=True)
 class Phases:
     """Where the time of a run goes, phase by phase; null where a phase was not reached."""
 
-    import_ms: float = described("Importing torch, transformers and the kit.")
-    load_ms: float = described("From the weights' files to the model in host memory.")
-    references_ms: float = described("The features on the CPU that every row is checked against.")
-    move_ms: float | None = described("Moving the model to the device and into its dtype.")
-    first_inference_ms: float | None = described(
-        "The first forward of the process; with a graph the first replay, after the capture."
-    )
-    warm_up_ms: float | None = described("All warm-up forwards at batch 1, the first one too.")
-    steady_ms: float | None = described("Median forward at batch 1 after the warm-up.")
-    preprocessing_ms: float | None = described(
-        "Median time from decoded pixels to the model's input, one image, on the CPU."
-    )
-    host_to_device_ms: float | None = described(
-        "Median time to copy one image's input to the device; null for the CPU."
-    )
-    decode_ms: float | None = described(
-        "Median time from the first image's file to its pixels; null in older records.",
-        default=None,
-    )
-    pipeline_ips: float | None = described(
-        "Images per second of a stream from files, in which decode, preprocessing, copy and the "
-        "forward of the best batch each work on another image; on the CPU one after the other.",
-        default=None,
-    )
-    pipeline_stage: Stage | None = described("The stage that takes longest in it.", default=None)
+    import_ms: float  # Importing torch, transformers and the kit.
+    load_ms: float  # From the weights' files to the model in host memory.
+    references_ms: float  # The features on the CPU that every row is checked against.
+    move_ms: float | None  # Moving the model to the device and into its dtype.
+    # The first forward of the process; with a graph the first replay, after the capture.
+    first_inference_ms: float | None
+    warm_up_ms: float | None  # All warm-up forwards at batch 1, the first one too.
+    steady_ms: float | None  # Median forward at batch 1 after the warm-up.
+    # Median time from decoded pixels to the model's input, one image, on the CPU.
+    preprocessing_ms: float | None
+    # Median time to copy one image's input to the device; null for the CPU.
+    host_to_device_ms: float | None
+    # Median time from the first image's file to its pixels; null in older records.
+    decode_ms: float | None = None
+    # Images per second of a stream from files, in which decode, preprocessing, copy and the forward
+    # of the best batch each work on another image; on the CPU one after the other.
+    pipeline_ips: float | None = None
+    pipeline_stage: Stage | None = None  # The stage that takes longest in it.
 
 
-@record_type
+@dataclass(frozen=True)
 class Harness:
     """What the measuring itself costs, and the conditions it was done under."""
 
-    overhead_ms: float = described("Median time of a call that does nothing, measured alike.")
-    overhead_share: float | None = described("The same, as a share of the batch-1 median.")
-    clock: str = described("The host's clock.")
-    clock_resolution_ns: float = described("Its resolution, in ns.")
-    garbage_collector: Literal["off while timing"] = described(
-        "Python's collector runs before each measurement and not during it."
-    )
-    cpu_governor: str | None = described("Frequency policy of the first core; null if unknown.")
-    load_average: float | None = described("Processes that wanted a core in the last minute.")
+    overhead_ms: float  # Median time of a call that does nothing, measured alike.
+    overhead_share: float | None  # The same, as a share of the batch-1 median.
+    clock: str  # The host's clock.
+    clock_resolution_ns: float  # Its resolution, in ns.
+    # Python's collector runs before each measurement and not during it.
+    garbage_collector: Literal["off while timing"]
+    cpu_governor: str | None  # Frequency policy of the first core; null if unknown.
+    load_average: float | None  # Processes that wanted a core in the last minute.
 
 
-@record_type
+@dataclass(frozen=True)
 class PrecisionLimit:
     """What the device reaches in one precision, in bare matrix products of the model's shapes."""
 
-    precision: str = described("fp32, strict-fp32, bf16, fp16 or fp32-fast-math.")
-    flops_per_s: float | None = described(
-        "Most FLOP/s over the batch sizes that were tried; null where not measured."
-    )
-    batch_size: int | None = described("The batch size whose products reached it.")
-    weight_bytes: int = described("Bytes of the parameters in this precision.")
-    attainable_latency_ms: float | None = described(
-        "Least time for one image: the larger of FLOPs over flops_per_s and weight_bytes over "
-        "bytes_per_s, in ms; null where either is not known."
-    )
-    attainable_throughput_ips: float | None = described(
-        "flops_per_s over flops_per_image: images per second of large batches at the limit."
-    )
-    reason: str | None = described("Why there is no limit, or no utilization; else null.")
+    precision: str  # fp32, strict-fp32, bf16, fp16 or fp32-fast-math.
+    # Most FLOP/s over the batch sizes that were tried; null where not measured.
+    flops_per_s: float | None
+    batch_size: int | None  # The batch size whose products reached it.
+    weight_bytes: int  # Bytes of the parameters in this precision.
+    # Least time for one image: the larger of FLOPs over flops_per_s and weight_bytes over
+    # bytes_per_s, in ms; null where either is not known.
+    attainable_latency_ms: float | None
+    # flops_per_s over flops_per_image: images per second of large batches at the limit.
+    attainable_throughput_ips: float | None
+    reason: str | None  # Why there is no limit, or no utilization; else null.
 
 
-@record_type
+@dataclass(frozen=True)
 class Limit:
     """What this device reaches, measured in this run, and what a forward asks of it."""
 
-    flops_per_image: int = described(
-        "Floating-point operations of one image's forward by torch's formulas (products and "
-        "convolutions, a multiplication and an addition each counting one)."
-    )
-    bytes_per_image: int = described(
-        "Bytes that the operators of an fp32 forward read and write for one image, each from and "
-        "to memory, without the weights."
-    )
-    bytes_per_s: float | None = described(
-        "Memory bandwidth: bytes read and written by a plain copy, per second; null where not "
-        "measured."
-    )
-    precisions: tuple[PrecisionLimit, ...] = described("One entry per precision that was measured.")
-    bound: Bound | None = described(
-        "What holds back a stream of images through the main mode's best batch: 'transfer' where "
-        "images reach the device more slowly than it computes, else that row's bound."
-    )
-    summary: str = described("Utilization and bound of the best batch in a sentence.")
-    measuring_ms: float = described("What measuring the limit cost, in ms.")
+    # Floating-point operations of one image's forward by torch's formulas (products and
+    # convolutions, a multiplication and an addition each counting one).
+    flops_per_image: int
+    # Bytes that the operators of an fp32 forward read and write for one image, each from and to
+    # memory, without the weights.
+    bytes_per_image: int
+    # Memory bandwidth: bytes read and written by a plain copy, per second; null where not measured.
+    bytes_per_s: float | None
+    precisions: tuple[PrecisionLimit, ...]  # One entry per precision that was measured.
+    # What holds back a stream of images through the main mode's best batch: 'transfer' where images
+    # reach the device more slowly than it computes, else that row's bound.
+    bound: Bound | None
+    summary: str  # Utilization and bound of the best batch in a sentence.
+    measuring_ms: float  # What measuring the limit cost, in ms.
 
 
-@record_type
+@dataclass(frozen=True)
 class LadderRow:
     """One mode: its speed, what it costs, and its error against the fp32 CPU reference."""
 
-    mode: str = described("PRECISION-ATTENTION and what --modes appends to it, such as -graph.")
-    dtype: str = described("Compute type: fp32, bf16 or fp16.")
-    strict_fp32: bool = described("Whether HF32 and TF32 were off.")
-    attention: str = described("sdpa or eager.")
-    graph: bool = described("Whether the forward was captured and replayed.")
-    latency: Latency = described("At batch 1.")
-    throughput: tuple[ThroughputRow, ...] = described("The sweep over the batch sizes.")
-    best_throughput_ips: float | None = described("Most images per second in the sweep.")
-    best_batch_size: int | None = described("The batch size that gave it.")
-    memory: Memory = described("Peaks over this mode.")
-    verdict: CheckVerdict = described("'FAIL' where the check of any of its rows fails.")
-    within_published_limits: bool = described("Whether every row keeps 1 % and 0.999.")
-    relative_error: float | None = described(
-        "The largest of its rows' checks; null where a value is not finite."
-    )
-    cosine_similarity: float | None = described(
-        "The smallest of its rows' checks; null where a value is not finite."
-    )
-    max_abs_diff: float | None = described(
-        "The largest of its rows' checks; null where a value is not finite."
-    )
-    bits_equal_eager: bool | None = described(
-        "Whether a replay's features equal the eager forward's to the last bit, for two images; "
-        "null without graph capture."
-    )
-    channels_last: bool = described(
-        "Whether images and convolution weights lay with the channels innermost.", default=False
-    )
-    compiled: bool = described("Whether torch.compile made its code.", default=False)
-    fast_math: bool = described(
-        "Whether oneDNN rounded the inputs of fp32 products to bf16.", default=False
-    )
-    compile_ms: float | None = described(
-        "The first call at batch 1, in which torch.compile works, in ms, beside what is timed; "
-        "null without it.",
-        default=None,
-    )
-    utilization: float | None = described(
-        "At batch 1, as in the sweep's rows; null where not measured.", default=None
-    )
-    bound: Bound | None = described("At batch 1, the same.", default=None)
+    mode: str  # PRECISION-ATTENTION and what --modes appends to it, such as -graph.
+    dtype: str  # Compute type: fp32, bf16 or fp16.
+    strict_fp32: bool  # Whether HF32 and TF32 were off.
+    attention: str  # sdpa or eager.
+    graph: bool  # Whether the forward was captured and replayed.
+    latency: Latency  # At batch 1.
+    throughput: tuple[ThroughputRow, ...]  # The sweep over the batch sizes.
+    best_throughput_ips: float | None  # Most images per second in the sweep.
+    best_batch_size: int | None  # The batch size that gave it.
+    memory: Memory  # Peaks over this mode.
+    verdict: CheckVerdict  # 'FAIL' where the check of any of its rows fails.
+    within_published_limits: bool  # Whether every row keeps 1 % and 0.999.
+    # The largest of its rows' checks; null where a value is not finite.
+    relative_error: float | None
+    # The smallest of its rows' checks; null where a value is not finite.
+    cosine_similarity: float | None
+    max_abs_diff: float | None  # The largest of its rows' checks; null where a value is not finite.
+    # Whether a replay's features equal the eager forward's to the last bit, for two images; null
+    # without graph capture.
+    bits_equal_eager: bool | None
+    # Whether images and convolution weights lay with the channels innermost.
+    channels_last: bool = False
+    compiled: bool = False  # Whether torch.compile made its code.
+    fast_math: bool = False  # Whether oneDNN rounded the inputs of fp32 products to bf16.
+    # The first call at batch 1, in which torch.compile works, in ms, beside what is timed; null
+    # without it.
+    compile_ms: float | None = None
+    utilization: float | None = None  # At batch 1, as in the sweep's rows; null where not measured.
+    bound: Bound | None = None  # At batch 1, the same.
 
 
-@record_type
+@dataclass(frozen=True)
 class SkippedMode:
     """A mode that was asked for and not measured."""
 
-    mode: str = described("Its name.")
-    reason: str = described("Why it was not measured.")
+    mode: str  # Its name.
+    reason: str  # Why it was not measured.
 
 
-@record_type
+@dataclass(frozen=True)
 class RankLatency:
     """One rank of torchrun: its device, and its batch-1 latency beside the other ranks."""
 
-    rank: int = described("Number of the process.")
-    host: str = described("Name of its host.")
-    torch_device: str = described("Its device, as torch prints it.")
-    name: str = described("The chip's or processor's name.")
-    latency: Statistics = described("At batch 1.")
+    rank: int  # Number of the process.
+    host: str  # Name of its host.
+    torch_device: str  # Its device, as torch prints it.
+    name: str  # The chip's or processor's name.
+    latency: Statistics  # At batch 1.
 
 
-@record_type
+@dataclass(frozen=True)
 class ScalingRow:
     """One batch size on all ranks at once."""
 
-    batch_size: int = described("Images in the batch of each rank.")
-    alone_throughput_ips: float = described("Rank 0's, while the other ranks wait.")
-    rank_throughput_ips: tuple[float, ...] = described("Each rank's own, all working at once.")
-    total_throughput_ips: float = described(
-        "All ranks' images over the time from the common start to the end of the last rank."
-    )
-    scaling_efficiency: float = described(
-        "total_throughput_ips over the number of ranks times alone_throughput_ips."
-    )
+    batch_size: int  # Images in the batch of each rank.
+    alone_throughput_ips: float  # Rank 0's, while the other ranks wait.
+    rank_throughput_ips: tuple[float, ...]  # Each rank's own, all working at once.
+    # All ranks' images over the time from the common start to the end of the last rank.
+    total_throughput_ips: float
+    # total_throughput_ips over the number of ranks times alone_throughput_ips.
+    scaling_efficiency: float
 
 
-@record_type
+@dataclass(frozen=True)
 class Ranks:
     """The run on all devices."""
 
-    world_size: int = described("Number of ranks.")
-    ranks: tuple[RankLatency, ...] = described("One entry per rank.")
-    throughput: tuple[ScalingRow, ...] = described("One row per batch size.")
+    world_size: int  # Number of ranks.
+    ranks: tuple[RankLatency, ...]  # One entry per rank.
+    throughput: tuple[ScalingRow, ...]  # One row per batch size.
 
 
-@record_type
+@dataclass(frozen=True)
 class Comparison:
     """One figure beside the baseline's."""
 
-    name: str = described("What is compared.")
-    old_ms: float = described("The baseline's median, in ms.")
-    new_ms: float = described("This run's median, in ms.")
-    ratio: float = described("new_ms over old_ms.")
-    noise_ms: float = described("Noise of the two runs together, in ms: their spreads' root sum.")
-    status: MetricStatus = described(
-        "'same' within the noise; 'regression' slower by more than the limit and the noise."
-    )
+    name: str  # What is compared.
+    old_ms: float  # The baseline's median, in ms.
+    new_ms: float  # This run's median, in ms.
+    ratio: float  # new_ms over old_ms.
+    noise_ms: float  # Noise of the two runs together, in ms: their spreads' root sum.
+    # 'same' within the noise; 'regression' slower by more than the limit and the noise.
+    status: MetricStatus
 
 
-@record_type
+@dataclass(frozen=True)
 class Regression:
     """The comparison with an earlier record."""
 
-    baseline: str = described("Path of the earlier record.")
-    baseline_started_at: str = described("When it was made.")
-    max_regression_percent: float = described("The limit.")
-    comparisons: tuple[Comparison, ...] = described("Every figure that both records have.")
-    passed: bool = described("Whether nothing regressed.")
+    baseline: str  # Path of the earlier record.
+    baseline_started_at: str  # When it was made.
+    max_regression_percent: float  # The limit.
+    comparisons: tuple[Comparison, ...]  # Every figure that both records have.
+    passed: bool  # Whether nothing regressed.
 
 
-@record_type
+@dataclass(frozen=True)
 class ProfiledOperator:
     """One operator in the profile."""
 
-    name: str = described("As torch names it, or the kernel on an NPU and in a graph.")
-    share: float = described("Of the time of all operators.")
-    calls: float = described("In one forward.")
-    time_ms: float = described("In one forward, without the operators that it calls, in ms.")
+    name: str  # As torch names it, or the kernel on an NPU and in a graph.
+    share: float  # Of the time of all operators.
+    calls: float  # In one forward.
+    time_ms: float  # In one forward, without the operators that it calls, in ms.
 
 
-@record_type
+@dataclass(frozen=True)
 class Profile:
     """Where the time of some forwards of the main mode goes, at batch 1, under a profiler."""
 
-    profiler: Literal["torch.profiler", "torch_npu.profiler"] = described("What looked.")
-    side: Literal["device", "host"] = described(
-        "Whether the operators' times are the device's, or the host's: on the CPU, and where "
-        "nothing is known of the device."
-    )
-    forwards: int = described("How many were profiled.")
-    batch_size: int = described("Images in the batch.")
-    wall_ms: float = described("One of them by the clock, profiled, in ms.")
-    profiled_ms: float | None = described(
-        "The same by the profiler: all it saw of the host; null for torch_npu.profiler."
-    )
-    operators_ms: float = described("In operators, of one forward, in ms.")
-    busy_share: float = described(
-        "Of wall_ms, in which the device computed; the host in operators where side is 'host'."
-    )
-    launches_per_forward: float | None = described(
-        "Kernels that the device was given for one forward, 1 for a graph; null where side is "
-        "'host'."
-    )
-    operators: tuple[ProfiledOperator, ...] = described("The ten that take longest.")
-    problem: str | None = described("Why nothing is known of the device; else null.")
+    profiler: Literal["torch.profiler", "torch_npu.profiler"]  # What looked.
+    # Whether the operators' times are the device's, or the host's: on the CPU, and where nothing is
+    # known of the device.
+    side: Literal["device", "host"]
+    forwards: int  # How many were profiled.
+    batch_size: int  # Images in the batch.
+    wall_ms: float  # One of them by the clock, profiled, in ms.
+    # The same by the profiler: all it saw of the host; null for torch_npu.profiler.
+    profiled_ms: float | None
+    operators_ms: float  # In operators, of one forward, in ms.
+    # Of wall_ms, in which the device computed; the host in operators where side is 'host'.
+    busy_share: float
+    # Kernels that the device was given for one forward, 1 for a graph; null where side is 'host'.
+    launches_per_forward: float | None
+    operators: tuple[ProfiledOperator, ...]  # The ten that take longest.
+    problem: str | None  # Why nothing is known of the device; else null.
 
 
-@record_type
+@dataclass(frozen=True)
 class BenchmarkResults:
     """What benchmark.py found."""
 
-    mode: str = described("The mode of latency, throughput, phases and memory.")
-    latency: Latency | None = described("At batch 1; null where Ctrl-C came before it.")
-    throughput: tuple[ThroughputRow, ...] = described("The sweep over the batch sizes.")
-    phases: Phases = described("Where the time goes.")
-    memory: Memory = described("Peaks of the main mode.")
-    harness: Harness | None = described("The measuring itself; null where Ctrl-C came first.")
-    ladder: tuple[LadderRow, ...] = described("One row per mode; empty without --modes.")
-    skipped_modes: tuple[SkippedMode, ...] = described("Modes that the device does not have.")
-    fastest_passing_mode: str | None = described(
-        "The mode of the ladder with the lowest batch-1 median of those that pass."
-    )
-    fastest_published_mode: str | None = described(
-        "The same of those that keep the published 1 % and 0.999."
-    )
-    ranks: Ranks | None = described("All devices under torchrun; null with one process.")
-    scaling_efficiency: float | None = described(
-        "Of the batch size with the highest total throughput; null with one process."
-    )
-    regression: Regression | None = described("The comparison; null without --baseline.")
-    fastest_passing_command: str | None = described(
-        "The command that runs fastest_passing_mode as this run did; null without one.",
-        default=None,
-    )
-    profile: Profile | None = described(
-        "Where a forward's time goes; null without --profile.", default=None
-    )
-    limit: Limit | None = described(
-        "What the device reaches; null in older records, with Ctrl-C and where it failed.",
-        default=None,
-    )
+    mode: str  # The mode of latency, throughput, phases and memory.
+    latency: Latency | None  # At batch 1; null where Ctrl-C came before it.
+    throughput: tuple[ThroughputRow, ...]  # The sweep over the batch sizes.
+    phases: Phases  # Where the time goes.
+    memory: Memory  # Peaks of the main mode.
+    harness: Harness | None  # The measuring itself; null where Ctrl-C came first.
+    ladder: tuple[LadderRow, ...]  # One row per mode; empty without --modes.
+    skipped_modes: tuple[SkippedMode, ...]  # Modes that the device does not have.
+    # The mode of the ladder with the lowest batch-1 median of those that pass.
+    fastest_passing_mode: str | None
+    fastest_published_mode: str | None  # The same of those that keep the published 1 % and 0.999.
+    ranks: Ranks | None  # All devices under torchrun; null with one process.
+    # Of the batch size with the highest total throughput; null with one process.
+    scaling_efficiency: float | None
+    regression: Regression | None  # The comparison; null without --baseline.
+    # The command that runs fastest_passing_mode as this run did; null without one.
+    fastest_passing_command: str | None = None
+    profile: Profile | None = None  # Where a forward's time goes; null without --profile.
+    # What the device reaches; null in older records, with Ctrl-C and where it failed.
+    limit: Limit | None = None
 
 
-@whole_record
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkRecord(Record):
     """One run of benchmark.py."""
 
-    script: Literal["benchmark"] = described("The script that ran.", default="benchmark")
-    results: BenchmarkResults = described("What came out.")
+    script: Literal["benchmark"] = "benchmark"  # The script that ran.
+    results: BenchmarkResults  # What came out.
 
 
 # ---- accuracy.json -------------------------------------------------------------------------------
 
 
-@record_type
+@dataclass(frozen=True)
 class LimitsInfo:
     """The limits that were applied."""
 
-    arithmetic: str = described("Row of the limits' table: fp32, hf32, tf32, bf16 or fp16.")
-    relative_error: float = described("The whole vector's relative error must be below this.")
-    cosine: float = described("The whole vector's cosine must be above this.")
-    token_relative_error: float = described("Every token's relative error must be below this.")
-    operator_error: float = described(
-        "An operator's own result that is this far off, and unexplained, is wrong."
-    )
-    rope_and_norm_error: float = described(
-        "The same for RoPE and norms before which all in the block is explained."
-    )
-    operator_token_error: float = described("The same for one token of any operator's result.")
-    budget_factor: float = described(
-        "An error counts as explained up to this many times what the arithmetic explains."
-    )
-    reason: str = described("Why these limits.")
+    arithmetic: str  # Row of the limits' table: fp32, hf32, tf32, bf16 or fp16.
+    relative_error: float  # The whole vector's relative error must be below this.
+    cosine: float  # The whole vector's cosine must be above this.
+    token_relative_error: float  # Every token's relative error must be below this.
+    # An operator's own result that is this far off, and unexplained, is wrong.
+    operator_error: float
+    # The same for RoPE and norms before which all in the block is explained.
+    rope_and_norm_error: float
+    operator_token_error: float  # The same for one token of any operator's result.
+    # An error counts as explained up to this many times what the arithmetic explains.
+    budget_factor: float
+    reason: str  # Why these limits.
 
 
-@record_type
+@dataclass(frozen=True)
 class TokenPlace:
     """One token: where it is and how wrong."""
 
-    token: int = described("Position among the tokens, from 0.")
-    kind: Literal["CLS", "register", "patch", "vector"] = described(
-        "What it is; 'vector' for a model or tensor without tokens."
-    )
-    row: int | None = described("Row of the patch, from 0 at the top; null for other tokens.")
-    column: int | None = described("Column of the patch, from 0 at the left; null for others.")
-    relative_error: float | None = described("Of this token; null where it is not finite.")
-    cosine: float | None = described("Of this token; null where it is not finite.")
+    token: int  # Position among the tokens, from 0.
+    # What it is; 'vector' for a model or tensor without tokens.
+    kind: Literal["CLS", "register", "patch", "vector"]
+    row: int | None  # Row of the patch, from 0 at the top; null for other tokens.
+    column: int | None  # Column of the patch, from 0 at the left; null for others.
+    relative_error: float | None  # Of this token; null where it is not finite.
+    cosine: float | None  # Of this token; null where it is not finite.
 
 
-@record_type
+@dataclass(frozen=True)
 class Percentile:
     """One percentile of the tokens' relative errors."""
 
-    percent: float = described("Share of the tokens with at most this error, in percent.")
-    relative_error: float | None = described("The error, by linear interpolation.")
+    percent: float  # Share of the tokens with at most this error, in percent.
+    relative_error: float | None  # The error, by linear interpolation.
 
 
-@record_type
+@dataclass(frozen=True)
 class PartAccuracy:
     """One part of the tokens as one vector."""
 
-    part: Literal["CLS", "registers", "patches"] = described("Which tokens.")
-    relative_error: float | None = described("Device against the reference; null: not finite.")
-    cosine: float | None = described("Device against the reference; null: not finite.")
-    fp64_relative_error: float | None = described("Device's relative error against fp64.")
-    cpu_fp64_relative_error: float | None = described("CPU fp32's relative error against fp64.")
+    part: Literal["CLS", "registers", "patches"]  # Which tokens.
+    relative_error: float | None  # Device against the reference; null: not finite.
+    cosine: float | None  # Device against the reference; null: not finite.
+    fp64_relative_error: float | None  # Device's relative error against fp64.
+    cpu_fp64_relative_error: float | None  # CPU fp32's relative error against fp64.
 
 
-@record_type
+@dataclass(frozen=True)
 class TensorAccuracy:
     """One output tensor of the device beside its references."""
 
-    shape: tuple[int, ...] = described("Shape of the tensor.")
-    device: str = described("Device that computed it, as torch names it.")
-    relative_error: float | None = described(
-        "||device - reference|| / ||reference||; null where it is not finite."
-    )
-    relative_error_passed: bool = described("Whether it is below its limit.")
-    cosine: float | None = described("Cosine of device and reference; null: not finite.")
-    cosine_passed: bool = described("Whether it is above its limit.")
-    mse: float | None = described("Mean squared difference from the reference.")
-    max_abs_diff: float | None = described("Largest difference from the reference.")
-    passed: bool = described("Whether everything about this tensor is inside its limits.")
-    fp64_relative_error: float | None = described("The device's relative error against fp64.")
-    cpu_fp64_relative_error: float | None = described("The CPU's fp32 relative error against fp64.")
-    expected_error: float | None = described(
-        "Relative error against fp64 that the declared arithmetic explains, computed for these "
-        "weights and this image."
-    )
-    worst_token: TokenPlace = described("The token furthest from the reference.")
-    token_percentiles: tuple[Percentile, ...] = described("Of the tokens' relative errors.")
-    identical_bits: bool = described("Whether device and CPU fp32 agree to the last bit.")
+    shape: tuple[int, ...]  # Shape of the tensor.
+    device: str  # Device that computed it, as torch names it.
+    # ||device - reference|| / ||reference||; null where it is not finite.
+    relative_error: float | None
+    relative_error_passed: bool  # Whether it is below its limit.
+    cosine: float | None  # Cosine of device and reference; null: not finite.
+    cosine_passed: bool  # Whether it is above its limit.
+    mse: float | None  # Mean squared difference from the reference.
+    max_abs_diff: float | None  # Largest difference from the reference.
+    passed: bool  # Whether everything about this tensor is inside its limits.
+    fp64_relative_error: float | None  # The device's relative error against fp64.
+    cpu_fp64_relative_error: float | None  # The CPU's fp32 relative error against fp64.
+    # Relative error against fp64 that the declared arithmetic explains, computed for these weights
+    # and this image.
+    expected_error: float | None
+    worst_token: TokenPlace  # The token furthest from the reference.
+    token_percentiles: tuple[Percentile, ...]  # Of the tokens' relative errors.
+    identical_bits: bool  # Whether device and CPU fp32 agree to the last bit.
 
 
-@record_type
+@dataclass(frozen=True)
 class OperatorError:
     """One operator's own error, on the device's own input of its block."""
 
-    name: str = described("The module inside the block, with .input or .output.")
-    operator: str = described("Class of operator, for example attention, MLP, norm or RoPE.")
-    relative_error: float | None = described("Against fp64 on the same input; null: not finite.")
-    expected_error: float = described("The same figure of the declared arithmetic.")
-    token_error: float | None = described("Relative error of the worst token; null: not finite.")
-    expected_token_error: float = described("The declared arithmetic's worst token.")
-    times_limit: float | None = described(
-        "How many times its limit it is, above 1 unexplained; null where it is not finite."
-    )
-    token: int | None = described(
-        "Position of the worst token among all vectors of the result; null for a wrong shape."
-    )
+    name: str  # The module inside the block, with .input or .output.
+    operator: str  # Class of operator, for example attention, MLP, norm or RoPE.
+    relative_error: float | None  # Against fp64 on the same input; null: not finite.
+    expected_error: float  # The same figure of the declared arithmetic.
+    token_error: float | None  # Relative error of the worst token; null: not finite.
+    expected_token_error: float  # The declared arithmetic's worst token.
+    # How many times its limit it is, above 1 unexplained; null where it is not finite.
+    times_limit: float | None
+    # Position of the worst token among all vectors of the result; null for a wrong shape.
+    token: int | None
 
 
-@record_type
+@dataclass(frozen=True)
 class BlockAccuracy:
     """The error after one block, and the worst operator inside it."""
 
-    block: int = described("-1 the embedding, 0 and up the blocks, their number the final norm.")
-    name: str = described("The module's path in the model.")
-    relative_error: float | None = described(
-        "Device against fp64 after this block, everything before it included."
-    )
-    cpu_relative_error: float | None = described("CPU fp32 against fp64 after this block.")
-    expected_error: float = described("What the declared arithmetic explains after this block.")
-    explained: bool = described("Whether every operator of the block is explained by itself.")
-    sum_explained: bool = described(
-        "Whether the error after the block, with all that earlier blocks hand on, is explained."
-    )
-    worst_operator: OperatorError | None = described("The operator closest to or beyond its limit.")
-    worst_token: TokenPlace | None = described("The worst token of the block's output.")
+    block: int  # -1 the embedding, 0 and up the blocks, their number the final norm.
+    name: str  # The module's path in the model.
+    # Device against fp64 after this block, everything before it included.
+    relative_error: float | None
+    cpu_relative_error: float | None  # CPU fp32 against fp64 after this block.
+    expected_error: float  # What the declared arithmetic explains after this block.
+    explained: bool  # Whether every operator of the block is explained by itself.
+    # Whether the error after the block, with all that earlier blocks hand on, is explained.
+    sum_explained: bool
+    worst_operator: OperatorError | None  # The operator closest to or beyond its limit.
+    worst_token: TokenPlace | None  # The worst token of the block's output.
 
 
-@record_type
+@dataclass(frozen=True)
 class Cause:
     """One known cause, switched in --explain."""
 
-    cause: str = described("What was switched.")
-    where: Literal["device", "reference"] = described(
-        "'device': the device computed again; 'reference': the CPU imitated the cause."
-    )
-    relative_error: float | None = described(
-        "With the switch, of last_hidden_state: the device's error against fp64, or its distance "
-        "from the CPU that imitates the cause on top of the declared arithmetic."
-    )
-    before: float | None = described("The same figure without the switch.")
-    removes: float | None = described("Share of it that the switch removes, 0 to 1.")
-    note: str = described("Why it was not tried, or empty.")
+    cause: str  # What was switched.
+    # 'device': the device computed again; 'reference': the CPU imitated the cause.
+    where: Literal["device", "reference"]
+    # With the switch, of last_hidden_state: the device's error against fp64, or its distance from
+    # the CPU that imitates the cause on top of the declared arithmetic.
+    relative_error: float | None
+    before: float | None  # The same figure without the switch.
+    removes: float | None  # Share of it that the switch removes, 0 to 1.
+    note: str  # Why it was not tried, or empty.
 
 
-@record_type
+@dataclass(frozen=True)
 class ImageAccuracy:
     """One image of a folder."""
 
-    image: str = described("Path of the image.")
-    sha256: str = described("Of the image file's bytes.")
-    pooler_relative_error: float | None = described("pooler_output against the reference.")
-    pooler_cosine: float | None = described("pooler_output against the reference.")
-    relative_error: float | None = described("last_hidden_state against the reference.")
-    cosine: float | None = described("last_hidden_state against the reference.")
-    max_abs_diff: float | None = described("last_hidden_state against the reference.")
-    token_relative_error: float | None = described("Worst token of last_hidden_state.")
-    token: int = described("Which token that is.")
-    passed: bool = described("Whether the image is inside every limit.")
+    image: str  # Path of the image.
+    sha256: str  # Of the image file's bytes.
+    pooler_relative_error: float | None  # pooler_output against the reference.
+    pooler_cosine: float | None  # pooler_output against the reference.
+    relative_error: float | None  # last_hidden_state against the reference.
+    cosine: float | None  # last_hidden_state against the reference.
+    max_abs_diff: float | None  # last_hidden_state against the reference.
+    token_relative_error: float | None  # Worst token of last_hidden_state.
+    token: int  # Which token that is.
+    passed: bool  # Whether the image is inside every limit.
 
 
-@record_type
+@dataclass(frozen=True)
 class BrokenImage:
     """One file that could not be decoded."""
 
-    image: str = described("Path of the file.")
-    reason: str = described("What is wrong with it.")
+    image: str  # Path of the file.
+    reason: str  # What is wrong with it.
 
 
-@record_type
+@dataclass(frozen=True)
 class NeighbourAgreement:
     """Whether device and reference features find the same nearest images."""
 
-    images: int = described("Images compared with each other.")
-    top1: float | None = described("Share of images whose nearest neighbour is the same.")
-    top5: float | None = described("Mean share of the five nearest neighbours in common.")
+    images: int  # Images compared with each other.
+    top1: float | None  # Share of images whose nearest neighbour is the same.
+    top5: float | None  # Mean share of the five nearest neighbours in common.
 
 
-@record_type
+@dataclass(frozen=True)
 class FolderAccuracy:
     """A whole folder of images."""
 
-    images: int = described("Images that were compared.")
-    failed: int = described("Images beyond a limit.")
-    broken: tuple[BrokenImage, ...] = described("Files that were skipped; in the verdict's count.")
-    cached: int = described("CPU references taken from the disk.")
-    percentiles: tuple[Percentile, ...] = described("Of the images' last_hidden_state errors.")
-    worst: tuple[ImageAccuracy, ...] = described("The worst images, worst first.")
-    neighbours: NeighbourAgreement = described("Of pooler_output, by cosine.")
-    ranks: int = described("Processes that shared the work.")
+    images: int  # Images that were compared.
+    failed: int  # Images beyond a limit.
+    broken: tuple[BrokenImage, ...]  # Files that were skipped; in the verdict's count.
+    cached: int  # CPU references taken from the disk.
+    percentiles: tuple[Percentile, ...]  # Of the images' last_hidden_state errors.
+    worst: tuple[ImageAccuracy, ...]  # The worst images, worst first.
+    neighbours: NeighbourAgreement  # Of pooler_output, by cosine.
+    ranks: int  # Processes that shared the work.
 
 
-@record_type
+@dataclass(frozen=True)
 class ChipGelu:
     """The device's outputs with the chip's own form of GELU, which npu_patch replaces."""
 
-    form: str = described("The form: tanh, or that it is none of the known ones.")
-    pooler_relative_error: float | None = described("pooler_output against the reference.")
-    relative_error: float | None = described("last_hidden_state against the reference.")
+    form: str  # The form: tanh, or that it is none of the known ones.
+    pooler_relative_error: float | None  # pooler_output against the reference.
+    relative_error: float | None  # last_hidden_state against the reference.
 
 
-@record_type
+@dataclass(frozen=True)
 class FeaturesFile:
     """A safetensors file with the device's features of the judged images, unsigned."""
 
-    file: str = described("Its path; beside the record where the run wrote it.")
-    sha256: str = described("Of its bytes.")
-    device: str = described("What computed the features, as the file says.")
-    declared: str = described("The arithmetic that it was found to compute in, as the file says.")
-    images: int = described("How many images' features it holds.")
-    reviewed: bool = described(
-        "Whether these features were judged by --features, and no device has run."
-    )
+    file: str  # Its path; beside the record where the run wrote it.
+    sha256: str  # Of its bytes.
+    device: str  # What computed the features, as the file says.
+    declared: str  # The arithmetic that it was found to compute in, as the file says.
+    images: int  # How many images' features it holds.
+    reviewed: bool  # Whether these features were judged by --features, and no device has run.
 
 
-@record_type
+@dataclass(frozen=True)
 class FeaturesComparison:
     """The judged features beside another device's, of the same weights and pixels."""
 
-    features: FeaturesFile = described("The other device's.")
-    limits: LimitsInfo = described("The limits of the coarser one of the two arithmetics.")
-    failed: int = described("Images beyond a limit.")
-    worst: tuple[ImageAccuracy, ...] = described("The images furthest apart, furthest first.")
+    features: FeaturesFile  # The other device's.
+    limits: LimitsInfo  # The limits of the coarser one of the two arithmetics.
+    failed: int  # Images beyond a limit.
+    worst: tuple[ImageAccuracy, ...]  # The images furthest apart, furthest first.
 
 
-@record_type
+@dataclass(frozen=True)
 class CoverageCell:
     """One batch size, input size and mode, on different images, held against the CPU."""
 
-    mode: str = described("PRECISION-ATTENTION, with -graph where it was captured.")
-    batch_size: int = described("Images in the batch.")
-    rows: int = described("Of the input, in pixels.")
-    columns: int = described("Of the input, in pixels.")
-    images: int = described("How many different images the batch holds.")
-    relative_error: float | None = described(
-        "The largest of all images and both outputs; null where it is not finite or not measured."
-    )
-    cosine: float | None = described("The smallest of them; the same.")
-    token_relative_error: float | None = described("The worst token of them; the same.")
-    expected_error: float | None = described(
-        "What the arithmetic explains beside the CPU's own error; of the run's own image without "
-        "--coverage, of the cell's first image with it."
-    )
-    passed: bool = described("Whether every image is inside every limit.")
-    reason: str | None = described("Why it is not, for the first image; null where it is.")
+    mode: str  # PRECISION-ATTENTION, with -graph where it was captured.
+    batch_size: int  # Images in the batch.
+    rows: int  # Of the input, in pixels.
+    columns: int  # Of the input, in pixels.
+    images: int  # How many different images the batch holds.
+    # The largest of all images and both outputs; null where it is not finite or not measured.
+    relative_error: float | None
+    cosine: float | None  # The smallest of them; the same.
+    token_relative_error: float | None  # The worst token of them; the same.
+    # What the arithmetic explains beside the CPU's own error; of the run's own image without
+    # --coverage, of the cell's first image with it.
+    expected_error: float | None
+    passed: bool  # Whether every image is inside every limit.
+    reason: str | None  # Why it is not, for the first image; null where it is.
 
 
-@record_type
+@dataclass(frozen=True)
 class SoakBatch:
     """One batch size of a soak."""
 
-    batch_size: int = described("Images in the batch.")
-    forwards: int = described("How often it was computed.")
-    distinct_results: int = described("How many different results it gave, by their bits.")
-    early_ms: float | None = described("Median wall-clock time of its first 25 forwards, in ms.")
-    late_ms: float | None = described("The same of its last 25; null before there are more.")
-    drift: float | None = described("late_ms over early_ms, less 1; null where unknown.")
+    batch_size: int  # Images in the batch.
+    forwards: int  # How often it was computed.
+    distinct_results: int  # How many different results it gave, by their bits.
+    early_ms: float | None  # Median wall-clock time of its first 25 forwards, in ms.
+    late_ms: float | None  # The same of its last 25; null before there are more.
+    drift: float | None  # late_ms over early_ms, less 1; null where unknown.
 
 
-@record_type
+@dataclass(frozen=True)
 class SoakDeviation:
     """The first forward of a soak whose bits differ from the same batch's first one."""
 
-    forward: int = described("Its number in the soak, from 1.")
-    at: str = described("When it was, ISO 8601 with offset from UTC.")
-    after_s: float = described("Seconds since the soak began.")
-    batch_size: int = described("Images in its batch.")
-    tensor: str = described("pooler_output or last_hidden_state: where it differs most.")
-    image: int = described("Place in the batch where it differs most, from 0.")
-    token: int | None = described("Token where it differs most; null in pooler_output.")
-    largest_difference: float | None = described("Absolute; null where a value is not finite.")
-    passed: bool = described("Whether it is inside the limits all the same.")
+    forward: int  # Its number in the soak, from 1.
+    at: str  # When it was, ISO 8601 with offset from UTC.
+    after_s: float  # Seconds since the soak began.
+    batch_size: int  # Images in its batch.
+    tensor: str  # pooler_output or last_hidden_state: where it differs most.
+    image: int  # Place in the batch where it differs most, from 0.
+    token: int | None  # Token where it differs most; null in pooler_output.
+    largest_difference: float | None  # Absolute; null where a value is not finite.
+    passed: bool  # Whether it is inside the limits all the same.
 
 
-@record_type
+@dataclass(frozen=True)
 class Soak:
     """The same inputs again and again, in changing batch sizes."""
 
-    seconds: float = described("How long it took.")
-    forwards: int = described("How many there were, each followed by a known answer.")
-    beyond_limits: int = described("How many of them were beyond a limit.")
-    end: SoakEnd = described("'complete' as asked for, 'interrupted' by Ctrl-C, or a device error.")
-    reason: str | None = described("The first wrong result or the device's error; else null.")
-    first_deviation: SoakDeviation | None = described("Null where all bits are the same.")
-    batches: tuple[SoakBatch, ...] = described("One entry per batch size.")
-    early_host_peak_bytes: int | None = described(
-        "Most resident memory of the process after two rounds; null where unknown."
-    )
-    host_peak_bytes: int | None = described("The same at the end: flat where both are alike.")
-    early_device_peak_bytes: int | None = described(
-        "Most device memory that tensors held in two rounds; null for the CPU.", default=None
-    )
-    device_peak_bytes: int | None = described("The same in all of them.", default=None)
+    seconds: float  # How long it took.
+    forwards: int  # How many there were, each followed by a known answer.
+    beyond_limits: int  # How many of them were beyond a limit.
+    end: SoakEnd  # 'complete' as asked for, 'interrupted' by Ctrl-C, or a device error.
+    reason: str | None  # The first wrong result or the device's error; else null.
+    first_deviation: SoakDeviation | None  # Null where all bits are the same.
+    batches: tuple[SoakBatch, ...]  # One entry per batch size.
+    # Most resident memory of the process after two rounds; null where unknown.
+    early_host_peak_bytes: int | None
+    host_peak_bytes: int | None  # The same at the end: flat where both are alike.
+    # Most device memory that tensors held in two rounds; null for the CPU.
+    early_device_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None  # The same in all of them.
 
 
-@record_type
+@dataclass(frozen=True)
 class AccuracyResults:
     """What accuracy.py found; of the worst image where there is a folder."""
 
-    verdict: str = described("The verdict as it is printed.")
-    outcome: OutcomeName = described("The verdict for programs.")
-    reasons: tuple[str, ...] = described("Why it failed, or what is unexplained; else empty.")
-    image: str = described("The image that the figures below belong to.")
-    source: str = described("Where the weights come from; 'random' means no real features.")
-    reference: Literal["CPU fp32", "CPU fp64"] = described(
-        "What the device is held against; fp64 where the device itself is the CPU."
-    )
-    declared: str = described("The arithmetic that the device declares, in words.")
-    limits: LimitsInfo = described("The limits that were applied.")
-    pooler_output: TensorAccuracy = described("The pooled feature.")
-    last_hidden_state: TensorAccuracy = described("All tokens.")
-    parts: tuple[PartAccuracy, ...] = described("CLS, registers and patches apart.")
-    blocks: tuple[BlockAccuracy, ...] = described("In the order of execution.")
-    first_unexplained_block: int | None = described(
-        "-1 the embedding, 0 and up the blocks, their number the final norm, null none."
-    )
-    first_unexplained_operator: OperatorError | None = described(
-        "The first operator inside that block beyond its limit; null where there is none."
-    )
-    chip_gelu: ChipGelu | None = described(
-        "The outputs with the chip's own GELU; null where it is the form that was asked for."
-    )
-    explain: tuple[Cause, ...] = described("Known causes switched one by one; --explain only.")
-    folder: FolderAccuracy | None = described("The whole folder; null for a single image.")
-    features: FeaturesFile | None = described(
-        "Where the device's features of the judged images are; null in older records.",
-        default=None,
-    )
-    against: FeaturesComparison | None = described(
-        "The features beside another device's; --against only.", default=None
-    )
-    coverage: tuple[CoverageCell, ...] = described(
-        "Other batch sizes, input sizes and modes: a small set, all of them with --coverage.",
-        default=(),
-    )
-    soak: Soak | None = described("The same inputs again and again; --soak only.", default=None)
+    verdict: str  # The verdict as it is printed.
+    outcome: OutcomeName  # The verdict for programs.
+    reasons: tuple[str, ...]  # Why it failed, or what is unexplained; else empty.
+    image: str  # The image that the figures below belong to.
+    source: str  # Where the weights come from; 'random' means no real features.
+    # What the device is held against; fp64 where the device itself is the CPU.
+    reference: Literal["CPU fp32", "CPU fp64"]
+    declared: str  # The arithmetic that the device declares, in words.
+    limits: LimitsInfo  # The limits that were applied.
+    pooler_output: TensorAccuracy  # The pooled feature.
+    last_hidden_state: TensorAccuracy  # All tokens.
+    parts: tuple[PartAccuracy, ...]  # CLS, registers and patches apart.
+    blocks: tuple[BlockAccuracy, ...]  # In the order of execution.
+    # -1 the embedding, 0 and up the blocks, their number the final norm, null none.
+    first_unexplained_block: int | None
+    # The first operator inside that block beyond its limit; null where there is none.
+    first_unexplained_operator: OperatorError | None
+    # The outputs with the chip's own GELU; null where it is the form that was asked for.
+    chip_gelu: ChipGelu | None
+    explain: tuple[Cause, ...]  # Known causes switched one by one; --explain only.
+    folder: FolderAccuracy | None  # The whole folder; null for a single image.
+    # Where the device's features of the judged images are; null in older records.
+    features: FeaturesFile | None = None
+    # The features beside another device's; --against only.
+    against: FeaturesComparison | None = None
+    # Other batch sizes, input sizes and modes: a small set, all of them with --coverage.
+    coverage: tuple[CoverageCell, ...] = ()
+    soak: Soak | None = None  # The same inputs again and again; --soak only.
 
 
-@whole_record
+@dataclass(frozen=True, kw_only=True)
 class AccuracyRecord(Record):
     """One run of accuracy.py."""
 
-    script: Literal["accuracy"] = described("The script that ran.", default="accuracy")
-    results: AccuracyResults = described("What came out.")
+    script: Literal["accuracy"] = "accuracy"  # The script that ran.
+    results: AccuracyResults  # What came out.
 
 
 # ---- Writing and decoding ------------------------------------------------------------------------
@@ -1144,17 +998,30 @@ def schema(record: type[Record]) -> dict[str, Any]:
     parts = json.loads(json.dumps(parts))  # a default that is a tuple is a list there
     types = {kind.__name__: kind for kind in _dataclasses_in(record)}
     for name, part in parts.items():
-        fields = {field.name: field for field in dataclasses.fields(types[name])}
+        comments = _comments(types[name])
         part["properties"] = {
-            key: {"description": fields[key].metadata["description"], **part["properties"][key]}
-            for key in fields
+            key: {"description": comments[key], **part["properties"][key]} for key in comments
         }
-        part |= {"required": list(fields), "additionalProperties": False}
+        part |= {"required": list(comments), "additionalProperties": False}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **parts.pop(record.__name__),
         "$defs": dict(sorted(parts.items())),
     }
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Return the comment on each field of a dataclass, inherited ones first."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in (
+        line for base in kind.mro()[-2::-1] for line in inspect.getsource(base).split("\n")
+    ):
+        if field := re.match(r"    (\w+): [^#]+?(?:  # (.+))?$", line):
+            found[field[1]] = field[2] or " ".join(above)
+        comment = re.match(r"    # (.+)", line)
+        above = [*above, comment[1]] if comment else []
+    return found
 
 
 def _dataclasses_in(kind: Any) -> Iterator[type]:  # noqa: ANN401 - a type or a part of an annotation
