@@ -60,24 +60,19 @@ class Environment:
     platform: str  # Operating system and machine type.
     cpu: str  # The processor's name.
     cpu_threads: int  # Threads that torch uses within one operator.
-    # Cores that this process may use, as 0-7,16; null where the system does not say.
-    cpu_affinity: str | None
+    cpu_affinity: str | None  # Cores that this process may use, as 0-7,16; null if unknown.
     numa_nodes: tuple[int, ...]  # NUMA nodes of these cores; empty where unknown.
-    # Processes that npu-smi or nvidia-smi lists on the host's devices, this one among them; null
-    # where unknown.
+    # Processes on the host's devices, this one too, by npu-smi or nvidia-smi; null where unknown.
     device_processes: int | None
     # Commit of the kit, with '+dirty' where files outside output/ differ; null outside a checkout.
     git_commit: str | None
     command: tuple[str, ...]  # The command line.
-    # Environment variables, of those that change results or speed, that were set.
-    variables: dict[str, str]
-    # Hash of the host's name and machine-id, alike in the records of one host; null in older
-    # records.
+    variables: dict[str, str]  # Those set that change results or speed.
+    # Hash of the host's name and machine-id: tells hosts apart; null in older records.
     host_id: str | None = None
     # Public address that the kit's checkout is a clone of, without credentials; null for none.
     git_origin: str | None = None
-    # Path of the libascendcl.so that was loaded; null without CANN.
-    cann_library: str | None = None
+    cann_library: str | None = None  # Path of the loaded libascendcl.so; null without CANN.
 
 
 @dataclass(frozen=True)
@@ -96,8 +91,7 @@ class OperatorArithmetic:
     asked: str  # What was asked for: a data type, hf32, tf32, or a form of GELU.
     found: str  # The documented arithmetic that it meets, or that it is none of them.
     nearest: str  # The documented arithmetic that comes nearest.
-    # Relative distance from the nearest (GELU: in distances of its two forms); null where it is not
-    # finite.
+    # Relative distance from the nearest (GELU: in distances of its two forms); null: not finite.
     residual: float | None
     tolerance: float  # Up to this residual it is that arithmetic.
 
@@ -125,19 +119,15 @@ class DeviceInfo:
     # arithmetic or the run is not in fp32.
     matmul_fp32: Products
     convolution_fp32: Products  # The same of fp32 convolutions.
-    # What it computes in, measured; null for the CPU, which computes as it is set.
-    arithmetic: DeviceArithmetic | None
+    arithmetic: DeviceArithmetic | None  # What it computes in, measured; null for the CPU.
     # Operators that the NPU back end handed to the CPU during the run; null where a variable
     # silences its messages, so that nobody knows.
     cpu_fallbacks: tuple[str, ...] | None
-    # Whether torch_npu compiles operators at run time; null where unknown and off an NPU.
-    jit_compile: bool | None
-    # Whether torch_npu may lay tensors out in formats of its own; the same.
-    internal_format: bool | None
+    jit_compile: bool | None  # Whether operators compile at run time; null: unknown or no NPU.
+    internal_format: bool | None  # Whether torch_npu may use tensor formats of its own; the same.
     memory_free_bytes: int | None  # Free device memory at the end; null for the CPU.
     memory_total_bytes: int | None  # Device memory in all; null for the CPU.
-    # Known-answer computations that the device passed, one after each phase.
-    known_answer_checks: int
+    known_answer_checks: int  # Known-answer computations passed, one after each phase.
 
 
 @dataclass(frozen=True)
@@ -216,8 +206,7 @@ class Repeats:
 
     forwards: int  # How many were compared with the first one.
     differing: int  # How many of these differ from it in at least one element.
-    # Largest absolute difference of an element; null where a value is not finite.
-    largest_difference: float | None
+    largest_difference: float | None  # Of an element, absolute; null where not finite.
 
 
 @dataclass(frozen=True)
@@ -272,16 +261,15 @@ class Statistics:
 class RowCheck:
     """Whether a row computed what it should, found outside its timed forwards."""
 
-    # 'SELF-CHECK' for a pass on the CPU; 'FAIL': the row's figures are no result.
-    verdict: CheckVerdict
+    verdict: CheckVerdict  # 'SELF-CHECK': a pass on the CPU; 'FAIL': its figures are no result.
     arithmetic: str  # Row of the limits' table that was applied.
     # Whether it keeps the published 1 % and 0.999 too, whatever its arithmetic's limits are.
     within_published_limits: bool
     # Images held against the fp32 model on the CPU: the batch's, all different up to eight, and a
     # second batch with each in another's place.
     images: int
-    # Largest relative error (L2) of an image's pooler_output or last_hidden_state; null where a
-    # value is not finite.
+    # Largest relative error (L2) of an image's pooler_output or last_hidden_state; null: not
+    # finite.
     relative_error: float | None
     token_relative_error: float | None  # The same of a single token.
     cosine_similarity: float | None  # The smallest cosine of these tensors.
@@ -296,8 +284,7 @@ class WarmUp:
     """The forwards before the timed ones."""
 
     iterations: int  # How many there were.
-    # Whether their last two windows agreed within 3 % or their noise, before the bound of 100
-    # forwards or 10 s.
+    # Whether their last two windows agreed within 3 % or noise, before 100 forwards or 10 s.
     steady: bool
     window: int  # Forwards in one window.
     samples_ms: tuple[float, ...]  # Wall-clock time of each, in ms.
@@ -310,8 +297,7 @@ class Latency(Statistics):
     batch_size: int  # Images in the batch.
     warm_up: WarmUp  # The forwards before the timed ones.
     check: RowCheck | None  # Whether they are right; null where Ctrl-C came before it.
-    # Median time between two events on the device's stream, in ms; null for the CPU.
-    device_p50_ms: float | None
+    device_p50_ms: float | None  # Median between two events on the device, in ms; null for the CPU.
     device_samples_ms: tuple[float, ...] | None  # Each of them, in ms.
     # Median time until the device has been given all of it, in ms: what a forward costs the host;
     # null for the CPU, which computes within the call.
@@ -323,11 +309,9 @@ class Latency(Statistics):
 class Memory:
     """Most memory in use at once."""
 
-    # Most resident memory of the process since it started; null where unknown.
-    host_peak_bytes: int | None
+    host_peak_bytes: int | None  # Most resident memory since the process began; null if unknown.
     device_peak_bytes: int | None  # Most that tensors held; null for the CPU.
-    # Most that torch took from the device; null for the CPU.
-    device_reserved_peak_bytes: int | None
+    device_reserved_peak_bytes: int | None  # Most that torch reserved; null for the CPU.
 
 
 @dataclass(frozen=True)
@@ -342,14 +326,11 @@ class ThroughputRow:
     # Images per second: batch_size over avg_latency_ms; null where not measured or failed.
     throughput_ips: float | None
     avg_latency_ms: float | None  # Mean wall-clock time of a synchronized forward.
-    # Images per second where the forwards are given one after the other and waited for once; null
-    # for the CPU and where not measured.
+    # Images per second of forwards that are waited for once; null for the CPU, or not measured.
     queued_throughput_ips: float | None
     latency: Latency | None  # All of its times; null where not measured.
-    # Most device memory that tensors held; null for the CPU and where not measured.
-    device_peak_bytes: int | None
-    # Least time that the device needs for the batch (limit) over avg_latency_ms; null where either
-    # was not measured.
+    device_peak_bytes: int | None  # Most that tensors held; null for the CPU, or not measured.
+    # Least time for the batch (limit) over avg_latency_ms; null where either was not measured.
     utilization: float | None = None
     bound: Bound | None = None  # What holds its forwards back; null where not measured.
 
@@ -366,12 +347,9 @@ class Phases:
     first_inference_ms: float | None
     warm_up_ms: float | None  # All warm-up forwards at batch 1, the first one too.
     steady_ms: float | None  # Median forward at batch 1 after the warm-up.
-    # Median time from decoded pixels to the model's input, one image, on the CPU.
-    preprocessing_ms: float | None
-    # Median time to copy one image's input to the device; null for the CPU.
-    host_to_device_ms: float | None
-    # Median time from the first image's file to its pixels; null in older records.
-    decode_ms: float | None = None
+    preprocessing_ms: float | None  # Median from decoded pixels to the model's input, on the CPU.
+    host_to_device_ms: float | None  # Median copy of one image to the device; null for the CPU.
+    decode_ms: float | None = None  # Median from a file to its pixels; null in older records.
     # Images per second of a stream from files, in which decode, preprocessing, copy and the forward
     # of the best batch each work on another image; on the CPU one after the other.
     pipeline_ips: float | None = None
@@ -397,8 +375,7 @@ class PrecisionLimit:
     """What the device reaches in one precision, in bare matrix products of the model's shapes."""
 
     precision: str  # fp32, strict-fp32, bf16, fp16 or fp32-fast-math.
-    # Most FLOP/s over the batch sizes that were tried; null where not measured.
-    flops_per_s: float | None
+    flops_per_s: float | None  # Most FLOP/s of the batch sizes tried; null where not measured.
     batch_size: int | None  # The batch size whose products reached it.
     weight_bytes: int  # Bytes of the parameters in this precision.
     # Least time for one image: the larger of FLOPs over flops_per_s and weight_bytes over
@@ -416,8 +393,7 @@ class Limit:
     # Floating-point operations of one image's forward by torch's formulas (products and
     # convolutions, a multiplication and an addition each counting one).
     flops_per_image: int
-    # Bytes that the operators of an fp32 forward read and write for one image, each from and to
-    # memory, without the weights.
+    # Bytes that an fp32 forward's operators read and write for one image, without the weights.
     bytes_per_image: int
     # Memory bandwidth: bytes read and written by a plain copy, per second; null where not measured.
     bytes_per_s: float | None
@@ -445,20 +421,15 @@ class LadderRow:
     memory: Memory  # Peaks over this mode.
     verdict: CheckVerdict  # 'FAIL' where the check of any of its rows fails.
     within_published_limits: bool  # Whether every row keeps 1 % and 0.999.
-    # The largest of its rows' checks; null where a value is not finite.
-    relative_error: float | None
-    # The smallest of its rows' checks; null where a value is not finite.
-    cosine_similarity: float | None
-    max_abs_diff: float | None  # The largest of its rows' checks; null where a value is not finite.
-    # Whether a replay's features equal the eager forward's to the last bit, for two images; null
-    # without graph capture.
+    relative_error: float | None  # The largest of its rows' checks; null where not finite.
+    cosine_similarity: float | None  # The smallest of its rows' checks; null: not finite.
+    max_abs_diff: float | None  # The largest of its rows' checks; null where not finite.
+    # Whether a replay's features are the eager forward's, bit by bit; null without a graph.
     bits_equal_eager: bool | None
-    # Whether images and convolution weights lay with the channels innermost.
-    channels_last: bool = False
+    channels_last: bool = False  # Whether images and convolution weights had channels innermost.
     compiled: bool = False  # Whether torch.compile made its code.
     fast_math: bool = False  # Whether oneDNN rounded the inputs of fp32 products to bf16.
-    # The first call at batch 1, in which torch.compile works, in ms, beside what is timed; null
-    # without it.
+    # The first call at batch 1, in which torch.compile works, in ms; null without it.
     compile_ms: float | None = None
     utilization: float | None = None  # At batch 1, as in the sweep's rows; null where not measured.
     bound: Bound | None = None  # At batch 1, the same.
@@ -492,8 +463,7 @@ class ScalingRow:
     rank_throughput_ips: tuple[float, ...]  # Each rank's own, all working at once.
     # All ranks' images over the time from the common start to the end of the last rank.
     total_throughput_ips: float
-    # total_throughput_ips over the number of ranks times alone_throughput_ips.
-    scaling_efficiency: float
+    scaling_efficiency: float  # total_throughput_ips over ranks times alone_throughput_ips.
 
 
 @dataclass(frozen=True)
@@ -514,8 +484,7 @@ class Comparison:
     new_ms: float  # This run's median, in ms.
     ratio: float  # new_ms over old_ms.
     noise_ms: float  # Noise of the two runs together, in ms: their spreads' root sum.
-    # 'same' within the noise; 'regression' slower by more than the limit and the noise.
-    status: MetricStatus
+    status: MetricStatus  # 'same' within the noise; 'regression': slower beyond limit and noise.
 
 
 @dataclass(frozen=True)
@@ -544,14 +513,12 @@ class Profile:
     """Where the time of some forwards of the main mode goes, at batch 1, under a profiler."""
 
     profiler: Literal["torch.profiler", "torch_npu.profiler"]  # What looked.
-    # Whether the operators' times are the device's, or the host's: on the CPU, and where nothing is
-    # known of the device.
+    # Whose operators' times these are; the host's on the CPU, and where nothing else is known.
     side: Literal["device", "host"]
     forwards: int  # How many were profiled.
     batch_size: int  # Images in the batch.
     wall_ms: float  # One of them by the clock, profiled, in ms.
-    # The same by the profiler: all it saw of the host; null for torch_npu.profiler.
-    profiled_ms: float | None
+    profiled_ms: float | None  # The same by the profiler, of the host; null: torch_npu.profiler.
     operators_ms: float  # In operators, of one forward, in ms.
     # Of wall_ms, in which the device computed; the host in operators where side is 'host'.
     busy_share: float
@@ -573,12 +540,12 @@ class BenchmarkResults:
     harness: Harness | None  # The measuring itself; null where Ctrl-C came first.
     ladder: tuple[LadderRow, ...]  # One row per mode; empty without --modes.
     skipped_modes: tuple[SkippedMode, ...]  # Modes that the device does not have.
-    # The mode of the ladder with the lowest batch-1 median of those that pass.
-    fastest_passing_mode: str | None
+    fastest_passing_mode: (
+        str | None
+    )  # The passing mode of the ladder with the least batch-1 median.
     fastest_published_mode: str | None  # The same of those that keep the published 1 % and 0.999.
     ranks: Ranks | None  # All devices under torchrun; null with one process.
-    # Of the batch size with the highest total throughput; null with one process.
-    scaling_efficiency: float | None
+    scaling_efficiency: float | None  # At the highest total throughput; null with one process.
     regression: Regression | None  # The comparison; null without --baseline.
     # The command that runs fastest_passing_mode as this run did; null without one.
     fastest_passing_command: str | None = None
@@ -606,13 +573,10 @@ class LimitsInfo:
     relative_error: float  # The whole vector's relative error must be below this.
     cosine: float  # The whole vector's cosine must be above this.
     token_relative_error: float  # Every token's relative error must be below this.
-    # An operator's own result that is this far off, and unexplained, is wrong.
-    operator_error: float
-    # The same for RoPE and norms before which all in the block is explained.
-    rope_and_norm_error: float
+    operator_error: float  # An operator's own result this far off, and unexplained, is wrong.
+    rope_and_norm_error: float  # The same of RoPE and norms, all before them explained.
     operator_token_error: float  # The same for one token of any operator's result.
-    # An error counts as explained up to this many times what the arithmetic explains.
-    budget_factor: float
+    budget_factor: float  # An error is explained up to this many times the expected one.
     reason: str  # Why these limits.
 
 
@@ -654,8 +618,7 @@ class TensorAccuracy:
 
     shape: tuple[int, ...]  # Shape of the tensor.
     device: str  # Device that computed it, as torch names it.
-    # ||device - reference|| / ||reference||; null where it is not finite.
-    relative_error: float | None
+    relative_error: float | None  # ||device - reference|| / ||reference||; null: not finite.
     relative_error_passed: bool  # Whether it is below its limit.
     cosine: float | None  # Cosine of device and reference; null: not finite.
     cosine_passed: bool  # Whether it is above its limit.
@@ -664,8 +627,8 @@ class TensorAccuracy:
     passed: bool  # Whether everything about this tensor is inside its limits.
     fp64_relative_error: float | None  # The device's relative error against fp64.
     cpu_fp64_relative_error: float | None  # The CPU's fp32 relative error against fp64.
-    # Relative error against fp64 that the declared arithmetic explains, computed for these weights
-    # and this image.
+    # Relative error against fp64 that the declared arithmetic makes of these weights and this
+    # image.
     expected_error: float | None
     worst_token: TokenPlace  # The token furthest from the reference.
     token_percentiles: tuple[Percentile, ...]  # Of the tokens' relative errors.
@@ -682,10 +645,8 @@ class OperatorError:
     expected_error: float  # The same figure of the declared arithmetic.
     token_error: float | None  # Relative error of the worst token; null: not finite.
     expected_token_error: float  # The declared arithmetic's worst token.
-    # How many times its limit it is, above 1 unexplained; null where it is not finite.
-    times_limit: float | None
-    # Position of the worst token among all vectors of the result; null for a wrong shape.
-    token: int | None
+    times_limit: float | None  # How many times its limit, above 1 unexplained; null: not finite.
+    token: int | None  # Position of the worst token in the result; null: wrong shape.
 
 
 @dataclass(frozen=True)
@@ -694,8 +655,7 @@ class BlockAccuracy:
 
     block: int  # -1 the embedding, 0 and up the blocks, their number the final norm.
     name: str  # The module's path in the model.
-    # Device against fp64 after this block, everything before it included.
-    relative_error: float | None
+    relative_error: float | None  # Device against fp64 after this block, all before included.
     cpu_relative_error: float | None  # CPU fp32 against fp64 after this block.
     expected_error: float  # What the declared arithmetic explains after this block.
     explained: bool  # Whether every operator of the block is explained by itself.
@@ -891,8 +851,7 @@ class AccuracyResults:
     folder: FolderAccuracy | None  # The whole folder; null for a single image.
     # Where the device's features of the judged images are; null in older records.
     features: FeaturesFile | None = None
-    # The features beside another device's; --against only.
-    against: FeaturesComparison | None = None
+    against: FeaturesComparison | None = None  # The features beside another's; --against only.
     # Other batch sizes, input sizes and modes: a small set, all of them with --coverage.
     coverage: tuple[CoverageCell, ...] = ()
     soak: Soak | None = None  # The same inputs again and again; --soak only.
