@@ -26,6 +26,7 @@ DOWNLOADS: tuple[Hub, ...] = get_args(Hub)
 DEVICE_PATTERN = re.compile(r"auto|cpu|(npu|cuda)(:\d{1,4})?")
 LARGEST_SIZE = 8_192  # pixels; an fp32 input of this side takes 0.8 GB
 LARGEST_SEED = 2**64 - 1
+DEFAULT = "(default: %(default)s)"  # ends the help of an option that has one
 BUDGET_FACTOR = 10.0  # an error counts as explained up to this many times the expected error
 # What may follow precision and attention in a mode's name, in this order, by its field.
 SUFFIXES = {
@@ -111,13 +112,9 @@ class Options:
 
 @dataclass(frozen=True)
 class InferenceOptions(Options):
-    """What inference.py is told.
+    """What inference.py is told."""
 
-    Attributes:
-        save_features: file for every image's features.
-    """
-
-    save_features: Path | None
+    save_features: Path | None  # for every image's features
 
 
 @dataclass(frozen=True)
@@ -167,13 +164,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def frozen(kind: type[AnyOptions], parsed: argparse.Namespace, **changes: object) -> AnyOptions:
-    """Return parsed arguments as a script's options.
-
-    Args:
-        kind: the script's class of options; each field is an argument's name.
-        parsed: what the parser returned.
-        changes: values that take the place of parsed ones.
-    """
+    """Return parsed arguments as a script's options, with changes in the place of parsed ones."""
     values = {**vars(parsed), **changes}
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
 
@@ -183,7 +174,12 @@ def frozen(kind: type[AnyOptions], parsed: argparse.Namespace, **changes: object
 
 def mode_of(dtype: str, attention: Attention, *, strict: bool) -> Mode:
     """Return the mode that --dtype, --attention and --strict-fp32 ask for."""
-    return Mode(_precision("strict-fp32" if strict and dtype == "fp32" else dtype), attention)
+    return Mode(as_precision("strict-fp32" if strict and dtype == "fp32" else dtype), attention)
+
+
+def as_precision(text: str) -> Precision:
+    """Return the precision of this name."""
+    return next(precision for precision in PRECISIONS if precision == text)
 
 
 def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
@@ -208,7 +204,7 @@ def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
         for graph in (False, True)
     ]
     chips = (replace(base, graph=graph, chip_gelu=True) for graph in (False, True))
-    plain = [Mode(_precision(dtype), base.attention) for dtype in DTYPES]
+    plain = [mode_of(dtype, base.attention, strict=False) for dtype in DTYPES]
     rungs = [
         replace(plain[0], fast_math=True),
         *(replace(mode, channels_last=True) for mode in plain),
@@ -226,11 +222,7 @@ def _parse_mode(name: str, base: Mode) -> Mode:
         )
     attention = next((a for a in ATTENTIONS if a == match["attention"]), base.attention)
     ends = {field: bool(match[field]) for field in SUFFIXES}
-    return Mode(_precision(match["precision"]), attention, **ends)
-
-
-def _precision(text: str) -> Precision:
-    return next(precision for precision in PRECISIONS if precision == text)
+    return Mode(as_precision(match["precision"]), attention, **ends)
 
 
 # ---- Types of arguments --------------------------------------------------------------------------
@@ -348,15 +340,74 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         allow_abbrev=False,
     )
     parser.set_defaults(script=script)
-    _add_model_options(parser.add_argument_group("model"))
-    _add_image_options(parser.add_argument_group("image"))
-    _add_device_options(parser.add_argument_group("device"))
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "--weights",
+        type=some_path,
+        metavar="DIR",
+        help="folder with config.json and *.safetensors (default: $DINOV3_WEIGHTS, "
+        "/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m, "
+        "weights/dinov3-vitb16-pretrain-lvd1689m, else seeded random weights)",
+    )
+    add(
+        "--download",
+        choices=DOWNLOADS,
+        help="download the weights from this hub first, into --weights or weights/",
+    )
+    add(
+        "--identify",
+        choices=DOWNLOADS,
+        help="check by SHA-256 whether this hub publishes the weights that are there, and record "
+        "it beside them; nothing is downloaded",
+    )
+    add("--dtype", choices=DTYPES, default="fp32", help=f"compute type {DEFAULT}")
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default="sdpa",
+        help=f"attention implementation {DEFAULT}",
+    )
+    add(
+        "--seed",
+        type=whole_number(0, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help=f"seed of the random weights {DEFAULT}",
+    )
+    add = parser.add_argument_group("image").add_argument
+    add(
+        "--image",
+        type=some_path,
+        metavar="PATH",
+        help="image file or folder of images (default: data/val2017/000000000139.jpg, "
+        "else the sample in data/)",
+    )
+    add(
+        "--size",
+        type=whole_number(1, LARGEST_SIZE, " of pixels"),
+        metavar="PIXELS",
+        help="side of the model's square input "
+        "(default: as preprocessor_config.json says, 224 for DINOv3)",
+    )
+    add = parser.add_argument_group("device").add_argument
+    add(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="auto|npu[:N]|cuda[:N]|cpu",
+        help=f"auto takes the NPU, else the GPU, else the CPU with a warning {DEFAULT}",
+    )
+    add(
+        "--strict-fp32",
+        action="store_true",
+        help="turn HF32 and TF32 off for matrix products and convolutions",
+    )
     parser.add_argument(
         "--output-dir",
         type=some_path,
         default=Path("output"),
         metavar="DIR",
-        help="where the record, the log and the pictures go (default: %(default)s)",
+        help=f"where the record, the log and the pictures go {DEFAULT}",
     )
     report = parser.add_argument_group("report")
     add_language(report)
@@ -366,76 +417,6 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         help="leave report.html and report.md in the output folder as they are",
     )
     return parser
-
-
-def _add_model_options(model: argparse._ArgumentGroup) -> None:
-    model.add_argument(
-        "--weights",
-        type=some_path,
-        metavar="DIR",
-        help="folder with config.json and *.safetensors (default: $DINOV3_WEIGHTS, "
-        "/opt/atomgit/weight/dinov3-vitb16-pretrain-lvd1689m, "
-        "weights/dinov3-vitb16-pretrain-lvd1689m, else seeded random weights)",
-    )
-    model.add_argument(
-        "--download",
-        choices=DOWNLOADS,
-        help="download the weights from this hub first, into --weights or weights/",
-    )
-    model.add_argument(
-        "--identify",
-        choices=DOWNLOADS,
-        help="check by SHA-256 whether this hub publishes the weights that are there, and record "
-        "it beside them; nothing is downloaded",
-    )
-    model.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="compute type (default: %(default)s)"
-    )
-    model.add_argument(
-        "--attention",
-        choices=ATTENTIONS,
-        default="sdpa",
-        help="attention implementation (default: %(default)s)",
-    )
-    model.add_argument(
-        "--seed",
-        type=whole_number(0, LARGEST_SEED),
-        default=0,
-        metavar="N",
-        help="seed of the random weights (default: %(default)s)",
-    )
-
-
-def _add_image_options(images: argparse._ArgumentGroup) -> None:
-    images.add_argument(
-        "--image",
-        type=some_path,
-        metavar="PATH",
-        help="image file or folder of images (default: data/val2017/000000000139.jpg, "
-        "else the sample in data/)",
-    )
-    images.add_argument(
-        "--size",
-        type=whole_number(1, LARGEST_SIZE, " of pixels"),
-        metavar="PIXELS",
-        help="side of the model's square input "
-        "(default: as preprocessor_config.json says, 224 for DINOv3)",
-    )
-
-
-def _add_device_options(device: argparse._ArgumentGroup) -> None:
-    device.add_argument(
-        "--device",
-        type=device_name,
-        default="auto",
-        metavar="auto|npu[:N]|cuda[:N]|cpu",
-        help="auto takes the NPU, else the GPU, else the CPU with a warning (default: %(default)s)",
-    )
-    device.add_argument(
-        "--strict-fp32",
-        action="store_true",
-        help="turn HF32 and TF32 off for matrix products and convolutions",
-    )
 
 
 def add_language(group: argparse._ActionsContainer) -> None:
