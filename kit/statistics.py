@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kit.records import Statistics
+from kit.records import Percentile, Statistics
 
 PERCENTILES = (50, 90, 99)
 STEADY_TOLERANCE = 0.03  # of the median: a smaller step from window to window is no warm-up
@@ -150,34 +150,24 @@ TOKEN_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 class VectorError:
     """How far `measured` is from `reference`, all elements taken as one vector.
 
+    Where a value is not finite the relative error is infinite and the other figures are NaN.
+
     Attributes:
-        shape: of both tensors.
         relative_error: ||measured - reference|| / ||reference||, Euclidean; 0 where both are
-            zero everywhere, infinite where only the reference is or where a value is not finite.
-        cosine: of the angle between the two; 1 where both are zero, 0 where one is, NaN where
-            a value is not finite.
-        mse: mean of the squared differences; NaN or infinite where a value is not finite.
-        max_abs_diff: largest difference by magnitude; NaN where a value is not finite.
-        broken: first place of a NaN or infinity on either side; None where all are finite.
-        broken_side: the side that `broken` is on; both where it is in both tensors.
-        broken_count: how many elements are NaN or infinite on either side.
+            zero everywhere, infinite where only the reference is.
+        cosine: of the angle between the two; 1 where both are zero, 0 where one is.
+        mse: mean of the squared differences.
+        max_abs_diff: largest difference by magnitude.
         identical: whether the two are equal to the last bit, as values.
+        broken: how many values are NaN or infinite, and where the first is; empty for none.
     """
 
-    shape: tuple[int, ...]
     relative_error: float
     cosine: float
     mse: float
     max_abs_diff: float
-    broken: tuple[int, ...] | None
-    broken_side: str | None
-    broken_count: int
     identical: bool
-
-    @property
-    def finite(self) -> bool:
-        """Whether every value on both sides is finite."""
-        return self.broken_count == 0
+    broken: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,13 +178,11 @@ class TokenErrors:
         relative: fp64, one per token, in the order of the leading axes flattened.
         cosine: fp64, the same.
         worst: position of the largest relative error; of the first NaN where there is one.
-        percentiles: (percent, relative error) by linear interpolation, as numpy has it.
     """
 
     relative: torch.Tensor
     cosine: torch.Tensor
     worst: int
-    percentiles: tuple[tuple[float, float], ...]
 
     @property
     def worst_relative(self) -> float:
@@ -210,11 +198,6 @@ class TokenErrors:
 def finite(value: float) -> float | None:
     """Return the value, None where it is NaN or infinite, which JSON cannot hold."""
     return value if math.isfinite(value) else None
-
-
-def to_fp64(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the values on the CPU in fp64, outside of any autograd graph."""
-    return tensor.detach().to("cpu").to(torch.float64)
 
 
 def scale_of(*tensors: torch.Tensor) -> float:
@@ -233,26 +216,16 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
         ValueError: where the shapes differ or there is nothing to compare.
     """
     expected, found = checked_pair(reference, measured)
-    place, side, count = first_broken(expected, found)
-    if count:
-        nan = math.nan
-        return VectorError(
-            tuple(expected.shape), math.inf, nan, nan, nan, place, side, count, False
-        )
+    if broken := broken_values(expected, found):
+        return VectorError(math.inf, math.nan, math.nan, math.nan, identical=False, broken=broken)
     scale = scale_of(expected, found)
     scaled_expected, scaled_found = expected / scale, found / scale
     difference = scaled_found - scaled_expected
-    norm, error = norm_of(scaled_expected), norm_of(difference)
-    mse = float(difference.square().mean()) * scale * scale
     return VectorError(
-        shape=tuple(expected.shape),
-        relative_error=ratio(error, norm),
+        relative_error=ratio(norm_of(difference), norm_of(scaled_expected)),
         cosine=cosine_of(scaled_expected.flatten(), scaled_found.flatten()),
-        mse=mse,
+        mse=float(difference.square().mean()) * scale * scale,
         max_abs_diff=float(difference.abs().max()) * scale,
-        broken=None,
-        broken_side=None,
-        broken_count=0,
         identical=bool(torch.equal(expected, found)),
     )
 
@@ -260,7 +233,7 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
 def checked_pair(
     reference: torch.Tensor, measured: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both tensors in fp64 on the CPU.
+    """Return both tensors in fp64 on the CPU, outside of any autograd graph.
 
     Raises:
         ValueError: where the shapes differ or there is nothing to compare.
@@ -271,22 +244,20 @@ def checked_pair(
         )
     if reference.numel() == 0:
         raise ValueError(f"nothing to compare in tensors of shape {tuple(reference.shape)}")
-    return to_fp64(reference), to_fp64(measured)
+    expected, found = (t.detach().to("cpu").to(torch.float64) for t in (reference, measured))
+    return expected, found
 
 
-def first_broken(
-    reference: torch.Tensor, measured: torch.Tensor
-) -> tuple[tuple[int, ...] | None, str | None, int]:
-    """Return the first place that is NaN or infinite, its side, and how many there are."""
-    in_reference, in_measured = ~torch.isfinite(reference), ~torch.isfinite(measured)
-    either = in_reference | in_measured
-    count = int(either.sum())
-    if count == 0:
-        return None, None, 0
-    place = tuple(int(i) for i in either.nonzero()[0])
-    if bool(in_reference[place]) and bool(in_measured[place]):
-        return place, "both", count
-    return place, "reference" if bool(in_reference[place]) else "measured", count
+def broken_values(reference: torch.Tensor, measured: torch.Tensor) -> str:
+    """Say how many elements are NaN or infinite on either side, and where the first is."""
+    sides = {"reference": ~torch.isfinite(reference), "measured": ~torch.isfinite(measured)}
+    either = sides["reference"] | sides["measured"]
+    if not either.any():
+        return ""
+    place = tuple(either.nonzero()[0].tolist())
+    on = [side for side, broken in sides.items() if broken[place]]
+    where = on[0] if len(on) == 1 else "on both sides"
+    return f"{int(either.sum())} values are NaN or infinite, the first at {place} ({where})"
 
 
 def norm_of(vector: torch.Tensor) -> float:
@@ -336,20 +307,20 @@ def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErro
     both_zero = (norm == 0) & (found_norm == 0)
     cosine = torch.where(product > 0, (dot / product).clamp(-1, 1), both_zero)
     cosine = torch.where(finite, cosine, torch.full_like(cosine, math.nan))
-    return TokenErrors(relative, cosine, int(relative.argmax()), percentiles_of(relative))
+    return TokenErrors(relative, cosine, int(relative.argmax()))
 
 
-def percentiles_of(values: torch.Tensor) -> tuple[tuple[float, float], ...]:
-    """Return TOKEN_PERCENTILES of a vector by linear interpolation; infinite ones stay infinite."""
-    ordered = values.sort().values
+def percentiles_of(errors: torch.Tensor) -> tuple[Percentile, ...]:
+    """Return TOKEN_PERCENTILES of a vector as numpy has them, by linear interpolation."""
+    ordered = errors.sort().values
     found = []
     for percent in TOKEN_PERCENTILES:
         position = (len(ordered) - 1) * percent / 100
         low = math.floor(position)
-        high = min(low + 1, len(ordered) - 1)
-        below, above = float(ordered[low]), float(ordered[high])
-        between = position - low
-        found.append((percent, below if between == 0 else below + (above - below) * between))
+        below, above = float(ordered[low]), float(ordered[math.ceil(position)])
+        # numpy.percentile makes NaN of two infinities.
+        error = below if above == below else below + (above - below) * (position - low)
+        found.append(Percentile(percent, finite(error)))
     return tuple(found)
 
 

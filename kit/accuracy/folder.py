@@ -53,7 +53,6 @@ from kit.records import (
     ImageAccuracy,
     LimitsInfo,
     NeighbourAgreement,
-    Percentile,
 )
 from kit.statistics import finite, percentiles_of
 
@@ -409,13 +408,12 @@ def folder_accuracy(
     errors = [
         math.inf if image.relative_error is None else image.relative_error for image in ordered
     ]
-    percentiles = percentiles_of(torch.tensor(errors, dtype=torch.float64))
     return FolderAccuracy(
         images=len(ordered),
         failed=sum(not image.passed for image in ordered),
         broken=tuple(broken),
         cached=cached,
-        percentiles=tuple(Percentile(percent, finite(error)) for percent, error in percentiles),
+        percentiles=percentiles_of(torch.tensor(errors, dtype=torch.float64)),
         worst=tuple(ordered[:WORST_SHOWN]),
         neighbours=agreement(
             np.stack([found.device for found in compared]),

@@ -19,11 +19,10 @@ from kit.records import (
     OperatorError,
     OutcomeName,
     PartAccuracy,
-    Percentile,
     TensorAccuracy,
     TokenPlace,
 )
-from kit.statistics import TokenErrors, VectorError, compare, compare_tokens, finite
+from kit.statistics import TokenErrors, VectorError, compare, compare_tokens, finite, percentiles_of
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -72,11 +71,8 @@ def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmeti
 
 def failures(whole: VectorError, tokens: TokenErrors, limits: LimitsInfo) -> tuple[str, ...]:
     """Return a sentence for each limit that is not kept."""
-    if not whole.finite:
-        return (
-            f"{whole.broken_count} values are NaN or infinite, the first at {whole.broken} "
-            f"({'on both sides' if whole.broken_side == 'both' else whole.broken_side})",
-        )
+    if whole.broken:
+        return (whole.broken,)
     found = []
     if not whole.relative_error < limits.relative_error:
         found.append(
@@ -333,9 +329,7 @@ def tensor_accuracy(
         worst_token=token_place(
             tokens.worst, tokens.worst_relative, tokens.worst_cosine, stages, grid
         ),
-        token_percentiles=tuple(
-            Percentile(percent, finite(error)) for percent, error in tokens.percentiles
-        ),
+        token_percentiles=percentiles_of(tokens.relative),
         identical_bits=device.shape == fp32.shape and compare(fp32, device).identical,
     )
 
