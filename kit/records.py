@@ -540,9 +540,8 @@ class BenchmarkResults:
     harness: Harness | None  # The measuring itself; null where Ctrl-C came first.
     ladder: tuple[LadderRow, ...]  # One row per mode; empty without --modes.
     skipped_modes: tuple[SkippedMode, ...]  # Modes that the device does not have.
-    fastest_passing_mode: (
-        str | None
-    )  # The passing mode of the ladder with the least batch-1 median.
+    # The passing mode of the ladder with the lowest batch-1 median.
+    fastest_passing_mode: str | None
     fastest_published_mode: str | None  # The same of those that keep the published 1 % and 0.999.
     ranks: Ranks | None  # All devices under torchrun; null with one process.
     scaling_efficiency: float | None  # At the highest total throughput; null with one process.
