@@ -429,6 +429,11 @@ def add_language(group: argparse._ActionsContainer) -> None:
     )
 
 
+def script_words(script: str, *, emulated: bool) -> list[str]:
+    """Return what starts a script, 'benchmark' or another, in a clone after python3 or torchrun."""
+    return [*(["tests/fake_cann/run.py"] if emulated else []), f"{script}.py"]
+
+
 def refuse_one_device_for_all_ranks(device: str, world_size: int) -> None:
     """Check that --device does not put all of torchrun's ranks on one device.
 

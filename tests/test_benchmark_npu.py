@@ -156,11 +156,14 @@ def test_the_ladder_finds_graph_replay_for_one_image_with_the_eager_bits(
         assert row["relative_error"] == eager["relative_error"]
         host = [min(rung["latency"]["host_samples_ms"]) for rung in (row, eager)]
         assert host[0] < host[1] / 3  # the smallest: what another process takes is no cost
-    assert results["fastest_passing_mode"].endswith("-graph")
+    fastest = results["fastest_passing_mode"]
+    assert fastest.endswith("-graph")
     # HF32 in the convolution is what fp32 costs on this chip by default.
     assert rungs["fp32-sdpa"]["relative_error"] > 5 * rungs["strict-fp32-sdpa"]["relative_error"]
     assert rungs["bf16-sdpa"]["relative_error"] > 10 * rungs["strict-fp32-sdpa"]["relative_error"]
-    assert f"Fastest mode that passes: {results['fastest_passing_mode']}" in done.stdout
+    assert f"Fastest mode that passes: {fastest}" in done.stdout
+    command_words = f"python3 tests/fake_cann/run.py benchmark.py --modes {fastest} "
+    assert results["fastest_passing_command"].startswith(command_words)
 
 
 @pytest.mark.parametrize("queue", ["0", "1"])

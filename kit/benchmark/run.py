@@ -13,7 +13,7 @@ from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.benchmark.modes import Call, ModeRunner, run_mode
 from kit.device.arithmetic import OwnGelu
-from kit.device.device import device_errors, synchronize
+from kit.device.device import device_errors, is_emulated, synchronize
 from kit.device.meters import Stopwatch, host_peak_bytes
 from kit.distributed import Group, host_name
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
@@ -21,7 +21,7 @@ from kit.model import preprocessing
 from kit.model.images import Inputs, decode
 from kit.model.model import Features
 from kit.model.setup import Setup, device_info, model_input, with_arithmetic
-from kit.options import BenchmarkOptions, Mode, Precision
+from kit.options import BenchmarkOptions, Mode, Precision, script_words
 from kit.output import RunLog, alive
 from kit.records import (
     BenchmarkResults,
@@ -740,7 +740,8 @@ class Sweep:
 
 def command(options: BenchmarkOptions, mode: str) -> str:
     """Return the command that runs a mode alone, with a run's model, image and device."""
-    words = ["python3", "benchmark.py", "--modes", mode]
+    words = ["python3", *script_words("benchmark", emulated=is_emulated())]
+    words += ["--modes", mode]
     for option in ("device", "weights", "image", "size", "seed"):
         value = getattr(options, option)
         if value not in (None, "auto", 0):

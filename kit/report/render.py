@@ -22,6 +22,7 @@ from kit.errors import KitError
 from kit.inference.published import distances
 from kit.language import Words, load_words, translated
 from kit.model.weights import MODEL_NAME, REPOSITORY
+from kit.options import script_words
 from kit.output import encoded
 from kit.records import (
     Record,
@@ -421,10 +422,9 @@ def command_line(record: Record) -> str:
         parts += ["torchrun", "--nproc-per-node", world_size]
     else:
         parts.append("python3")
-    if emulated(record):
-        parts.append("tests/fake_cann/run.py")
+    parts += script_words(record.script, emulated=emulated(record))
     options = record.environment.command[1:]  # the script itself is in the clone
-    return " ".join([*parts, f"{record.script}.py", *map(quoted, map(shareable, options))])
+    return " ".join([*parts, *map(quoted, map(shareable, options))])
 
 
 def shareable(option: str) -> str:
