@@ -97,7 +97,8 @@ def test_what_records_say_reads_in_chinese_and_names_stay_as_they_are(
 # Calls whose texts go into records: warnings, errors that skip a mode or an image, phases of them.
 TOLD = {"warning", "warn", "KitError", "DeviceError", "OutOfDeviceMemoryError", "CaptureError",
         "SkippedMode", "Switch", "device_errors", "after", "failing", "Status"}  # fmt: skip
-HELD = {"reason", "reasons", "warnings", "note", "problem", "subject", "what", "verdict"}  # names
+HELD = {"reason", "reasons", "warnings", "note", "problem", "subject", "what", "verdict",
+        "HOW_TO_DOWNLOAD"}  # fmt: skip # names
 # What a function of words returns: any that gives a reason or a list of them, and these.
 REASONS = {"str | None", "list[str]", "tuple[str, ...]"}
 RETURNED = {"wrong_sentence", "unexplained_sentence", "place_words", "block_words",

@@ -103,7 +103,7 @@ def test_a_narrow_page_names_the_column_of_each_value(browser: Browser, tmp_path
     browser.open(page, 1440)
     assert browser.evaluate(cell) == [True, "none"]
     browser.open(page, 390)
-    assert browser.evaluate(cell)[1] == '"throughput_ips"'
+    assert browser.evaluate(cell)[1] == '"throughput_\u200bips"'
 
 
 def test_the_first_figures_fit_their_places(browser: Browser, tmp_path: Path) -> None:
