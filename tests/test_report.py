@@ -241,7 +241,7 @@ def test_the_first_figures_come_from_samples_and_the_kits_limits(tmp_path: Path)
     assert first.share_of_limit == pytest.approx(0.6521)
     text = markdown(tmp_path)
     assert "| **7.99 ms** | **732.00** | **0.65 %** | **43 %** |" in text
-    assert "the figure closest to its limit is at 65 % of it" in text
+    assert "the figure closest to its limit is at 65\u00a0% of it" in text
     records = everything()
     records["accuracy"]["results"]["last_hidden_state"]["worst_token"]["relative_error"] = 0.0427
     assert concluded(tmp_path, records).headline.share_of_limit == pytest.approx(0.0427 / 0.045)

@@ -22,7 +22,12 @@ from tests.report_records import NOW, Json, everything, write
 MIB = 1 << 20
 NUMBER = re.compile(r"(?<![\w.+-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?(?![\w])")
 # The console's own words, a cosine's form, and what the report counts: no figures of a record.
-WORDS = (r"first 5 values", r"1 - (?=\d)", r"\d+ claims of the records", r"记录中的 \d+ 项")
+WORDS = (
+    r"first 5 values",
+    r"1\u00a0-\u00a0(?=\d)",
+    r"\d+ claims of the records",
+    r"记录中的 \d+ 项",
+)
 Place = tuple[str | int, ...]
 
 
@@ -62,7 +67,8 @@ def known_numbers(records: dict[str, Json]) -> tuple[set[str], list[float]]:
 
 def is_from_record(token: str, behind: str, numbers: list[float]) -> bool:
     """Return whether a number stands in a record, rounded as it is here and in its unit there."""
-    scale = 100.0 if behind.startswith(" %") else 1 / MIB if behind.startswith(" MiB") else 1.0
+    units = {" %": 100.0, "\u00a0%": 100.0, " MiB": 1 / MIB}
+    scale = next((one for unit, one in units.items() if behind.startswith(unit)), 1.0)
     mantissa = token.split("e", maxsplit=1)[0]
     places = len(mantissa.partition(".")[2])
     digits = len(mantissa.replace(".", "").lstrip("-0")) or 1
@@ -126,7 +132,12 @@ def test_a_number_that_changes_in_a_record_changes_in_the_report(tmp_path: Path)
 
 def test_cosines_errors_and_shares_read_as_what_they_are() -> None:
     one = Filters(load_words("en"))
-    cosines = {0.999979: "0.999979", 1 - 4.2e-8: "1 - 4.2e-08", 1.0: "1.000000", None: "not finite"}
+    cosines = {
+        0.999979: "0.999979",
+        1 - 4.2e-8: "1\u00a0-\u00a04.2e-08",
+        1.0: "1.000000",
+        None: "not finite",
+    }
     assert {value: one.cosine(value).text for value in cosines} == cosines
     errors = {0.006521: "0.006521", 4.137e-7: "4.14e-07", 0.0: "0.000000", None: "not finite"}
     assert {value: one.error(value, 6).text for value in errors} == errors

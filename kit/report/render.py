@@ -272,11 +272,11 @@ class Filters:
         return cell if value is None else Cell(f"{cell} ({self.percent(value, '.2f')})", "number")
 
     def cosine(self, value: float | None) -> Cell:
-        """Return a cosine; as 1 - x where six decimals would show one."""
+        """Return a cosine; as 1 - x, unbroken, where six decimals show one."""
         if value is None:
             return Cell(self.words["not_finite"], "bad")
         near = 0 < 1 - value < 5e-7
-        return Cell(f"1 - {1 - value:.2g}" if near else f"{value:.6f}", "number")
+        return Cell(f"1\u00a0-\u00a0{1 - value:.2g}" if near else f"{value:.6f}", "number")
 
     def shape(self, sizes: Sequence[int]) -> str:
         """Return a tensor's shape as torch prints it."""
