@@ -25,7 +25,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 import npu_patch, torch, benchmark
 from kit.benchmark import check, run
-from kit.benchmark.modes import Images
+from kit.model.runner import Images
 from kit.model import preprocessing
 from kit.records import Repeats, RowCheck
 class NoChecker:

@@ -23,12 +23,12 @@ import npu_patch  # isort: skip - it makes the imports of torch below safe on an
 
 import torch
 
-from kit.benchmark.modes import Images, run_mode
 from kit.device.device import choose
 from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
 from kit.model import model as models
 from kit.model.preprocessing import Preprocessing
+from kit.model.runner import Images, run_mode
 from kit.model.setup import Setup
 from kit.options import Mode, parse_modes
 from kit.records import ModelInfo

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from kit.benchmark import check, modes
-from kit.model import model
+from kit.benchmark import check
+from kit.model import model, runner
 from kit.model.model import Features
 
 
@@ -183,5 +183,5 @@ def break_forward(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
         return fault(original(module, pixel_values), Call(*alike, number=counts[alike]))
 
     monkeypatch.setattr(check, "forward", original)  # the reference keeps it
-    monkeypatch.setattr(modes, "forward", wrong)
+    monkeypatch.setattr(runner, "forward", wrong)
     monkeypatch.setattr(model, "forward", wrong)

@@ -11,6 +11,7 @@ import torch
 from kit.accuracy import coverage
 from kit.errors import DeviceError
 from kit.model import model as model_module
+from kit.model import runner
 from kit.model.model import Features
 from kit.model.setup import places, views
 from tests.accuracy_runs import Run, record_of, results_of
@@ -135,7 +136,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
             features, took_ms = model_module.timed_forward(device, model, pixels)
             return fault(features, pixels, soaked), took_ms
 
-        monkeypatch.setattr(coverage, "forward", in_coverage)
+        monkeypatch.setattr(runner, "forward", in_coverage)
         monkeypatch.setattr(coverage, "timed_forward", in_soak)
 
     return break_

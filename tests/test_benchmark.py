@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from kit.benchmark import limit, modes, run
-from kit.benchmark.modes import ModeRunner
 from kit.device.device import require_dtype
 from kit.model import images, model, setup
+from kit.model.runner import ModeRunner
 from kit.model.weights import Weights
 from kit.records import ThroughputRow
 from tests.benchmark_runs import Go, record_of

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from kit import statistics
-from kit.benchmark import modes, report
+from kit.benchmark import report
 from kit.model.model import Features
+from kit.model.runner import Images
 from kit.records import BenchmarkRecord, decode
 from tests.benchmark_faults import FAULTS, Call, Stale, break_forward, scaled, where
 from tests.benchmark_runs import Go, record_of
@@ -181,29 +182,28 @@ def test_a_folders_own_images_are_the_batch(go: Go, image_folder: Path) -> None:
 
 def test_an_exchange_of_neighbours_or_of_places_a_power_of_two_apart_shows() -> None:
     pixels = torch.zeros(8, 3, 1, 1)
-    images = modes.Images(pixels, Features(pixels, pixels))
+    images = Images(pixels, Features(pixels, pixels))
     places = images.places(4096)
     assert places[:8] == [*range(8)]
     assert images.places(4096, moved=1) == [(place + 1) % 8 for place in places]
     for apart in (1 << n for n in range(9)):
         assert all(one != other for one, other in zip(places, places[apart:], strict=False))
     for count in range(2, 8):
-        few = modes.Images(pixels[:count], Features(pixels, pixels))
+        few = Images(pixels[:count], Features(pixels, pixels))
         assert few.places(count) == [*range(count)]
 
 
 ONE_RANK_IS_WRONG = """
 import os, sys
 import npu_patch, benchmark
-from kit.benchmark import modes
-from kit.model import model
+from kit.model import model, runner
 from kit.model.model import Features
-original = modes.forward
+original = runner.forward
 def wrong(model, pixel_values):
     found = original(model, pixel_values)
     return Features(found.pooler_output, found.last_hidden_state * 1.1)
 if os.environ["RANK"] == "1":
-    modes.forward = wrong
+    runner.forward = wrong
 sys.exit(benchmark.main())
 """
 
@@ -244,7 +244,7 @@ sys.exit(benchmark.main(sys.argv[1:]))
 INPUT_IS_NOT_READ_ANEW = """
 import contextlib, sys
 import npu_patch, torch, benchmark
-from kit.benchmark.modes import ModeRunner
+from kit.model.runner import ModeRunner
 original = ModeRunner.forwards
 ModeRunner.forwards = lambda self, pixel_values: original(self, pixel_values.clone())
 sys.exit(benchmark.main(sys.argv[1:]))

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from kit.benchmark import run
-from kit.benchmark.modes import ModeRunner
 from kit.device import meters
 from kit.device.device import device_errors
 from kit.errors import CaptureError, OutOfDeviceMemoryError
+from kit.model.runner import ModeRunner
 from tests.benchmark_runs import Go, before_call, record_of
 
 pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`

@@ -15,11 +15,11 @@ import torch
 import benchmark
 from kit.benchmark import modes, run
 from kit.benchmark.measure import Plan
-from kit.benchmark.modes import ModeRunner
 from kit.benchmark.run import Budget
 from kit.distributed import joined, place
 from kit.errors import OutOfDeviceMemoryError
 from kit.model.model import Features
+from kit.model.runner import ModeRunner
 from kit.options import Mode, parse_modes
 from tests import report_records
 from tests.benchmark_faults import Call, break_forward

@@ -10,11 +10,12 @@ import torch
 
 import benchmark
 from kit.benchmark import modes, run
-from kit.benchmark.modes import Images, run_mode, without_compiler, without_fast_math
+from kit.benchmark.modes import without_compiler, without_fast_math
 from kit.device.device import Device
 from kit.device.health import HealthChecks
 from kit.model.model import forward, load
 from kit.model.preprocessing import Preprocessing
+from kit.model.runner import Images, run_mode
 from kit.model.setup import Setup
 from kit.options import Mode
 from kit.records import ModelInfo

@@ -5,7 +5,6 @@ different images. Soak computes the same inputs again and again: a sound device 
 """
 
 import contextlib
-import copy
 import hashlib
 import math
 import sys
@@ -20,22 +19,20 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from kit.accuracy.limits import Arithmetic
 from kit.accuracy.references import Side, Sides, declared_by, in_declared_type
-from kit.accuracy.verdict import failing, judge
-from kit.device.device import device_errors, require_dtype, strict_fp32
-from kit.device.meters import PeakMemory, capture, host_peak_bytes
+from kit.accuracy.verdict import failing, judge_batch
+from kit.device.device import device_errors
+from kit.device.meters import PeakMemory, host_peak_bytes
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.model.model import (
     TENSORS,
     Features,
-    forward,
     patch_size,
     timed_forward,
     to_host,
-    use_attention,
 )
-from kit.model.setup import model_input, places, views
+from kit.model.runner import Images, ModeRunner, run_mode
+from kit.model.setup import Setup, model_input, views
 from kit.options import AccuracyOptions, Mode, mode_of
 from kit.output import RunLog
 from kit.records import AccuracyResults, CoverageCell, Soak, SoakBatch, SoakDeviation, SoakEnd
@@ -49,53 +46,46 @@ TIMES = 25  # at the beginning and at the end, whose medians are compared
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Different images of one size, float32 on the CPU, and what the CPU says of each."""
-
-    pixels: torch.Tensor
-    features: Sequence[Features]
-
-    def cell(
-        self, found: Features, order: Sequence[int], arithmetic: Arithmetic, mode: str
-    ) -> CoverageCell:
-        """Return how far a batch is; `order` says which image stands in each place."""
-        errors, cosines, tokens, reasons = [0.0], [1.0], [0.0], []
-        for place, image in enumerate(order):
-            for name in TENSORS:
-                expected = getattr(self.features[image], name)
-                judged = judge(expected, getattr(found, name)[place : place + 1], arithmetic)
-                errors.append(judged.comparison.relative_error)
-                cosines.append(judged.comparison.cosine)
-                tokens.append(judged.tokens.worst_relative)
-                reasons += [f"image {place}, {name}: {reason}" for reason in judged.reasons]
-        return CoverageCell(
-            mode=mode,
-            batch_size=len(order),
-            rows=self.pixels.shape[-2],
-            columns=self.pixels.shape[-1],
-            images=len(set(order)),
-            relative_error=finite(max(errors)),
-            cosine=finite(min(cosines)),
-            token_relative_error=finite(max(tokens)),
-            expected_error=None,
-            passed=not reasons,
-            reason=reasons[0] if reasons else None,
-        )
-
-
-def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Expected | None:
+def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Images | None:
     """Return so many images of one size in pixels with their references; None where refused."""
     own = tuple(pixels.shape[-2:])
     if size != own:
         pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
     every = views(pixels, number)
     try:
-        return Expected(every, [sides.reference.features(one[None]) for one in every])
+        found = [sides.reference.features(one[None]) for one in every]
     except (KitError, LookupError, RuntimeError, TypeError, ValueError):
         if size == own:
             raise
         return None  # a table of positions for one size, for example
+    tensors = (torch.cat([getattr(one, name) for one in found]) for name in TENSORS)
+    return Images(every, Features(*tensors))
+
+
+def cell_of(
+    images: Images, found: Features, order: Sequence[int], setup: Setup, mode: str
+) -> CoverageCell:
+    """Return how far a batch is; `order` says which image stands in each place."""
+    arithmetic = declared_by(setup).arithmetic
+    errors, cosines, tokens, reasons = [0.0], [1.0], [0.0], []
+    for place, name, judged in judge_batch(images.expected, found, order, arithmetic):
+        errors.append(judged.comparison.relative_error)
+        cosines.append(judged.comparison.cosine)
+        tokens.append(judged.tokens.worst_relative)
+        reasons += [f"image {place}, {name}: {reason}" for reason in judged.reasons]
+    return CoverageCell(
+        mode=mode,
+        batch_size=len(order),
+        rows=images.pixels.shape[-2],
+        columns=images.pixels.shape[-1],
+        images=len(set(order)),
+        relative_error=finite(max(errors)),
+        cosine=finite(min(cosines)),
+        token_relative_error=finite(max(tokens)),
+        expected_error=None,
+        passed=not reasons,
+        reason=reasons[0] if reasons else None,
+    )
 
 
 # ---- Coverage ------------------------------------------------------------------------------------
@@ -121,20 +111,21 @@ def cover(
         batches, number = tuple(sorted({*BATCHES, options.batch_size})), IMAGES
     modes, every = options.modes or (main,), []
     for size in dict.fromkeys(sizes):
-        if (expected := expected_of(sides, pixels, size, number)) is not None:
-            every.append(expected)
+        if (images := expected_of(sides, pixels, size, number)) is not None:
+            every.append(images)
         else:
             log.info(f"The model does not take {size[0]}x{size[1]}: this size is not covered")
     cells: list[CoverageCell] = []
     with log.bar(len(modes) * len(batches) * len(every), "coverage", "cell") as step:
         for mode in modes:
-            with in_mode(sides, mode, main) as there:
+            with in_mode(sides, mode, main, every[0]) as runner:
+                there = replace(sides, setup=runner.setup)
                 explains = explained_by(there) if options.coverage else lambda _: usual(results)
-                for expected in every:
-                    bound = explains(expected)
+                for images in every:
+                    bound = explains(images)
                     for batch_size in batches:
-                        order = places(batch_size, number, moved=len(cells))
-                        found = compute_cell(there, mode, expected, order)
+                        moved = len(cells)
+                        found = compute_cell(replace(runner, images=images), batch_size, moved)
                         cells.append(replace(found, expected_error=bound))
                         step(1)
     sides.setup.health.after("coverage")
@@ -142,59 +133,50 @@ def cover(
 
 
 @contextlib.contextmanager
-def in_mode(sides: Sides, mode: Mode, main: Mode) -> Iterator[Sides]:
-    """Yield the sides with the model on the device in a mode; a copy where it is not the run's."""
+def in_mode(sides: Sides, mode: Mode, main: Mode, images: Images) -> Iterator[ModeRunner]:
+    """Yield the model on the device in a mode; a copy where it is not the run's."""
+    setup = replace(sides.setup, model=sides.references.fp32.model)
     if replace(mode, graph=False) == main:
-        yield sides
+        peaks = PeakMemory(setup.device)
+        yield ModeRunner(setup, mode, sides.model, images, 0.0, peaks, sides.model)
         return
-    device = sides.setup.device
-    dtype = require_dtype(device, mode.dtype)
-    with strict_fp32(mode.strict):
-        model = copy.deepcopy(sides.references.fp32.model)
-        use_attention(model, mode.attention)
-        with device_errors(f"moving the model for {mode.name}"):
-            model = model.to(device.torch_device, dtype)
-        yield replace(sides, setup=replace(sides.setup, dtype=dtype, arithmetic=None), model=model)
+    with run_mode(replace(setup, arithmetic=None), mode, images, keep=True) as runner:
+        yield runner
 
 
-def compute_cell(
-    sides: Sides, mode: Mode, expected: Expected, order: Sequence[int]
-) -> CoverageCell:
+def compute_cell(runner: ModeRunner, batch_size: int, moved: int) -> CoverageCell:
     """Compute one batch on the device and compare it; too little memory fails the cell alone.
 
-    A graph is captured on another batch than the one that it then has to compute.
+    A graph is captured on another batch than the one that it then has to compute. `moved`: by how
+    many images each place of the batch is moved on.
     """
-    device, name = sides.setup.device, f"{mode.name}, batch {len(order)}"
+    mode, images = runner.mode.name, runner.images
+    order = images.places(batch_size, moved)
     try:
-        batch = model_input(sides.setup, expected.pixels[list(order)])
-        with device_errors(f"covering {name}"):
-            if mode.graph:
-                static = batch.flip(-1)
-                captured = capture(device, lambda: forward(sides.model, static), name)
-                static.copy_(batch)
-                found = to_host(captured())
-                captured.release()
-            else:
-                found = to_host(forward(sides.model, batch))
+        batch = runner.input(batch_size, moved)
+        given = batch.flip(-1) if runner.mode.graph else batch
+        with device_errors(f"covering {mode}, batch {batch_size}"), runner.forwards(given) as call:
+            given.copy_(batch)
+            found = to_host(call())
     except (CaptureError, OutOfDeviceMemoryError) as error:
-        rows, columns = expected.pixels.shape[-2:]
-        return CoverageCell(mode.name, len(order), rows, columns, len(set(order)),
+        rows, columns = images.pixels.shape[-2:]
+        return CoverageCell(mode, batch_size, rows, columns, len(set(order)),
                             None, None, None, None, passed=False, reason=str(error))  # fmt: skip
-    return expected.cell(found, order, declared_by(sides.setup).arithmetic, mode.name)
+    return cell_of(images, found, order, runner.setup, mode)
 
 
-def explained_by(sides: Sides) -> Callable[[Expected], float | None]:
+def explained_by(sides: Sides) -> Callable[[Images], float | None]:
     """Return what says which error a mode's arithmetic and the CPU's own explain on an image."""
     references, declared = sides.references, declared_by(sides.setup)
     imitation = Side(in_declared_type(references.fp32.model, declared), declared)
 
-    def explained(expected: Expected) -> float | None:
-        pixels, reference = expected.pixels[:1], expected.features[0]
+    def explained(images: Images) -> float | None:
+        pixels, expected = images.pixels[:1], images.expected
         exact, imitated = references.fp64.features(pixels), imitation.features(pixels)
         errors = [
             sum(
-                compare(getattr(exact, name), getattr(side, name)).relative_error
-                for side in (imitated, reference)
+                compare(getattr(exact, name), getattr(side, name)[:1]).relative_error
+                for side in (imitated, expected)
             )
             for name in TENSORS
         ]
@@ -265,15 +247,14 @@ def digest_of(features: Features) -> bytes:
 class SoakRun:
     """Computes the same inputs again and again, in changing batch sizes."""
 
-    def __init__(self, options: AccuracyOptions, sides: Sides, expected: Expected) -> None:
+    def __init__(self, options: AccuracyOptions, sides: Sides, images: Images) -> None:
         """Put the batches on the device."""
-        self.sides, self.expected = sides, expected
+        self.sides, self.images = sides, images
         self.mode = mode_of(options.dtype, options.attention, strict=options.strict_fp32).name
-        self.arithmetic = declared_by(sides.setup).arithmetic
         self.repeated = []
         for batch_size in sorted({*BATCHES, options.batch_size}):
-            order = places(batch_size, IMAGES)
-            batch = model_input(sides.setup, expected.pixels[order])
+            order = images.places(batch_size)
+            batch = model_input(sides.setup, images.pixels[order])
             self.repeated.append(Repeated(batch, order))
         self.most = options.soak_forwards or sys.maxsize
         self.seconds = math.inf if options.soak is None else 60 * options.soak
@@ -335,7 +316,7 @@ class SoakRun:
 
     def judge(self, one: Repeated, features: Features) -> bool:
         """Return whether a new result is inside the limits; note the first that deviates."""
-        cell = self.expected.cell(features, one.order, self.arithmetic, self.mode)
+        cell = cell_of(self.images, features, one.order, self.sides.setup, self.mode)
         if not cell.passed and self.reason is None:
             self.reason = f"forward {self.done}, batch {len(one.order)}: {cell.reason}"
         if one.first is None:
@@ -377,9 +358,9 @@ def soak(
     log: RunLog,
 ) -> AccuracyResults:
     """Return the results with those of a soak, which fail them where a forward is wrong."""
-    expected = expected_of(sides, pixels, (pixels.shape[-2], pixels.shape[-1]), IMAGES)
-    assert expected is not None  # the run's own size
-    found = SoakRun(options, sides, expected).run(log)
+    images = expected_of(sides, pixels, (pixels.shape[-2], pixels.shape[-1]), IMAGES)
+    assert images is not None  # the run's own size
+    found = SoakRun(options, sides, images).run(log)
     results = replace(results, soak=found)
     if found.end == "device error" or found.beyond_limits:
         reason = (

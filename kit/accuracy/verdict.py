@@ -1,7 +1,7 @@
 """From an examined run to the record's results: limits, judgements, and the verdict's sentences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -67,6 +67,31 @@ def judge(reference: torch.Tensor, measured: torch.Tensor, arithmetic: Arithmeti
         measured = torch.full_like(reference, torch.nan)
     whole, tokens = compare(reference, measured), compare_tokens(reference, measured)
     return Judgement(limits, whole, tokens, reasons or failures(whole, tokens, limits))
+
+
+def judge_batch(
+    expected: Features, found: Features, order: Sequence[int], arithmetic: Arithmetic
+) -> Iterator[tuple[int, str, Judgement]]:
+    """Yield place in the batch, tensor's name and judgement of each image of a batch.
+
+    `expected`: each different image's features on the CPU; `order`: which of them stands in each
+    place. An image whose features equal those of the same image before it is not judged again.
+    """
+    before: dict[int, Features] = {}
+    for place, image in enumerate(order):
+        at = slice(place, place + 1)
+        one = Features(*(getattr(found, name)[at].cpu() for name in TENSORS))
+        if image in before and same_bits(before[image], one):
+            continue
+        before[image] = one
+        for name in TENSORS:
+            reference = getattr(expected, name)[image : image + 1]
+            yield place, name, judge(reference, getattr(one, name), arithmetic)
+
+
+def same_bits(left: Features, right: Features) -> bool:
+    """Return whether two pairs of tensors are equal."""
+    return all(torch.equal(getattr(left, name), getattr(right, name)) for name in TENSORS)
 
 
 def failures(whole: VectorError, tokens: TokenErrors, limits: LimitsInfo) -> tuple[str, ...]:

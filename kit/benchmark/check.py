@@ -14,20 +14,20 @@ import torch
 
 from kit.accuracy.limits import LIMITS, Arithmetic
 from kit.accuracy.references import declared_by
-from kit.accuracy.verdict import Judgement, failures, judge
-from kit.benchmark.modes import Call, Images, ModeRunner, worst
+from kit.accuracy.verdict import Judgement, failures, judge_batch, same_bits
+from kit.benchmark.modes import worst
 from kit.device.device import device_errors, synchronize
 from kit.distributed import Group
 from kit.model import preprocessing
 from kit.model.images import Inputs
-from kit.model.model import Features, forward, to_host
+from kit.model.model import TENSORS, Features, forward, to_host
+from kit.model.runner import Call, Images, ModeRunner
 from kit.model.setup import Setup, views
 from kit.output import RunLog
 from kit.records import Latency, Repeats, RowCheck
 from kit.statistics import compare, ratio
 
 MOST_IMAGES = 8  # different ones; larger batches hold them again and again
-TENSORS = tuple(Features.__annotations__)
 
 
 # ---- Different images and their reference --------------------------------------------------------
@@ -163,21 +163,11 @@ class Checker:
         return declared_by(self.runner.setup).arithmetic
 
     def judged(self, features: Features, moved: int) -> Iterator[tuple[str, Judgement]]:
-        """Yield the words for each image and tensor of a batch, and the judgement on it.
-
-        An image whose features equal those of the same image before it is not judged again.
-        """
-        before: dict[int, Features] = {}
-        for place, image in enumerate(self.runner.images.places(len(self.pixel_values), moved)):
-            one = slice(place, place + 1)
-            found = Features(*(getattr(features, name)[one].cpu() for name in TENSORS))
-            if image in before and same_bits(before[image], found):
-                continue
-            before[image] = found
-            for name in TENSORS:
-                expected = getattr(self.runner.images.expected, name)[image : image + 1]
-                words = f"place {place}{' of the other batch' if moved else ''}, {name}"
-                yield words, judge(expected, getattr(found, name), self.arithmetic)
+        """Yield the words for each image and tensor of a batch, and the judgement on it."""
+        images = self.runner.images
+        order = images.places(len(self.pixel_values), moved)
+        for place, name, one in judge_batch(images.expected, features, order, self.arithmetic):
+            yield f"place {place}{' of the other batch' if moved else ''}, {name}", one
 
     def equals_eager(self, features: Features) -> bool:
         """Return whether features are the eager forward's of the same input, to the last bit."""
@@ -215,11 +205,6 @@ def lengths(features: Features, name: str) -> torch.Tensor:
 def largest_ratio(errors: torch.Tensor, sizes: torch.Tensor) -> float:
     """Return the largest quotient; 0 for 0 / 0, infinite for anything else over 0."""
     return max(map(ratio, errors.flatten().tolist(), sizes.flatten().tolist()))
-
-
-def same_bits(left: Features, right: Features) -> bool:
-    """Return whether two pairs of tensors are equal."""
-    return all(torch.equal(getattr(left, name), getattr(right, name)) for name in TENSORS)
 
 
 def checked(latency: Latency, checker: Checker, name: str, group: Group, log: RunLog) -> Latency:

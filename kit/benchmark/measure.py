@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit import statistics
-from kit.benchmark.modes import Call
 from kit.device.device import device_errors
 from kit.device.health import HealthChecks
 from kit.device.meters import Sample, Stopwatch
 from kit.distributed import Group
 from kit.model.model import Features
+from kit.model.runner import Call
 from kit.output import RunLog
 from kit.records import Harness, Latency, WarmUp
 

@@ -20,10 +20,10 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
 from kit import outside
-from kit.benchmark.modes import Call
 from kit.device.device import Device, synchronize
 from kit.device.meters import npu_profiler
 from kit.errors import KitError, one_line
+from kit.model.runner import Call
 from kit.records import Profile, ProfiledOperator
 
 FORWARDS = 5

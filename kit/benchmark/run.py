@@ -11,7 +11,6 @@ from kit import statistics
 from kit.benchmark import limit, measure, modes, profile
 from kit.benchmark.check import MOST_IMAGES, Checker, checked, different_images
 from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
-from kit.benchmark.modes import Call, ModeRunner, run_mode
 from kit.device.arithmetic import OwnGelu
 from kit.device.device import device_errors, is_emulated, synchronize
 from kit.device.meters import Stopwatch, host_peak_bytes
@@ -20,6 +19,7 @@ from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryErr
 from kit.model import preprocessing
 from kit.model.images import Inputs, decode
 from kit.model.model import Features
+from kit.model.runner import Call, ModeRunner, run_mode
 from kit.model.setup import Setup, device_info, model_input, with_arithmetic
 from kit.options import BenchmarkOptions, Mode, Precision, script_words
 from kit.output import RunLog, alive
@@ -270,7 +270,7 @@ class Run:
             self.gelu_of(mode),
             run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as moved,
         ):
-            pixel_values = moved.input(1, self.log)
+            pixel_values = moved.input(1, log=self.log)
             self.log.info(f"Input shape: {pixel_values.shape}")
             self.log.info(f"Device: {self.setup.device.torch_device}")
             with moved.forwards(pixel_values) as call:
