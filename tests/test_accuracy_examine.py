@@ -1,12 +1,13 @@
 """The examination: fp64 in a batch of two, compared while it runs."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from kit.accuracy.examine import of_one_image, times_limit
+from kit.accuracy.examine import SCORE_SCALE_LIMIT, of_one_image, score_scale, times_limit
 from kit.accuracy.recorder import StageWatch, find_stages, recorded
 from kit.accuracy.references import Declared
 from kit.errors import KitError
@@ -123,3 +124,29 @@ def test_a_stage_can_be_recorded_while_another_model_is_watched() -> None:
     assert len(set(counts)) == 1 and counts[0] > 10
     assert len(names) == len(set(names))
     assert sum(name == "attention.rotated_query" for _, name in names) == BLOCKS
+
+
+def truncated(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.view(torch.int32) & ~0xFFFF).view(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("scale", "rounded"),
+    [(1.0, truncated), (1.0, torch.Tensor.bfloat16), (1.01, truncated), (0.99, torch.Tensor.half)],
+)
+def test_a_wrong_scale_of_the_scores_is_told_from_a_kernels_rounding(
+    scale: float, rounded: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 4, 60, 16, generator=generator)
+    weights = (query @ key.mT * scale / 4).softmax(-1)
+    result = rounded(weights).float() @ value
+    rows = (tensor.transpose(1, 2).flatten(2) for tensor in (value, result))
+    points = dict(zip(("attention.v_proj.output", "attention.o_proj.input"), rows, strict=True))
+    points |= {"attention.rotated_query": query, "attention.rotated_key": key}
+    found = score_scale(points)
+    assert found is not None
+    assert found / SCORE_SCALE_LIMIT < 0.2 if scale == 1 else found == pytest.approx(0.01, rel=0.1)
+    assert score_scale({**points, "attention.o_proj.input": torch.zeros(1, 60, 32)}) is None
+    del points["attention.v_proj.output"]
+    assert score_scale(points) is None

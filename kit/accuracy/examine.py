@@ -341,8 +341,9 @@ class Examiner(StageWatch):
 def score_scale(points: Points) -> float | None:
     """Return by how much attention multiplies its scores too much, as a share; None without one.
 
-    What is left of its result beside fp64's on the very query, key and value is projected on the
-    result's derivative by the logarithm of the scale: thousands of roundings cancel there.
+    A least-squares fit of what is left of its result beside fp64's on the very query, key, value:
+    by the result itself, for a kernel that truncates, and by its derivative by the logarithm of the
+    scale, whose factor is returned, less four standard errors. Thousands of roundings cancel there.
     """
     query, key = (points.get(f"attention.rotated_{name}") for name in ("query", "key"))
     value, result = (
@@ -362,8 +363,12 @@ def score_scale(points: Points) -> float | None:
         scaled_dot_product_attention(query.double(), key.double(), value, scale=scale)
         for scale in (own, own * (1 + SCALE_STEP))
     )
-    slope = (moved - exact) / SCALE_STEP
-    off = abs(float((slope * (result - exact)).sum() / slope.square().sum()))
+    known = torch.stack([exact.flatten(), (moved - exact).flatten() / SCALE_STEP], 1)
+    left = (result - exact).flatten()
+    inverse = torch.linalg.pinv(known.T @ known)
+    factors = inverse @ (known.T @ left)
+    spread = (left - known @ factors).norm() / math.sqrt(len(left)) * inverse[1, 1].sqrt()
+    off = max(0.0, abs(float(factors[1])) - 4 * float(spread))
     return off if math.isfinite(off) else math.inf
 
 
