@@ -444,7 +444,7 @@ def test_every_text_is_used_and_every_text_that_is_used_is_there() -> None:
     )
     used = {name for call in calls for name in re.findall(call, whole)}
     used |= {"yes", "no", "subject", "subject_emulated"}  # chosen by a condition
-    used |= {f"verify_{state}" for state in load_words("en")["verify_states"]}
+    used |= {f"verify_{state}" for state in ("agrees", "contradicts", "unconfirmed")}
     assert used == set(load_words("en"))
 
 

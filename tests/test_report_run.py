@@ -171,7 +171,11 @@ def test_reproduction_names_no_folder_of_a_home_or_of_tmp(tmp_path: Path) -> Non
     for record in records.values():
         record["environment"]["command"] = ["/home/al/kit/inference.py", *options, "--seed=1"]
         record["model"]["weights"] = "/Users/al/dinov3-vitb16-pretrain-lvd1689m"
-    commands = report(write(tmp_path, records)).rsplit("```bash\n", 1)[1]
+    fastest = "python3 benchmark.py --modes bf16-sdpa --weights /root/w/tiny"
+    records["benchmark"]["results"]["fastest_passing_command"] = fastest
+    text = report(write(tmp_path, records))
+    assert "\npython3 benchmark.py --modes bf16-sdpa --weights tiny\n" in text
+    commands = text.rsplit("```bash\n", 1)[1]
     assert "--weights tiny '--image=a=b c.jpg' --output-dir o --seed=1\n" in commands
     assert "--local_dir dinov3-vitb16-pretrain-lvd1689m\n" in commands
 

@@ -31,9 +31,8 @@ def verify(folder: Path, language: str) -> tuple[list[str], int]:
     for one in verdict.checks:
         state = {True: "agrees", False: "contradicts", None: "unconfirmed"}[one.agrees]
         method = words["methods"][one.method]
-        claim = say(words, "verify_line", file=one.file, field=one.field, recorded=one.recorded)
-        how = say(words, f"verify_{state}", method=method, computed=one.computed)
-        lines.append(f"{words['verify_states'][state]}  {claim}  ({how})")
+        values = {**vars(one), "method": method, "agrees": state}
+        lines.append(say(words, f"verify_{state}", **values))
     lines += ["", *verdict.failures, *verdict.reasons, words["unsigned"]]
     lines.append(words["states"][verdict.state])
     return [visible(line) for line in lines], int(verdict.state != "validated")

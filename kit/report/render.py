@@ -152,9 +152,14 @@ def environment(language: str, *, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    functions = (data_uri, breakable, code_span, fence, raw, command_line, validation_block)
+    functions = (data_uri, breakable, code_span, fence, raw, command_line, shareable)
     made.filters |= {function.__name__: function for function in functions}
-    made.filters |= {"published": distances, "mark": Cell, **Filters(load_words(language)).all()}
+    made.filters |= {
+        "published": distances,
+        "validation_block": validation_block,
+        "mark": Cell,
+        **Filters(load_words(language)).all(),
+    }
     style = "\n" + (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
