@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import io
 import json
 import os
 import re
 import socket
-import stat
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from kit.errors import KitError
+from kit.output import stage
+from kit.outside import read_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 50_000_000  # bytes of one file; a larger one is left out
@@ -111,16 +114,6 @@ def of_this_host() -> Names:
     return Names([host, host.partition(".")[0], os.environ.get("HOSTNAME", "")], users)
 
 
-def _read(file: Path) -> str | None:
-    try:
-        about = file.stat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
-            return None
-        return file.read_text("utf-8", errors="replace")
-    except OSError:
-        return None
-
-
 def contents(folder: Path, names: Names) -> dict[str, str]:
     """Return the records and logs of a folder by name, with everybody's names replaced.
 
@@ -129,8 +122,9 @@ def contents(folder: Path, names: Names) -> dict[str, str]:
     found: dict[str, str] = {}
     for ending in ("*.json", "*.log"):
         for file in sorted(folder.glob(ending)):
-            text = _read(file)
-            if text is None:
+            try:
+                text = read_bytes(file, "", LARGEST).decode("utf-8", "replace")
+            except KitError:  # no plain file, or too large
                 continue
             try:
                 record = json.loads(text) if ending == "*.json" else None
@@ -141,22 +135,6 @@ def contents(folder: Path, names: Names) -> dict[str, str]:
                 text = json.dumps(names.value(record), ensure_ascii=False, indent=2)
             found[names.text(file.name)] = names.text(text) if record is None else text
     return found
-
-
-def write(target: Path, files: dict[str, str]) -> None:
-    """Write the archive, whole or not at all. Raises OSError where that fails."""
-    descriptor, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            for name, text in files.items():
-                archive.writestr(name, text)
-        Path(part).replace(target)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 def pack(report: dict[str, Any], text: str, paths: list[str]) -> int:
@@ -175,8 +153,12 @@ def pack(report: dict[str, Any], text: str, paths: list[str]) -> int:
     files = contents(folder, names)
     files["doctor.json"] = json.dumps(names.value(report), indent=2)
     files["doctor.txt"] = names.text(text)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
     try:
-        write(target, files)
+        stage(target, packed.getvalue()).replace(target)
     except OSError as error:
         print(f"cannot write {target}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2

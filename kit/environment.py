@@ -8,55 +8,31 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from kit.device.device import cann_library, cpu_name
-from kit.host import readable
+from kit.host import installed, readable
 from kit.records import Environment
 
 # Those that say how many threads compute, and on which cores.
 BINDING = (
-    "CPU_AFFINITY_CONF",
-    "GOMP_CPU_AFFINITY",
-    "KMP_AFFINITY",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OMP_PLACES",
-    "OMP_PROC_BIND",
-)
+    "CPU_AFFINITY_CONF", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
+    "OMP_PLACES", "OMP_PROC_BIND",
+)  # fmt: skip
 # Those that are known to change results or speed.
 VARIABLES = (
     *BINDING,
-    "ACL_OP_INIT_MODE",
-    "ASCEND_HOME_PATH",
-    "ASCEND_LAUNCH_BLOCKING",
-    "ASCEND_RT_VISIBLE_DEVICES",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_VISIBLE_DEVICES",
-    "INF_NAN_MODE_ENABLE",
-    "INF_NAN_MODE_FORCE_DISABLE",
-    "LOCAL_RANK",
-    "NPU_PATCH_GELU",
-    "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_NPU_ALLOC_CONF",
-    "TASK_QUEUE_ENABLE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_COMPILE_DISABLE",
-    "TORCH_DEVICE_BACKEND_AUTOLOAD",
-    "TORCH_NPU_COMPACT_ERROR_OUTPUT",
-    "TORCH_NPU_DISABLED_WARNING",
-    "TORCH_NPU_FALLBACK_CPU_DISABLE",
-    "TORCH_NPU_LAZY_FUSION",
-    "TORCH_NPU_LEGACY_IMPL_LIST",
-    "TORCH_NPU_USE_COMPATIBLE_IMPL",
-    "TORCH_NPU_WARNING_DISABLE",
-    "WORLD_SIZE",
-)
+    "ACL_OP_INIT_MODE", "ASCEND_HOME_PATH", "ASCEND_LAUNCH_BLOCKING", "ASCEND_RT_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING", "CUDA_VISIBLE_DEVICES", "INF_NAN_MODE_ENABLE",
+    "INF_NAN_MODE_FORCE_DISABLE", "LOCAL_RANK", "NPU_PATCH_GELU", "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NPU_ALLOC_CONF",
+    "TASK_QUEUE_ENABLE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_NPU_COMPACT_ERROR_OUTPUT", "TORCH_NPU_DISABLED_WARNING",
+    "TORCH_NPU_FALLBACK_CPU_DISABLE", "TORCH_NPU_LAZY_FUSION", "TORCH_NPU_LEGACY_IMPL_LIST",
+    "TORCH_NPU_USE_COMPATIBLE_IMPL", "TORCH_NPU_WARNING_DISABLE", "WORLD_SIZE",
+)  # fmt: skip
 # https://HOST/PATH, ssh://git@HOST/PATH and git@HOST:PATH, HOST a name on the internet.
 HOST = r"(?:[a-z0-9-]+\.)+(?!local(?:domain)?\b|lan\b|internal\b|home\b|corp\b)[a-z]{2,}"
 ADDRESS = re.compile(
@@ -67,19 +43,13 @@ NODES = Path("/sys/devices/system/node")
 
 
 def capture(root: Path) -> Environment:
-    """Return the environment of this process.
-
-    Args:
-        root: the kit's folder, whose git commit is recorded.
-    """
+    """Return the environment of this process, and the git commit of the folder `root`."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     return Environment(
         python=platform.python_version(),
         torch=str(torch.__version__),
-        torch_npu=version("torch-npu") if sys.modules.get("torch_npu") else None,
-        transformers=version("transformers") or "unknown",
-        numpy=version("numpy") or "unknown",
-        pillow=version("pillow") or "unknown",
+        torch_npu=(installed("torch-npu") or None) if sys.modules.get("torch_npu") else None,
+        **{name: installed(name) or "unknown" for name in ("transformers", "numpy", "pillow")},
         cann=ascend_version("CANN"),
         cann_library=cann_library(),
         host_id=host_id(),
@@ -106,13 +76,6 @@ def host_id() -> str:
     with contextlib.suppress(OSError):
         known += MACHINE_ID.read_text(encoding="ascii", errors="replace").strip()
     return hashlib.sha256(f"npu-validation-kit {known}".encode()).hexdigest()[:16]
-
-
-def version(package: str) -> str | None:
-    """Return the installed version of a package, None where it is not installed."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
 
 
 def ascend_version(module: str) -> str | None:
@@ -155,9 +118,16 @@ def device_processes() -> int | None:
         (("npu-smi", "info"), r"^\|\s*\d+\s+\d+\s*\|\s*\d+\s*\|[^|]*\|\s*\d+\s*\|\s*$"),
         (("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"), r"^\d+$"),
     ):
-        with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-            return len(re.findall(pattern, done.stdout, re.MULTILINE))
+        if (answer := answer_of(*command)) is not None:
+            return len(re.findall(pattern, answer, re.MULTILINE))
+    return None
+
+
+def answer_of(*command: str) -> str | None:
+    """Return what a command prints; None where it is missing, fails or hangs."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
     return None
 
 
@@ -170,11 +140,7 @@ def nvidia_driver_version() -> str | None:
 
 def git(root: Path, *words: str) -> str | None:
     """Return what git says of a folder; None without git, or where it is no checkout."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        command = ["git", "-C", str(root), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip() or None
-    return None
+    return answer_of("git", "-C", str(root), *words) or None
 
 
 def git_commit(root: Path) -> str | None:

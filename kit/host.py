@@ -165,7 +165,8 @@ def last_words(stderr: str) -> str:
     return cause(stderr[errors[-1].start() :] if errors else stderr.strip().rpartition("\n")[2])
 
 
-def _version(package: str) -> str:
+def installed(package: str) -> str:
+    """Return the version of an installed package, "" where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -231,14 +232,14 @@ def read_host(ascend: Path = ASCEND) -> Host:
     on_disk, set_env = _cann_on_disk(ascend, os.environ.get("ASCEND_HOME_PATH", ""))
     hal = sorted((ascend / "driver" / "lib64").glob("**/libascend_hal.so*"))
     torchvision = ""
-    if _version("torchvision") and _version("torch"):
+    if installed("torchvision") and installed("torch"):
         torchvision = ask(_ASK_TORCHVISION, TORCH_DEVICE_BACKEND_AUTOLOAD="0")[1]
     return Host(
         python=platform.python_version(),
         machine=platform.machine(),
-        versions={name: _version(name) for name in PACKAGES if _version(name)},
+        versions={name: found for name in PACKAGES if (found := installed(name))},
         torch_build=_torch_build(),
-        missing=tuple(package for package in CANN_PACKAGES if not _version(package)),
+        missing=tuple(package for package in CANN_PACKAGES if not installed(package)),
         cann=cann,
         cann_on_disk=on_disk,
         set_env=set_env,
