@@ -42,19 +42,12 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a script ended.
+    """How a script ended."""
 
-    Attributes:
-        script: its file name.
-        code: its exit code, 128 + N where signal N killed it; None where it was not started.
-        took_s: its duration in s.
-        started: when, in s since 1970.
-    """
-
-    script: str
-    code: int | None
+    script: str  # its file name
+    code: int | None  # 128 + N where signal N killed it; None where it was not started
     took_s: float
-    started: float = 0.0
+    started: float = 0.0  # in s since 1970
 
     def line(self) -> str:
         """Return its row of the table of outcomes."""
@@ -71,11 +64,7 @@ def death(code: int) -> str:
 
 
 def shared_out(argv: Sequence[str], known: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Return each script's arguments: the options that it knows, with their values.
-
-    Args:
-        argv: the arguments for all of them.
-        known: the names of each script's options.
+    """Return each script's arguments: of argv the options that are known to it, with their values.
 
     Raises:
         KitError: for an option that no script knows.
@@ -168,11 +157,8 @@ def write(options: Options, ended: Sequence[Ended], log: output.RunLog) -> None:
     if options.no_report:
         return
     with warned(log, "No report and no card"):
-        from kit.report.render import (
-            UPLOADS,
-            files,
-            outdated,
-        )  # the template engine is needed only here
+        # The template engine is needed only here.
+        from kit.report.render import UPLOADS, files, outdated
 
         made = files(folder, options.lang, card=True)
         output.publish(made, outdated(folder, made))

@@ -9,7 +9,6 @@ import datetime
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -23,19 +22,12 @@ TIMEOUT = datetime.timedelta(minutes=10)  # for a rank that neither answers nor 
 
 @dataclass(frozen=True)
 class Rank:
-    """Where this process stands among torchrun's.
+    """Where this process stands among torchrun's."""
 
-    Attributes:
-        rank: number among all processes.
-        local_rank: number among those of this host, which is the number of its device.
-        world_size: processes in all.
-        local_size: processes on this host.
-    """
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    local_size: int = 1
+    rank: int = 0  # number among all processes
+    local_rank: int = 0  # number among those of this host, which is the number of its device
+    world_size: int = 1  # processes in all
+    local_size: int = 1  # processes on this host
 
     @property
     def leads(self) -> bool:
@@ -72,10 +64,8 @@ def cores(where: Rank) -> int:
 
 
 def share_cores(where: Rank) -> None:
-    """Let torch use this process's share of the cores.
-
-    torchrun sets OMP_NUM_THREADS=1 where it is not set; another number is the user's own.
-    """
+    """Let torch use this process's share of the cores, unless the user set a number of threads."""
+    # torchrun sets it to 1 where it is not set.
     if where.local_size > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         import torch
 
@@ -83,22 +73,13 @@ def share_cores(where: Rank) -> None:
 
 
 def require_meeting_point() -> None:
-    """Check the address at which torchrun's ranks meet.
-
-    Raises:
-        KitError: where the environment names none.
-    """
+    """Check the address at which torchrun's ranks meet; a KitError where there is none."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         raise KitError(
             f"MASTER_ADDR is {address!r} and MASTER_PORT {port[:20]!r}, where the other ranks "
             "cannot be met: start with torchrun"
         )
-
-
-def host_name() -> str:
-    """Return the name of this host."""
-    return socket.gethostname()
 
 
 class Group:
@@ -118,14 +99,7 @@ class Group:
         return Group(Rank())
 
     def barrier(self, name: str) -> None:
-        """Wait until every process is here.
-
-        Args:
-            name: of the moment, for the message.
-
-        Raises:
-            KitError: where one of them does not come.
-        """
+        """Wait until every process is here; a KitError that has the name where one is lost."""
         if self.size == 1:
             return
         from torch import distributed
@@ -134,11 +108,7 @@ class Group:
             distributed.monitored_barrier(timeout=TIMEOUT)
 
     def gather(self, value: T, name: str) -> list[T]:
-        """Return every process's value in the order of the ranks, on each of them.
-
-        Raises:
-            KitError: where one of them does not answer.
-        """
+        """Return every process's value in the order of the ranks; a KitError where one is lost."""
         if self.size == 1:
             return [value]
         from torch import distributed
@@ -185,21 +155,13 @@ def joined(where: Rank) -> Iterator[Group]:
 
 
 def end_by_torchrun(number: int, frame: FrameType | None) -> None:
-    """Answer SIGTERM.
-
-    Raises:
-        KitError: always.
-    """
+    """Answer SIGTERM by a KitError."""
     raise KitError("torchrun ended this rank: another rank died, or the run was stopped")
 
 
 @contextlib.contextmanager
 def lost_ranks(moment: str) -> Iterator[None]:
-    """Turn what gloo raises into an error that says that a rank was lost.
-
-    Raises:
-        KitError: in place of torch's RuntimeError.
-    """
+    """Turn gloo's RuntimeError into a KitError that says that a rank was lost."""
     try:
         yield
     except RuntimeError as error:

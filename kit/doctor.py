@@ -54,11 +54,11 @@ class Pairs:
     """pairs.json: which torch-npu belongs to which torch and CANN, and who says so."""
 
     recommended: Pair
-    rows: tuple[Pair, ...]
+    rows: list[Pair]
     python_of_torch: Mapping[str, list[str]]
     python_of_torch_npu: Mapping[str, list[str]]  # where the index has wheels for fewer
-    cuda_build_starts: tuple[str, ...]  # releases of torch; tried on the emulated NPU
-    cuda_build_aborts: tuple[str, ...]
+    cuda_build_starts: list[str]  # releases of torch; tried on the emulated NPU
+    cuda_build_aborts: list[str]
 
     def pythons(self, row: Pair) -> list[str]:
         """Return the releases of Python that a row's wheels are for; none where nobody says."""
@@ -70,15 +70,10 @@ class Pairs:
 def pairs() -> Pairs:
     """Read the table beside this file."""
     content = json.loads(Path(__file__).with_name("pairs.json").read_text("utf-8"))
-    rows = tuple(Pair(row["torch_npu"], row["torch"], row["cann"]) for row in content["pairs"])
-    return Pairs(
-        next(row for row in rows if row.torch_npu == content["recommended"]),
-        rows,
-        content["python_of_torch"],
-        content["python_of_torch_npu"],
-        tuple(content["cuda_build_starts"]),
-        tuple(content["cuda_build_aborts"]),
-    )
+    rows = [Pair(row["torch_npu"], row["torch"], row["cann"]) for row in content["pairs"]]
+    recommended = next(row for row in rows if row.torch_npu == content["recommended"])
+    rest = ("python_of_torch", "python_of_torch_npu", "cuda_build_starts", "cuda_build_aborts")
+    return Pairs(recommended, rows, **{name: content[name] for name in rest})
 
 
 def pair_problem(torch: str, torch_npu: str, build: str) -> str | None:
@@ -289,14 +284,11 @@ def _check_chips(host: Host) -> Check:
 
 def _check_transformers(host: Host) -> Check:
     version = host.version("transformers")
-    if not version:
-        return Check(
-            "transformers", "not installed", False, f"{_pip()} install -r requirements.txt"
-        )
-    if release(version) < OLDEST_TRANSFORMERS:
-        fix = f"{_pip()} install -U transformers"
-        return Check("transformers", f"{version} has no DINOv3", False, fix)
-    return Check("transformers", version)
+    if release(version) >= OLDEST_TRANSFORMERS:
+        return Check("transformers", version)
+    value = f"{version} has no DINOv3" if version else "not installed"
+    fix = f"{_pip()} install {'-U transformers' if version else '-r requirements.txt'}"
+    return Check("transformers", value, False, fix)
 
 
 def _check_torchvision(host: Host) -> Check:

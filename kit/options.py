@@ -44,26 +44,16 @@ MODE_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to run the model.
+    """One way to run the model."""
 
-    Attributes:
-        precision: compute type; fp32 leaves HF32 and TF32 as the device has them by default,
-            strict-fp32 turns them off.
-        attention: sdpa or eager.
-        graph: captured once and replayed, instead of given to the device operator by operator.
-        chip_gelu: with the chip's own form of GELU, which npu_patch replaces otherwise.
-        channels_last: images and convolution weights with the channels innermost in memory.
-        compiled: by torch.compile.
-        fast_math: oneDNN may round the inputs of fp32 products to bf16, on processors that can.
-    """
-
+    # fp32 leaves HF32 and TF32 as the device has them by default, strict-fp32 turns them off.
     precision: Precision
     attention: Attention
-    graph: bool = False
-    chip_gelu: bool = False
-    channels_last: bool = False
-    compiled: bool = False
-    fast_math: bool = False
+    graph: bool = False  # captured once and replayed, instead of operator by operator
+    chip_gelu: bool = False  # the chip's own form of GELU, which npu_patch replaces otherwise
+    channels_last: bool = False  # images and convolution weights with the channels innermost
+    compiled: bool = False  # by torch.compile
+    fast_math: bool = False  # oneDNN may round the inputs of fp32 products to bf16
 
     @property
     def name(self) -> str:

@@ -31,24 +31,16 @@ Draw = Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run measured: nothing of it has been written yet.
+    """What a run measured: nothing of it has been written yet."""
 
-    Attributes:
-        record: for output/<script>.json.
-        report: the lines that stand at the end of the console output.
-        files: further results by path, such as saved features.
-        pictures: what draws each picture, by its name in the output folder; called when the
-            record is on the disk.
-        exit_code: 0, 1 for a failed verdict, or 130 for a partial result after Ctrl-C.
-        afterwards: measures what is not worth the record, which is on the disk by then; what it
-            returns takes this outcome's place, and its report follows this one's.
-    """
-
-    record: Record
-    report: Sequence[str]
-    files: Mapping[Path, bytes] = field(default_factory=dict)
+    record: Record  # for output/<script>.json
+    report: Sequence[str]  # the lines that stand at the end of the console output
+    files: Mapping[Path, bytes] = field(default_factory=dict)  # such as saved features, by path
+    # What draws each picture, by its name in the output folder, once the record is on the disk.
     pictures: Mapping[str, Draw] = field(default_factory=dict)
-    exit_code: int = EXIT_PASSED
+    exit_code: int = EXIT_PASSED  # 1 for a failed verdict, 130 for a partial result after Ctrl-C
+    # Measures what is not worth the record, which is on the disk by then; what it returns takes
+    # this outcome's place, and its report follows this one's.
     afterwards: Callable[[], "Outcome"] | None = None
 
 
@@ -186,13 +178,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 def write(options: Options, log: output.RunLog, outcome: Outcome, written: list[Path]) -> None:
     """Write the record and the log, then the other results, the pictures and the report.
 
-    The record comes first. A picture or a report that fails is a warning and costs nothing else.
-
-    Args:
-        options: the options.
-        log: printed to the end.
-        outcome: what is written.
-        written: gets each path once it is on the disk.
+    A picture or a report that fails is a warning and costs nothing else. `written` gets each path
+    once it is on the disk.
 
     Raises:
         KitError: where the record or a result that was asked for cannot be written.

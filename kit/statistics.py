@@ -151,38 +151,25 @@ class VectorError:
     """How far `measured` is from `reference`, all elements taken as one vector.
 
     Where a value is not finite the relative error is infinite and the other figures are NaN.
-
-    Attributes:
-        relative_error: ||measured - reference|| / ||reference||, Euclidean; 0 where both are
-            zero everywhere, infinite where only the reference is.
-        cosine: of the angle between the two; 1 where both are zero, 0 where one is.
-        mse: mean of the squared differences.
-        max_abs_diff: largest difference by magnitude.
-        identical: whether the two are equal to the last bit, as values.
-        broken: how many values are NaN or infinite, and where the first is; empty for none.
     """
 
+    # ||measured - reference|| / ||reference||, Euclidean; 0 where both are zero everywhere,
+    # infinite where only the reference is.
     relative_error: float
-    cosine: float
-    mse: float
+    cosine: float  # of the angle between the two; 1 where both are zero, 0 where one is
+    mse: float  # mean of the squared differences
     max_abs_diff: float
-    identical: bool
-    broken: str = ""
+    identical: bool  # whether the two are equal to the last bit, as values
+    broken: str = ""  # how many values are NaN or infinite, and where the first is
 
 
 @dataclass(frozen=True)
 class TokenErrors:
-    """How far each token (one vector along the last axis) of `measured` is from `reference`.
+    """How far each token (one vector along the last axis) of `measured` is from `reference`."""
 
-    Attributes:
-        relative: fp64, one per token, in the order of the leading axes flattened.
-        cosine: fp64, the same.
-        worst: position of the largest relative error; of the first NaN where there is one.
-    """
-
-    relative: torch.Tensor
-    cosine: torch.Tensor
-    worst: int
+    relative: torch.Tensor  # fp64, one per token, in the order of the leading axes flattened
+    cosine: torch.Tensor  # the same
+    worst: int  # position of the largest relative error
 
     @property
     def worst_relative(self) -> float:

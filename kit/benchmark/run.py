@@ -1,6 +1,7 @@
 """A run of benchmark.py: each mode's first forward, latency, features and sweep."""
 
 import contextlib
+import platform
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from kit.benchmark.measure import WINDOW, Interrupted, Meter, Plan
 from kit.device.arithmetic import OwnGelu
 from kit.device.device import device_errors, is_emulated, synchronize
 from kit.device.meters import Stopwatch, host_peak_bytes
-from kit.distributed import Group, host_name
+from kit.distributed import Group
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
 from kit.model import preprocessing
 from kit.model.images import Inputs, decode
@@ -507,7 +508,7 @@ class Run:
         device = self.setup.device
         own = RankLatency(
             rank=self.group.place.rank,
-            host=host_name(),
+            host=platform.node(),
             torch_device=str(device.torch_device),
             name=device.name,
             latency=statistics.statistics(latency.samples_ms),
