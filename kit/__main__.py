@@ -51,16 +51,9 @@ class Ended:
 
     def line(self) -> str:
         """Return its row of the table of outcomes."""
-        ending = ENDINGS.get(self.code) or f"died: {death(self.code or 0)}"
-        return f"{self.script:<14}{ending:<32}{self.took_s:>8.1f} s"
-
-
-def death(code: int) -> str:
-    """Return the name of the signal in an exit code, else the code."""
-    try:
-        return signal.Signals(code - 128).name
-    except ValueError:
-        return f"exit code {code}"
+        names = {128 + number: number.name for number in signal.Signals}
+        died = f"died: {names.get(self.code or 0, f'exit code {self.code}')}"
+        return f"{self.script:<14}{ENDINGS.get(self.code, died):<32}{self.took_s:>8.1f} s"
 
 
 def shared_out(argv: Sequence[str], known: Mapping[str, set[str]]) -> dict[str, list[str]]:

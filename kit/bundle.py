@@ -140,10 +140,8 @@ def contents(folder: Path, names: Names) -> dict[str, str]:
 def pack(report: dict[str, Any], text: str, paths: list[str]) -> int:
     """Pack the doctor's answer, records and logs; say where. Return the exit code.
 
-    Args:
-        report: what --json prints.
-        text: what the command prints.
-        paths: the archive, and the folder with records and logs (output).
+    `report` is what --json prints, `text` what the command prints; `paths` are the archive and the
+    folder with records and logs, by default output.
     """
     if not 1 <= len(paths) <= 2:
         print("usage: python3 -m npu_patch --bundle FILE.zip [FOLDER]", file=sys.stderr)  # noqa: T201

@@ -79,10 +79,7 @@ def pairs() -> Pairs:
 def pair_problem(torch: str, torch_npu: str, build: str) -> str | None:
     """Say why this torch-npu cannot be imported beside this torch, None where nothing is known.
 
-    Args:
-        torch: its version, 2.13.0+cpu.
-        torch_npu: its version.
-        build: what torch is built for: "CUDA 13.0", "cpu".
+    torch and torch_npu are versions, build is what torch is built for: "CUDA 13.0", "cpu".
     """
     if release(torch)[:3] != release(torch_npu)[:3]:
         return f"torch-npu {torch_npu} is not made for torch {torch}"

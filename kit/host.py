@@ -26,13 +26,13 @@ NUMPY_1_UP_TO = (8, 2)  # CANN
 PACKAGES = ("torch", "torch-npu", "torchvision", "transformers", "numpy")
 # What torch-npu and CANN's operator compiler, which runs Python, import.
 CANN_PACKAGES = (
-    *("attrs", "cloudpickle", "decorator", "numpy", "psutil", "pyyaml", "scipy", "sympy"),
-)
+    "attrs", "cloudpickle", "decorator", "numpy", "psutil", "pyyaml", "scipy", "sympy",
+)  # fmt: skip
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 VARIABLES = (
-    *("ASCEND_HOME_PATH", VISIBLE, "LD_LIBRARY_PATH"),
-    *("TORCH_COMPILE_DISABLE", "TORCH_DEVICE_BACKEND_AUTOLOAD"),
-)
+    "ASCEND_HOME_PATH", VISIBLE, "LD_LIBRARY_PATH", "TORCH_COMPILE_DISABLE",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+)  # fmt: skip
 _BUILDS = {"cuda": "CUDA", "hip": "ROCm", "xpu": "XPU"}  # as torch/version.py names them
 _SECONDS = 120  # for a child that imports torch and torch_npu: 4 s here, a cold host takes longer
 
@@ -219,11 +219,7 @@ def _cann_on_disk(ascend: Path, home: str) -> tuple[str | None, str | None]:
 
 
 def read_host(ascend: Path = ASCEND) -> Host:
-    """Look at this host. CANN and torchvision are asked in processes of their own.
-
-    Args:
-        ascend: where the driver and CANN are installed.
-    """
+    """Look at this host, whose driver and CANN are installed in the folder `ascend`."""
     answer, problem = ask(_ASK_CANN)
     cann = Cann(problem=problem)
     if not problem:

@@ -173,16 +173,10 @@ def as_precision(text: str) -> Precision:
 
 
 def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
-    """Return the modes that --modes asks for, each once.
+    """Return the modes that --modes asks for, each once; a KitError for a name that is none.
 
-    Args:
-        text: `all`, or names with commas between them; a name without an attention takes the
-            base mode's.
-        base: the mode of the other options; `all` begins with it and ends with what is compiled,
-            which takes longest.
-
-    Raises:
-        KitError: for a name that is no mode.
+    A name without an attention takes that of `base`, the mode of the other options; `all` begins
+    with it and ends with what is compiled, which takes longest.
     """
     if text != "all":
         return tuple(dict.fromkeys(_parse_mode(name.strip(), base) for name in text.split(",")))
@@ -219,11 +213,7 @@ def _parse_mode(name: str, base: Mode) -> Mode:
 
 
 def device_name(text: str) -> str:
-    """Return text where it is auto, npu, npu:N, cuda, cuda:N or cpu.
-
-    Raises:
-        argparse.ArgumentTypeError: for any other text.
-    """
+    """Return text where it is auto, npu, npu:N, cuda, cuda:N or cpu; an argparse type."""
     if not DEVICE_PATTERN.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"unknown device {text[:40]!r}: use auto, npu, npu:N, cuda, cuda:N or cpu"
@@ -262,11 +252,7 @@ def number(least: float, most: float, unit: str) -> Callable[[str], float]:
 
 
 def some_path(text: str) -> Path:
-    """Return text as a path.
-
-    Raises:
-        argparse.ArgumentTypeError: where it is empty, which Path takes for the current folder.
-    """
+    """Return text as a path; an argparse type. Path takes an empty one for the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: give a file or a folder")
     return Path(text)
@@ -298,11 +284,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are a KitError instead of a usage text and an exit."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the parser's message as one line.
-
-        Raises:
-            KitError: always.
-        """
+        """Raise the parser's message as a KitError."""
         raise KitError(f"{message} (see {self.prog} --help)")
 
     def names(self) -> set[str]:
@@ -317,12 +299,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def shared_parser(script: str, description: str) -> OneLineParser:
-    """Return a parser that knows the options all three scripts share.
-
-    Args:
-        script: the script's name without ".py".
-        description: the first lines of its --help.
-    """
+    """Return a parser of the options that all three scripts share; the script without ".py"."""
     parser = OneLineParser(
         prog=f"{script}.py",
         description=description,
@@ -425,11 +402,7 @@ def script_words(script: str, *, emulated: bool) -> list[str]:
 
 
 def refuse_one_device_for_all_ranks(device: str, world_size: int) -> None:
-    """Check that --device does not put all of torchrun's ranks on one device.
-
-    Raises:
-        KitError: where it names an index and there are several ranks.
-    """
+    """Raise a KitError where --device puts all of torchrun's ranks on one device."""
     kind, _, index = device.partition(":")
     if index and world_size > 1:
         raise KitError(

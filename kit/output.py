@@ -61,13 +61,7 @@ class RunLog:
     ) -> Iterator[Callable[[int], object]]:
         """Show how far work is while the block runs, on a terminal only and never in the log.
 
-        Args:
-            total: how many steps there will be; None where that is not known.
-            label: what is going on.
-            unit: what one step is.
-
-        Yields:
-            What moves the bar on by a number of steps.
+        Yields what moves the bar on by a number of steps, each a `unit`; None as total is unknown.
         """
         if self.silent or self.terminal is None:
             yield lambda steps: None
@@ -93,13 +87,7 @@ class RunLog:
 
 @contextlib.contextmanager
 def alive(log: RunLog, what: str, every_s: float = 30.0) -> Iterator[None]:
-    """Say every half minute that the block is still at work: a chip may compile for minutes.
-
-    Args:
-        log: printed to, from a thread of its own; the lines are in the text log too.
-        what: is going on.
-        every_s: seconds between two lines.
-    """
+    """Say every half minute, from a thread, what still goes on: a chip may compile for minutes."""
     done = threading.Event()
     start = time.monotonic()
 
@@ -139,11 +127,7 @@ def detach_stdout() -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder` and prove that a file can be written in it, before any work is done.
-
-    Raises:
-        KitError: where it cannot be made or written.
-    """
+    """Make `folder` and prove that a file can be written in it; a KitError where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -153,7 +137,7 @@ def require_writable(folder: Path) -> None:
 
 
 def require_writable_file(path: Path) -> None:
-    """Prove that a file can be put at `path`, before any work is done.
+    """Prove that a file can be put at `path`.
 
     Raises:
         KitError: where it cannot: no folder for it, a folder in its place, a name too long.
@@ -171,10 +155,8 @@ def require_writable_file(path: Path) -> None:
 def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
     """Write all files, or none: each in full beside its place first, then renamed into it.
 
-    What is `gone` is deleted then: files of an earlier run that would stand beside these.
-
-    A reader sees the old file or the new one, never a part; a run that is killed while it
-    writes leaves the old ones.
+    A reader sees the old file or the new one, never a part. What is `gone` is deleted then: files
+    of an earlier run that would stand beside these.
 
     Raises:
         KitError: where a file cannot be written; no file has changed then.
@@ -201,27 +183,21 @@ def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
 def stage(path: Path, content: bytes) -> Path:
     """Write content to a new hidden file beside `path`, on the disk, and return it.
 
-    Raises:
-        OSError: where that fails; the hidden file is gone then.
+    Where that fails the hidden file is gone and the OSError raised.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~current_umask())
+            umask = os.umask(0o022)  # which mkstemp ignores; other readers should not have to
+            os.umask(umask)
+            os.fchmod(file.fileno(), 0o666 & ~umask)
             os.fsync(file.fileno())
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     return Path(name)
-
-
-def current_umask() -> int:
-    """Return the process's umask; mkstemp ignores it, other readers should not have to."""
-    umask = os.umask(0o022)
-    os.umask(umask)
-    return umask
 
 
 def write_error(path: Path, error: OSError) -> KitError:

@@ -16,11 +16,7 @@ LARGEST_JSON_BYTES = 64 << 20
 
 
 def kind_of(path: Path, what: str) -> Kind:
-    """Return what lies at a path, links followed.
-
-    Args:
-        path: anything.
-        what: the path's meaning, which begins the error, for example `--image`.
+    """Return what lies at a path, links followed; `what` (--image) begins the error.
 
     Raises:
         KitError: where the system does not say: no permission, a name that is too long.
@@ -37,12 +33,7 @@ def kind_of(path: Path, what: str) -> Kind:
 
 
 def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
-    """Return a plain file's content.
-
-    Args:
-        path: of the file.
-        what: its meaning, which begins the error.
-        largest_bytes: more than this is refused.
+    """Return a plain file's content; `what` begins the error.
 
     Raises:
         KitError: where it is no plain file, too large, or cannot be read.
@@ -64,10 +55,7 @@ def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
 def read_json(path: Path, what: str, fix: str) -> dict[str, Any]:
     """Return the JSON object in a file; NaN and Infinity, which JSON does not have, are refused.
 
-    Args:
-        path: of the file.
-        what: its meaning, which begins the error; may be empty.
-        fix: what to do about a wrong one, which ends the error.
+    `what` begins the error and may be empty, `fix`, what to do about a wrong one, ends it.
 
     Raises:
         KitError: where it cannot be read or is no JSON object.

@@ -57,13 +57,7 @@ def shortened(name: str) -> str:
 
 
 def figure_of(height: float, title: str, dpi: float = DPI) -> "Figure":
-    """Return an empty figure in the pictures' style, which needs no display.
-
-    Args:
-        height: in inches.
-        title: its lines; the first is the heading.
-        dpi: pixels in an inch; the width is WIDTH_INCHES.
-    """
+    """Return an empty figure, WIDTH_INCHES wide, `height` inches high, that needs no display."""
     import matplotlib as mpl  # only pictures need it
 
     mpl.use("Agg")

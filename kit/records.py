@@ -16,12 +16,10 @@ History of SCHEMA_VERSION:
          pipeline_ips and pipeline_stage; inference has failures
 """
 
-import dataclasses
 import inspect
 import json
 import re
 import sys
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -893,10 +891,6 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes, record: type[AnyRecord]) -> AnyRecord:
     """Return the record that JSON holds, every field checked; fields of later versions are ignored.
 
-    Args:
-        content: of a file that may hold anything.
-        record: what it should be.
-
     Raises:
         RecordError: where it is not one, with the first place that is wrong.
         ModuleNotFoundError: where msgspec, which decodes it, is not installed.
@@ -922,30 +916,7 @@ class _Version:
 # ---- JSON Schema and docs/records.md -------------------------------------------------------------
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-INTRODUCTION = f"""# The records
-
-<!-- Written by python3 -m kit.records from the dataclasses in kit/records.py. -->
-
-Each script leaves one JSON object: `output/inference.json`, `output/benchmark.json`,
-`output/accuracy.json`. They are for programs: files appear whole or not at all, every field below
-is always there, a value that is not known or does not apply is `null`, and no number is NaN or
-infinite. The same as JSON Schema (2020-12): [inference](schema/inference.schema.json),
-[benchmark](schema/benchmark.schema.json), [accuracy](schema/accuracy.schema.json).
-
-**Version.** `schema_version` is `{SCHEMA_VERSION}` here. The number before the point changes when a
-field goes, is renamed or changes its meaning: refuse what you do not know. The number behind it
-changes when fields are added: ignore those.
-
-**Units** stand at the end of a name: `_ms` milliseconds, `_ns` nanoseconds, `_bytes` bytes, `_ips`
-images per second, `_percent` per cent. `relative_error`, `cosine` and shares have none.
-
-**Many hosts in one table.** [collect.py](collect.py) needs nothing but Python. It reads folders
-with records and writes CSV, one row per folder:
-
-```bash
-python3 docs/collect.py host-a/output host-b/output > hosts.csv
-```
-"""
+MARK = "<!-- What follows is written by python3 -m kit.records. -->\n"
 
 
 def schema(record: type[Record]) -> dict[str, Any]:
@@ -954,9 +925,8 @@ def schema(record: type[Record]) -> dict[str, Any]:
 
     _, parts = msgspec.json.schema_components([record], ref_template="#/$defs/{name}")
     parts = json.loads(json.dumps(parts))  # a default that is a tuple is a list there
-    types = {kind.__name__: kind for kind in _dataclasses_in(record)}
     for name, part in parts.items():
-        comments = _comments(types[name])
+        comments = _comments(globals()[name])
         part["properties"] = {
             key: {"description": comments[key], **part["properties"][key]} for key in comments
         }
@@ -972,9 +942,8 @@ def _comments(kind: type) -> dict[str, str]:
     """Return the comment on each field of a dataclass, inherited ones first."""
     found: dict[str, str] = {}
     above: list[str] = []
-    for line in (
-        line for base in kind.mro()[-2::-1] for line in inspect.getsource(base).split("\n")
-    ):
+    sources = map(inspect.getsource, kind.mro()[-2::-1])
+    for line in "\n".join(sources).split("\n"):
         if field := re.match(r"    (\w+): [^#]+?(?:  # (.+))?$", line):
             found[field[1]] = field[2] or " ".join(above)
         comment = re.match(r"    # (.+)", line)
@@ -982,34 +951,26 @@ def _comments(kind: type) -> dict[str, str]:
     return found
 
 
-def _dataclasses_in(kind: Any) -> Iterator[type]:  # noqa: ANN401 - a type or a part of an annotation
-    """Yield the dataclasses that a type reaches, itself first."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        yield kind
-        for hint in typing.get_type_hints(kind).values():
-            yield from _dataclasses_in(hint)
-    for argument in typing.get_args(kind):
-        yield from _dataclasses_in(argument)
-
-
 def documentation() -> str:
-    """Return docs/records.md."""
-    shared = schema(Record)
-    parts = [INTRODUCTION, "## In every record\n", _table(shared)]
-    parts += _objects(Record, shared, known := set[str]())
+    """Return docs/records.md: its introduction as it is, the tables as the types are."""
+    introduction = (DOCS / "records.md").read_text(encoding="utf-8").partition(MARK)[0]
+    shared, known = schema(Record), set[str]()
+    parts = [introduction + MARK, "## In every record\n", _table(shared)]
+    parts += _objects(shared["properties"], shared["$defs"], known)
     for script, record in RECORDS.items():
+        whole = schema(record)
         parts.append(f"## `results` of {script}.json\n")
-        parts += _objects(record, schema(record), known)
+        parts += _objects(whole["properties"], whole["$defs"], known)
     return "\n".join(parts)
 
 
-def _objects(record: type[Record], whole: Mapping[str, Any], known: set[str]) -> Iterator[str]:
-    """Yield heading, sentence and table of each object in a record that is not yet known."""
-    for name in (kind.__name__ for kind in _dataclasses_in(record)):
-        if name in whole["$defs"] and name not in known:
+def _objects(part: object, whole: Mapping[str, Any], known: set[str]) -> Iterator[str]:
+    """Yield heading, sentence and table of each object in a part that is not yet known."""
+    for name in re.findall(r"#/\$defs/(\w+)", json.dumps(part)):
+        if name not in known:
             known.add(name)
-            part = whole["$defs"][name]
-            yield f"### {name}\n\n{part['description']}\n\n{_table(part)}"
+            yield f"### {name}\n\n{whole[name]['description']}\n\n{_table(whole[name])}"
+            yield from _objects(whole[name], whole, known)
 
 
 def _table(part: Mapping[str, Any]) -> str:

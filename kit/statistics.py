@@ -80,10 +80,7 @@ def step_noise(samples_ms: Sequence[float]) -> float:
 def shifted(before: Sequence[float], after: Sequence[float], tolerance: float) -> bool:
     """Return whether the median moved from one window to the next, beyond noise and tolerance.
 
-    Args:
-        before: samples of the earlier window.
-        after: samples of the later one.
-        tolerance: share of the earlier median that counts as no move.
+    The tolerance is a share of the earlier window's median.
     """
     error = MEDIAN_ERROR * step_noise([*before, *after])
     noise = NOISE_FACTOR * error * math.sqrt(1 / len(before) + 1 / len(after))
@@ -286,14 +283,13 @@ def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErro
     norm = torch.linalg.vector_norm(expected, dim=1)
     found_norm = torch.linalg.vector_norm(found, dim=1)
     error = torch.linalg.vector_norm(found - expected, dim=1)
-    infinity = torch.full_like(error, math.inf)
-    relative = torch.where(norm > 0, error / norm, torch.where(error > 0, infinity, error))
-    relative = torch.where(finite, relative, infinity)
+    relative = (error / norm).nan_to_num(nan=0.0, posinf=math.inf)  # 0 / 0 is 0
+    relative = torch.where(finite, relative, math.inf)
     product = norm * found_norm
     dot = (expected * found).sum(dim=1)
     both_zero = (norm == 0) & (found_norm == 0)
     cosine = torch.where(product > 0, (dot / product).clamp(-1, 1), both_zero)
-    cosine = torch.where(finite, cosine, torch.full_like(cosine, math.nan))
+    cosine = torch.where(finite, cosine, math.nan)
     return TokenErrors(relative, cosine, int(relative.argmax()))
 
 

@@ -55,6 +55,7 @@ COLLECT = records.DOCS / "collect.py"
 def test_the_shipped_documentation_is_that_of_the_dataclasses() -> None:
     shipped = (records.DOCS / "records.md").read_text(encoding="utf-8")
     assert shipped == records.documentation(), "run python3 -m kit.records"
+    assert f"`schema_version` is `{records.SCHEMA_VERSION}`" in shipped
 
 
 @pytest.mark.parametrize("script", records.RECORDS)
