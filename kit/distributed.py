@@ -94,10 +94,6 @@ class Group:
         """Number of processes."""
         return self.place.world_size
 
-    def alone(self) -> "Group":
-        """Return a group of this process only."""
-        return Group(Rank())
-
     def barrier(self, name: str) -> None:
         """Wait until every process is here; a KitError that has the name where one is lost."""
         if self.size == 1:
@@ -117,14 +113,6 @@ class Group:
         with lost_ranks(f"gathering {name}"):
             distributed.all_gather_object(values, value)
         return cast("list[T]", values)
-
-    def least(self, value: float) -> float:
-        """Return the smallest value of all processes."""
-        return min(self.gather(value, "the ranks' times"))
-
-    def most(self, value: float) -> float:
-        """Return the largest value of all processes."""
-        return max(self.gather(value, "the ranks' counts"))
 
 
 @contextlib.contextmanager

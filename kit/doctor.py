@@ -184,10 +184,8 @@ def _check_torch(host: Host) -> Check:
             why = "and this host has an NVIDIA GPU too: torch_npu refuses two accelerators"
             return Check("torch", f"{value}, {why}", False, fix)
     if release(version) < OLDEST_TORCH:
-        return Check(
-            "torch", f"{value}; {_number(OLDEST_TORCH)} is the oldest that was tried", None
-        )
-    return Check("torch", value)
+        value += f"; {_number(OLDEST_TORCH)} is the oldest that was tried"
+    return Check("torch", value, release(version) >= OLDEST_TORCH or None)
 
 
 def _check_torch_npu(host: Host) -> Check:

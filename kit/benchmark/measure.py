@@ -16,7 +16,7 @@ from kit import statistics
 from kit.device.device import device_errors
 from kit.device.health import HealthChecks
 from kit.device.meters import Sample, Stopwatch
-from kit.distributed import Group
+from kit.distributed import Group, Rank
 from kit.model.model import Features
 from kit.model.runner import Call
 from kit.output import RunLog
@@ -66,7 +66,7 @@ class Plan:
         if limit_s is not None:
             count = min(count, max(least, int(limit_s / expected_s)))
         count = max(count, math.ceil(self.min_seconds / expected_s))
-        return round(group.most(count))
+        return max(group.gather(count, "the ranks' counts"))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -148,7 +148,7 @@ class Meter:
             Interrupted: on Ctrl-C, with the samples until then.
         """
         taken = Taken(batch_size, plan.window)
-        group = self.group if together else self.group.alone()
+        group = self.group if together else Group(Rank())
         try:
             with collector_off():
                 self.warm_up(call, plan, name, taken)
@@ -196,7 +196,8 @@ class Meter:
                     with device_errors(f"measuring {name}, forward {len(taken.wall) + 1}"):
                         watch(taken.add(self.stopwatch.time(call)))
                     step(1)
-                if group.least(time.monotonic() - start) >= plan.min_seconds:
+                elapsed_s = time.monotonic() - start
+                if min(group.gather(elapsed_s, "the ranks' times")) >= plan.min_seconds:
                     return
                 count = LEAST_ITERATIONS
 
