@@ -43,7 +43,10 @@ PUBLIC = re.compile(
     r"|(?:preprocessor_)?config\.json$|model[\w.-]*\.(?:safetensors|json)$"
 )
 PATH_KEYS = {"image", "weights", "baseline", "git_origin"}  # of records: paths and addresses
-PATH_OPTIONS = {"--image", "--weights", "--output-dir", "--baseline", "--save-features"}
+PATH_OPTIONS = {
+    "--image", "--weights", "--output-dir", "--baseline", "--save-features", "--features",
+    "--against", "--references",
+}  # fmt: skip
 # Words of everybody's host and of the records' own.
 COMMON = {"root", "localhost", "user", "npu", "cpu", "cuda", "torch", "ascend", "python", "linux"}
 
