@@ -99,8 +99,7 @@ class DeviceArithmetic:
     """What the device computes in, measured before anything is compared."""
 
     operators: tuple[OperatorArithmetic, ...]  # One entry per operator.
-    # What a product beyond the range becomes: infinity, or the largest number.
-    overflow: Literal["infinity", "saturates"]
+    overflow: Literal["infinity", "saturates"]  # What a product beyond the range becomes.
     repeatable: bool  # Whether the same product gives the same bits again.
 
 
@@ -134,8 +133,8 @@ class ModelInfo:
 
     weights: str | None  # Folder of the weights; null for random weights.
     source: Source  # Where the weights come from; 'random' means no real features.
-    # Of the one safetensors file; of the lines of `sha256sum *.safetensors` where there are
-    # several; of the tensors' bytes in the order of their names for random weights.
+    # Of the safetensors file, of `sha256sum *.safetensors` for several, of the tensors' bytes in
+    # the order of names for random weights.
     sha256: str
     architecture: str  # The transformers class.
     parameters: int  # Number of parameters.
@@ -213,16 +212,14 @@ class InferenceResults:
 
     # Median wall-clock time of a synchronized forward after one warm-up forward, in ms.
     latency_ms: float
-    # Every timed forward of the first image, in ms: up to 20 within about a second.
-    samples_ms: tuple[float, ...]
+    samples_ms: tuple[float, ...]  # Every timed forward of the first image, in ms; up to 20.
     # The warm-up and the further timed forwards beside the first; beside the warm-up where the
     # first is not finite.
     repeats: Repeats
     pooler_output: TensorSummary  # The pooled feature: batch, width.
     last_hidden_state: TensorSummary  # All tokens: batch, tokens, width.
     images: tuple[ImageResult, ...]  # One entry per image, in the order of their names.
-    # Where forwards of the same input are further apart than the limits or not finite, why this is
-    # no result; else empty.
+    # Why this is no result: forwards of one input beyond the limits or not finite; else empty.
     failures: tuple[str, ...] = ()
 
 
@@ -261,8 +258,7 @@ class RowCheck:
 
     verdict: CheckVerdict  # 'SELF-CHECK': a pass on the CPU; 'FAIL': its figures are no result.
     arithmetic: str  # Row of the limits' table that was applied.
-    # Whether it keeps the published 1 % and 0.999 too, whatever its arithmetic's limits are.
-    within_published_limits: bool
+    within_published_limits: bool  # Whether it keeps the published 1 % and 0.999 too.
     # Images held against the fp32 model on the CPU: the batch's, all different up to eight, and a
     # second batch with each in another's place.
     images: int
@@ -321,8 +317,7 @@ class ThroughputRow:
     # the sweep ends here; 'interrupted': from the samples until Ctrl-C.
     status: RowStatus
     searched: bool  # Whether the batch size was found after a larger one ran out of memory.
-    # Images per second: batch_size over avg_latency_ms; null where not measured or failed.
-    throughput_ips: float | None
+    throughput_ips: float | None  # batch_size over avg_latency_ms; null: not measured or failed.
     avg_latency_ms: float | None  # Mean wall-clock time of a synchronized forward.
     # Images per second of forwards that are waited for once; null for the CPU, or not measured.
     queued_throughput_ips: float | None
@@ -362,8 +357,7 @@ class Harness:
     overhead_share: float | None  # The same, as a share of the batch-1 median.
     clock: str  # The host's clock.
     clock_resolution_ns: float  # Its resolution, in ns.
-    # Python's collector runs before each measurement and not during it.
-    garbage_collector: Literal["off while timing"]
+    garbage_collector: Literal["off while timing"]  # Runs before each measurement instead.
     cpu_governor: str | None  # Frequency policy of the first core; null if unknown.
     load_average: float | None  # Processes that wanted a core in the last minute.
 
@@ -388,8 +382,7 @@ class PrecisionLimit:
 class Limit:
     """What this device reaches, measured in this run, and what a forward asks of it."""
 
-    # Floating-point operations of one image's forward by torch's formulas (products and
-    # convolutions, a multiplication and an addition each counting one).
+    # Of one image's forward by torch's formulas: products and convolutions, 2 per multiply-add.
     flops_per_image: int
     # Bytes that an fp32 forward's operators read and write for one image, without the weights.
     bytes_per_image: int
@@ -459,8 +452,7 @@ class ScalingRow:
     batch_size: int  # Images in the batch of each rank.
     alone_throughput_ips: float  # Rank 0's, while the other ranks wait.
     rank_throughput_ips: tuple[float, ...]  # Each rank's own, all working at once.
-    # All ranks' images over the time from the common start to the end of the last rank.
-    total_throughput_ips: float
+    total_throughput_ips: float  # All ranks' images from the common start to the last one's end.
     scaling_efficiency: float  # total_throughput_ips over ranks times alone_throughput_ips.
 
 
@@ -538,8 +530,7 @@ class BenchmarkResults:
     harness: Harness | None  # The measuring itself; null where Ctrl-C came first.
     ladder: tuple[LadderRow, ...]  # One row per mode; empty without --modes.
     skipped_modes: tuple[SkippedMode, ...]  # Modes that the device does not have.
-    # The passing mode of the ladder with the lowest batch-1 median.
-    fastest_passing_mode: str | None
+    fastest_passing_mode: str | None  # The passing mode with the lowest batch-1 median.
     fastest_published_mode: str | None  # The same of those that keep the published 1 % and 0.999.
     ranks: Ranks | None  # All devices under torchrun; null with one process.
     scaling_efficiency: float | None  # At the highest total throughput; null with one process.
@@ -547,8 +538,7 @@ class BenchmarkResults:
     # The command that runs fastest_passing_mode as this run did; null without one.
     fastest_passing_command: str | None = None
     profile: Profile | None = None  # Where a forward's time goes; null without --profile.
-    # What the device reaches; null in older records, with Ctrl-C and where it failed.
-    limit: Limit | None = None
+    limit: Limit | None = None  # What the device reaches; null: older record, Ctrl-C or failure.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -582,8 +572,7 @@ class TokenPlace:
     """One token: where it is and how wrong."""
 
     token: int  # Position among the tokens, from 0.
-    # What it is; 'vector' for a model or tensor without tokens.
-    kind: Literal["CLS", "register", "patch", "vector"]
+    kind: Literal["CLS", "register", "patch", "vector"]  # What it is; 'vector': no tokens.
     row: int | None  # Row of the patch, from 0 at the top; null for other tokens.
     column: int | None  # Column of the patch, from 0 at the left; null for others.
     relative_error: float | None  # Of this token; null where it is not finite.
@@ -656,8 +645,7 @@ class BlockAccuracy:
     cpu_relative_error: float | None  # CPU fp32 against fp64 after this block.
     expected_error: float  # What the declared arithmetic explains after this block.
     explained: bool  # Whether every operator of the block is explained by itself.
-    # Whether the error after the block, with all that earlier blocks hand on, is explained.
-    sum_explained: bool
+    sum_explained: bool  # Whether the error after the block, earlier ones' included, is explained.
     worst_operator: OperatorError | None  # The operator closest to or beyond its limit.
     worst_token: TokenPlace | None  # The worst token of the block's output.
 
@@ -764,7 +752,7 @@ class CoverageCell:
     rows: int  # Of the input, in pixels.
     columns: int  # Of the input, in pixels.
     images: int  # How many different images the batch holds.
-    # The largest of all images and both outputs; null where it is not finite or not measured.
+    # The largest of all images and outputs; null: not finite, not measured.
     relative_error: float | None
     cosine: float | None  # The smallest of them; the same.
     token_relative_error: float | None  # The worst token of them; the same.
@@ -813,11 +801,9 @@ class Soak:
     reason: str | None  # The first wrong result or the device's error; else null.
     first_deviation: SoakDeviation | None  # Null where all bits are the same.
     batches: tuple[SoakBatch, ...]  # One entry per batch size.
-    # Most resident memory of the process after two rounds; null where unknown.
-    early_host_peak_bytes: int | None
+    early_host_peak_bytes: int | None  # Most resident memory after two rounds; null if unknown.
     host_peak_bytes: int | None  # The same at the end: flat where both are alike.
-    # Most device memory that tensors held in two rounds; null for the CPU.
-    early_device_peak_bytes: int | None = None
+    early_device_peak_bytes: int | None = None  # Held by tensors in two rounds; null for the CPU.
     device_peak_bytes: int | None = None  # The same in all of them.
 
 
@@ -842,12 +828,10 @@ class AccuracyResults:
     first_unexplained_block: int | None
     # The first operator inside that block beyond its limit; null where there is none.
     first_unexplained_operator: OperatorError | None
-    # The outputs with the chip's own GELU; null where it is the form that was asked for.
-    chip_gelu: ChipGelu | None
+    chip_gelu: ChipGelu | None  # Outputs with the chip's own GELU; null where it is as asked for.
     explain: tuple[Cause, ...]  # Known causes switched one by one; --explain only.
     folder: FolderAccuracy | None  # The whole folder; null for a single image.
-    # Where the device's features of the judged images are; null in older records.
-    features: FeaturesFile | None = None
+    features: FeaturesFile | None = None  # Those of the judged images; null in older records.
     against: FeaturesComparison | None = None  # The features beside another's; --against only.
     # Other batch sizes, input sizes and modes: a small set, all of them with --coverage.
     coverage: tuple[CoverageCell, ...] = ()
