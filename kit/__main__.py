@@ -57,11 +57,7 @@ class Ended:
 
 
 def shared_out(argv: Sequence[str], known: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Return each script's arguments: of argv the options that are known to it, with their values.
-
-    Raises:
-        KitError: for an option that no script knows.
-    """
+    """Return the options that each script knows, with values; KitError for one that none knows."""
     found: dict[str, list[str]] = {script: [] for script in known}
     takers: list[str] = []
     for word in argv:
@@ -78,9 +74,7 @@ def shared_out(argv: Sequence[str], known: Mapping[str, set[str]]) -> dict[str, 
 def parse(argv: Sequence[str]) -> tuple[Options, dict[str, list[str]]]:
     """Return the options that the scripts share, and each script's arguments, all of them checked.
 
-    Raises:
-        KitError: for an option that no script knows, or that makes no sense to one that does.
-        SystemExit: after --help.
+    Raises KitError for an option that no script knows, or that makes no sense to one that does.
     """
     known = {script: module.make_parser().names() for script, module in SCRIPTS.items()}
     shared = set.intersection(*known.values())

@@ -36,11 +36,7 @@ class Rank:
 
 
 def place() -> Rank:
-    """Return the place that torchrun's environment variables give; alone without them.
-
-    Raises:
-        KitError: where they make no sense.
-    """
+    """Return what torchrun's environment variables say; KitError where they make no sense."""
     texts = [os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
     if texts[2] is None:
         return Rank()
@@ -73,7 +69,7 @@ def share_cores(where: Rank) -> None:
 
 
 def require_meeting_point() -> None:
-    """Check the address at which torchrun's ranks meet; a KitError where there is none."""
+    """Check the address at which torchrun's ranks meet; KitError where there is none."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         raise KitError(
@@ -95,7 +91,7 @@ class Group:
         return self.place.world_size
 
     def barrier(self, name: str) -> None:
-        """Wait until every process is here; a KitError that has the name where one is lost."""
+        """Wait until every process is here; KitError, with the name, where one is lost."""
         if self.size == 1:
             return
         from torch import distributed
@@ -104,7 +100,7 @@ class Group:
             distributed.monitored_barrier(timeout=TIMEOUT)
 
     def gather(self, value: T, name: str) -> list[T]:
-        """Return every process's value in the order of the ranks; a KitError where one is lost."""
+        """Return every process's value in the order of the ranks; KitError where one is lost."""
         if self.size == 1:
             return [value]
         from torch import distributed
@@ -117,13 +113,9 @@ class Group:
 
 @contextlib.contextmanager
 def joined(where: Rank) -> Iterator[Group]:
-    """Connect to the other processes for the block.
+    """Connect to the other processes for the block; KitError where they cannot be reached.
 
-    torchrun answers the death of one process with SIGTERM to the others: that becomes an error
-    that says so.
-
-    Raises:
-        KitError: where they cannot be reached, or torchrun ends the run.
+    torchrun answers the death of one process with SIGTERM to the others: a KitError that says so.
     """
     group = Group(where)
     if where.world_size == 1:

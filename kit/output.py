@@ -29,9 +29,7 @@ class RunLog:
     def line(self, text: str = "") -> None:
         """Print one line as it is, characters that the console lacks as escapes.
 
-        Raises:
-            KitError: where stdout cannot be written.
-            BrokenPipeError: where its reader is gone.
+        Raises BrokenPipeError where stdout's reader is gone, KitError where it cannot be written.
         """
         self.lines.append(text)
         if self.silent:
@@ -127,7 +125,7 @@ def detach_stdout() -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder` and prove that a file can be written in it; a KitError where that fails."""
+    """Make `folder` and prove that a file can be written in it; KitError where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -137,11 +135,7 @@ def require_writable(folder: Path) -> None:
 
 
 def require_writable_file(path: Path) -> None:
-    """Prove that a file can be put at `path`.
-
-    Raises:
-        KitError: where it cannot: no folder for it, a folder in its place, a name too long.
-    """
+    """Prove that a file can be put at `path`; KitError where its folder or its name forbids it."""
     try:
         if not path.parent.is_dir():
             raise KitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
@@ -156,10 +150,7 @@ def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
     """Write all files, or none: each in full beside its place first, then renamed into it.
 
     A reader sees the old file or the new one, never a part. What is `gone` is deleted then: files
-    of an earlier run that would stand beside these.
-
-    Raises:
-        KitError: where a file cannot be written; no file has changed then.
+    of an earlier run that would stand beside these. Raises KitError where a file cannot be written.
     """
     staged: list[tuple[Path, Path]] = []
     try:

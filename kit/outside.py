@@ -16,11 +16,7 @@ LARGEST_JSON_BYTES = 64 << 20
 
 
 def kind_of(path: Path, what: str) -> Kind:
-    """Return what lies at a path, links followed; `what` (--image) begins the error.
-
-    Raises:
-        KitError: where the system does not say: no permission, a name that is too long.
-    """
+    """Return what lies at a path, links followed; KitError, begun by `what`, for no permission."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -33,11 +29,7 @@ def kind_of(path: Path, what: str) -> Kind:
 
 
 def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
-    """Return a plain file's content; `what` begins the error.
-
-    Raises:
-        KitError: where it is no plain file, too large, or cannot be read.
-    """
+    """Return a plain file's content; KitError, begun by `what`, for one too large or unreadable."""
     if kind_of(path, what) not in ("file", "missing"):
         raise KitError(f"{what} {path} is not a plain file: give one")
     try:
@@ -55,21 +47,14 @@ def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
 def read_json(path: Path, what: str, fix: str) -> dict[str, Any]:
     """Return the JSON object in a file; NaN and Infinity, which JSON does not have, are refused.
 
-    `what` begins the error and may be empty, `fix`, what to do about a wrong one, ends it.
-
-    Raises:
-        KitError: where it cannot be read or is no JSON object.
+    Raises KitError, which `what` begins and `fix` ends, where it is none.
     """
     content = read_bytes(path, what, LARGEST_JSON_BYTES)
     return json_object(content, f"{what} {path}".strip(), fix)
 
 
 def json_object(content: bytes, name: str, fix: str) -> dict[str, Any]:
-    """Return the JSON object that bytes hold.
-
-    Raises:
-        KitError: where they hold none; it begins with `name` and ends with `fix`.
-    """
+    """Return the JSON object that bytes hold; KitError, begun by `name` and ended by `fix`."""
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:

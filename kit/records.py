@@ -861,11 +861,7 @@ class RecordError(ValueError):
 
 
 def encode(record: Record) -> bytes:
-    """Return the record as UTF-8 JSON, keys in the order of the dataclasses.
-
-    Raises:
-        ValueError: where a value is NaN or infinite, which JSON cannot hold.
-    """
+    """Return the record as UTF-8 JSON; ValueError where a value is NaN or infinite."""
     text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=2)
     # A file name's bytes that are no UTF-8 are lone surrogates in Python, which JSON lacks.
     text = re.sub("[\ud800-\udfff]", lambda found: f"\\\\x{ord(found[0]) & 0xFF:02x}", text)
@@ -875,9 +871,7 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes, record: type[AnyRecord]) -> AnyRecord:
     """Return the record that JSON holds, every field checked; fields of later versions are ignored.
 
-    Raises:
-        RecordError: where it is not one, with the first place that is wrong.
-        ModuleNotFoundError: where msgspec, which decodes it, is not installed.
+    Raises RecordError, with the first place that is wrong, and ModuleNotFoundError without msgspec.
     """
     import msgspec  # no script needs it to measure and to write its own record
 

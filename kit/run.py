@@ -178,11 +178,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 def write(options: Options, log: output.RunLog, outcome: Outcome, written: list[Path]) -> None:
     """Write the record and the log, then the other results, the pictures and the report.
 
-    A picture or a report that fails is a warning and costs nothing else. `written` gets each path
-    once it is on the disk.
-
-    Raises:
-        KitError: where the record or a result that was asked for cannot be written.
+    A picture or a report that fails is a warning, a record or a result that was asked for and
+    cannot be written a KitError. `written` gets each path once it is on the disk.
     """
     record, text_log = (options.output_dir / f"{options.script}.{end}" for end in ("json", "log"))
     lines = "".join(f"{line}\n" for line in outcome.report)

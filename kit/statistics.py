@@ -28,11 +28,7 @@ MEDIAN_ERROR = 1.2533  # standard error of the median over that of the mean, the
 
 
 def statistics(samples_ms: Sequence[float]) -> Statistics:
-    """Return the figures of at least one sample, each in ms.
-
-    Raises:
-        ValueError: for no samples.
-    """
+    """Return the figures of samples in ms; ValueError where there are none."""
     if not samples_ms:
         raise ValueError("statistics of no samples")
     values = np.asarray(samples_ms, dtype=np.float64)
@@ -194,11 +190,7 @@ def scale_of(*tensors: torch.Tensor) -> float:
 
 
 def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
-    """Compare two tensors of one shape as two vectors.
-
-    Raises:
-        ValueError: where the shapes differ or there is nothing to compare.
-    """
+    """Compare two tensors of one shape as two vectors; ValueError as in checked_pair."""
     expected, found = checked_pair(reference, measured)
     if broken := broken_values(expected, found):
         return VectorError(math.inf, math.nan, math.nan, math.nan, identical=False, broken=broken)
@@ -217,11 +209,7 @@ def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
 def checked_pair(
     reference: torch.Tensor, measured: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both tensors in fp64 on the CPU, outside of any autograd graph.
-
-    Raises:
-        ValueError: where the shapes differ or there is nothing to compare.
-    """
+    """Return both in fp64 on the CPU; ValueError for different shapes or nothing to compare."""
     if reference.shape != measured.shape:
         raise ValueError(
             f"shapes differ: reference {tuple(reference.shape)}, measured {tuple(measured.shape)}"
@@ -266,13 +254,10 @@ def cosine_of(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErrors:
-    """Compare two tensors token by token; the last axis is a token's vector.
+    """Compare two tensors by token, the last axis; ValueError as in checked_pair.
 
     A token whose reference is zero has the error 0 where `measured` is zero too, else infinity.
     One that holds a NaN or infinity has the error infinity and the cosine NaN.
-
-    Raises:
-        ValueError: where the shapes differ or there is nothing to compare.
     """
     expected, found = checked_pair(reference, measured)
     expected, found = (t.reshape(-1, t.shape[-1]) for t in (expected, found))
