@@ -150,3 +150,5 @@ def test_a_wrong_scale_of_the_scores_is_told_from_a_kernels_rounding(
     assert score_scale({**points, "attention.o_proj.input": torch.zeros(1, 60, 32)}) is None
     del points["attention.v_proj.output"]
     assert score_scale(points) is None
+    points["attention.v_proj.output"] = torch.full((1, 60, 64), torch.inf)
+    assert score_scale(points) is None

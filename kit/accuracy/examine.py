@@ -339,7 +339,9 @@ class Examiner(StageWatch):
 
 
 def score_scale(points: Points) -> float | None:
-    """Return by how much attention multiplies its scores too much, as a share; None without one.
+    """Return by how much attention multiplies its scores too much, as a share.
+
+    None without attention, and where it is not finite, which other points show.
 
     A least-squares fit of what is left of its result beside fp64's on the very query, key, value:
     by the result itself, for a kernel that truncates, and by its derivative by the logarithm of the
@@ -365,11 +367,12 @@ def score_scale(points: Points) -> float | None:
     )
     known = torch.stack([exact.flatten(), (moved - exact).flatten() / SCALE_STEP], 1)
     left = (result - exact).flatten()
+    if not bool(torch.isfinite(known).all() and torch.isfinite(left).all()):
+        return None
     inverse = torch.linalg.pinv(known.T @ known)
     factors = inverse @ (known.T @ left)
     spread = (left - known @ factors).norm() / math.sqrt(len(left)) * inverse[1, 1].sqrt()
-    off = max(0.0, abs(float(factors[1])) - 4 * float(spread))
-    return off if math.isfinite(off) else math.inf
+    return max(0.0, abs(float(factors[1])) - 4 * float(spread))
 
 
 def of_one_image(both: torch.Tensor, place: int, shape: torch.Size) -> torch.Tensor:
