@@ -319,7 +319,8 @@ class ThroughputRow:
     searched: bool  # Whether the batch size was found after a larger one ran out of memory.
     throughput_ips: float | None  # batch_size over avg_latency_ms; null: not measured or failed.
     avg_latency_ms: float | None  # Mean wall-clock time of a synchronized forward.
-    # Images per second of forwards that are waited for once; null for the CPU, or not measured.
+    # Images per second of forwards that are waited for once; null for the CPU, for forwards of
+    # more than 100 ms each, or not measured.
     queued_throughput_ips: float | None
     latency: Latency | None  # All of its times; null where not measured.
     device_peak_bytes: int | None  # Most that tensors held; null for the CPU, or not measured.

@@ -17,7 +17,7 @@ from kit.benchmark import modes, run
 from kit.benchmark.measure import Plan
 from kit.benchmark.run import Budget
 from kit.distributed import joined, place
-from kit.errors import OutOfDeviceMemoryError
+from kit.errors import KitError, OutOfDeviceMemoryError
 from kit.model.model import Features
 from kit.model.runner import ModeRunner
 from kit.options import Mode, parse_modes
@@ -70,6 +70,17 @@ def test_a_mode_whose_single_forward_takes_more_than_its_share_is_passed_over(
     assert re.fullmatch(
         r"a forward takes \d\.\d s, too long for --budget 1: raise it .*", skipped["reason"]
     )
+
+
+def test_the_graph_of_a_mode_that_was_passed_over_for_its_time_is_not_captured() -> None:
+    slow = Mode("fp16", "eager")
+    options = benchmark.parse_options(["--modes", "all"])
+    state: Any = SimpleNamespace(too_slow={slow: "takes 1.7 s"}, options=options)
+    state.too_long = run.Run.too_long.fget(state)  # type: ignore[attr-defined] # a property's
+    run.Run.require_time(state, Mode("bf16", "eager", graph=True))
+    words = "a forward without the graph takes 1.7 s, too long for --budget 120: raise it"
+    with pytest.raises(KitError, match=words):
+        run.Run.require_time(state, replace(slow, graph=True))
 
 
 def test_a_mode_that_was_measured_and_cannot_be_swept_is_not_skipped_too(
@@ -129,26 +140,30 @@ def test_what_is_left_of_the_time_is_shared_among_the_rows_to_come(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     found = Budget(options, modes=6, sweeps=3, started=now)
-    assert found.share_s() == 120 / (6 + 3 * 4)
-    now += 10
-    assert found.step() == "1 of 9, about 2 min left"  # 17 rows at 10 s, but no more than 110 s
-    assert found.share_s() == 110 / 17
+    assert found.share_s() == 120 / (6 + 3 * 15)
+    now += 20
+    assert found.step() == "1 of 9, about 2 min left"  # the main mode tells nothing of the others
+    assert found.share_s() == 100 / 50
+    assert found.share_s(batch_size=8) == 8 * 100 / 50
     now += 5
-    assert found.step() == "2 of 9, about 2 min left"
-    found.done, now = 6, 1080.0  # the modes took 80 s
-    assert found.step() == "7 of 9, less than a minute left"
-    assert found.share_s() == 40 / 8
+    assert found.step() == "2 of 9, about 4 min left"  # 49 images at 5 s
+    found.done, now = 6, 1035.0
+    assert found.step() == "7 of 9, less than a minute left"  # 20 took 15 s: 30 at 0.75 s
+    assert found.share_s(batch_size=4) == 4 * 85 / 30
     now = 2000.0
-    assert found.share_s() == run.LEAST_SHARE_S
+    assert found.share_s(batch_size=8) == run.LEAST_SHARE_S
 
 
-def test_a_hurried_row_has_at_least_three_samples_and_no_more_than_its_time_allows() -> None:
-    plan = Plan(iterations=20, warm_up=5, limit_s=5.0, budget_s=4.0)
+def test_a_hurried_row_has_at_least_three_samples_and_no_more_than_its_time_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    plan = Plan(iterations=20, warm_up=5, limit_s=5.0, until=1002.0)
     with joined(place()) as group:
         assert plan.count(expected_ms=100.0, group=group) == 20
         assert plan.count(expected_ms=400.0, group=group) == 5
         assert plan.count(expected_ms=5000.0, group=group) == 3
-        assert replace(plan, budget_s=None).count(expected_ms=5000.0, group=group) == 5
+        assert replace(plan, until=None).count(expected_ms=5000.0, group=group) == 5
         assert replace(plan, limit_s=None).count(expected_ms=5000.0, group=group) == 20
 
 

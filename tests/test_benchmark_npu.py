@@ -68,8 +68,7 @@ def test_reported_latency_is_the_known_duration_within_two_percent(
     assert latency["warm_up"]["steady"]
     assert min(row["latency"]["samples_ms"]) == pytest.approx(truth_ms, rel=TOLERANCE)
     assert row["throughput_ips"] == pytest.approx(1000 / row["avg_latency_ms"])
-    # Not retried above, so that a busy machine has some room; without waiting it is 20 times this.
-    assert row["queued_throughput_ips"] == pytest.approx(1000 / truth_ms, rel=0.15)
+    assert row["queued_throughput_ips"] is None  # a wait is nothing beside so long a forward
     assert results["harness"]["overhead_share"] < 0.01
 
 
@@ -99,6 +98,8 @@ def test_a_device_of_set_speed_has_the_utilization_it_must_and_waits_for_files(
     row = results["throughput"][0]
     least_ms = FLOPS / reached["flops_per_s"] * 1000
     assert row["avg_latency_ms"] > 1.2 * PRODUCTS * PRODUCT_MS
+    # Without waiting at the end it would be many times this.
+    assert row["queued_throughput_ips"] == pytest.approx(1000 / row["avg_latency_ms"], rel=0.15)
     assert row["utilization"] == pytest.approx(least_ms / row["avg_latency_ms"])
     assert row["bound"] == "compute"
     # 64 images take the device no longer than one, and each has to be decoded and preprocessed.

@@ -17,6 +17,7 @@ from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import Judgement, failures, judge_batch, same_bits
 from kit.benchmark.modes import worst
 from kit.device.device import device_errors, synchronize
+from kit.device.meters import Stopwatch
 from kit.distributed import Group
 from kit.model import preprocessing
 from kit.model.images import Inputs
@@ -64,12 +65,14 @@ def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log
 class Checker:
     """Compares one row's forwards with its first one, and that one with the reference.
 
-    `bits_equal_eager` is LadderRow's, known once a graph's row at batch 1 is finished.
+    `bits_equal_eager` is LadderRow's, known once a graph's row at batch 1 is finished. `warm_up` is
+    the ms of the forward after the first, which is compared with it and begins the warm-up.
     """
 
     def __init__(
-        self, runner: ModeRunner, call: Call, pixel_values: torch.Tensor, first: Features
-    ) -> None:
+        self, runner: ModeRunner, stopwatch: Stopwatch, call: Call, pixel_values: torch.Tensor,
+        first: Features,
+    ) -> None:  # fmt: skip
         """Keep a copy of the first forward's features: a graph's next replay overwrites them."""
         self.runner, self.call, self.pixel_values = runner, call, pixel_values
         self.bits_equal_eager: bool | None = None
@@ -80,8 +83,10 @@ class Checker:
         self.largest = torch.zeros((), device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         self.differing = torch.zeros((), dtype=torch.int64, device=device)
-        # A batch that has the memory for this has it for the rest. On the CPU it costs too much.
-        self.watch(self.first if device.type == "cpu" else call())
+        # A batch that has the memory for this has it for the rest.
+        sample = stopwatch.time(call)
+        self.watch(sample.output)
+        self.warm_up = (sample.wall_ms,)
         self.forwards, self.differing = 0, torch.zeros_like(self.differing)
 
     def watch(self, features: Features) -> None:

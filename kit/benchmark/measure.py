@@ -8,7 +8,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,8 +45,9 @@ class Plan:
         limit_s: fewer than `iterations`, but at least LEAST_ITERATIONS, where these would take
             longer than this; None for no limit.
         window: forwards in one of the two windows that must agree at the end of the warm-up.
-        budget_s: a row's time in the ladder: a quarter for the warm-up, half for the samples, at
-            least one and HURRIED_ITERATIONS forwards; None where nothing hurries.
+        until: when a row of the ladder shall end, in s of the monotonic clock: of what is left a
+            quarter is for the warm-up and the rest for the samples, at least HURRIED_ITERATIONS;
+            None where nothing hurries.
     """
 
     iterations: int
@@ -54,15 +55,15 @@ class Plan:
     min_seconds: float = 0.0
     limit_s: float | None = None
     window: int = WINDOW
-    budget_s: float | None = None
+    until: float | None = None
 
     def count(self, expected_ms: float, group: Group) -> int:
         """Return how many forwards to time where one is expected to take so long."""
         count = self.iterations
         expected_s = max(expected_ms / 1e3, 1e-6)
         limit_s, least = self.limit_s, LEAST_ITERATIONS
-        if limit_s is not None and self.budget_s is not None:
-            limit_s, least = min(limit_s, self.budget_s / 2), HURRIED_ITERATIONS
+        if limit_s is not None and self.until is not None:
+            limit_s, least = min(limit_s, self.until - time.monotonic()), HURRIED_ITERATIONS
         if limit_s is not None:
             count = min(count, max(least, int(limit_s / expected_s)))
         count = max(count, math.ceil(self.min_seconds / expected_s))
@@ -130,6 +131,7 @@ class Meter:
         plan: Plan,
         name: str,
         *,
+        warm_up: Sequence[float] = (),
         watch: Callable[[Features], None] = lambda features: None,
         together: bool = True,
     ) -> Latency:
@@ -140,6 +142,7 @@ class Meter:
             batch_size: for the record.
             plan: how long.
             name: of the measurement, for messages.
+            warm_up: ms of forwards that were made before.
             watch: is given each timed forward's features, outside the timed span.
             together: whether every rank measures this now, from a common start on.
 
@@ -147,7 +150,7 @@ class Meter:
             DeviceError: where the device fails; the message names the forward.
             Interrupted: on Ctrl-C, with the samples until then.
         """
-        taken = Taken(batch_size, plan.window)
+        taken = Taken(batch_size, plan.window, list(warm_up))
         group = self.group if together else Group(Rank())
         try:
             with collector_off():
@@ -163,9 +166,8 @@ class Meter:
 
     def warm_up(self, call: Call, plan: Plan, name: str, taken: Taken) -> None:
         """Run forwards until their times are steady, or the bound is reached."""
-        hurried = plan.budget_s is not None
-        bound_s = min(WARM_UP_BOUND_S, (plan.budget_s or math.inf) / 4)
-        deadline = time.monotonic() + bound_s
+        now, hurried = time.monotonic(), plan.until is not None
+        deadline = now + min(WARM_UP_BOUND_S, ((plan.until or math.inf) - now) / 4)
         with self.log.bar(None, f"{name}, warm-up") as step:
             while True:
                 count = len(taken.warm_up)

@@ -49,10 +49,14 @@ CALLS_TIMED, CALLS_S = 5, 0.3  # of decoding, preprocessing, copying a batch
 COPIES_TIMED = 20
 EMPTY_CALLS_TIMED = 100
 LEAST_SHARE_S = 1.0  # of the ladder's time, for one row
+MAIN_SHARE = 0.25  # of the ladder's time, for the main mode at batch 1
+FAR_SLOWER = 2.0  # times the main mode's forward: such a mode is the fastest of no ladder
 AUTO_LIMIT = 4096  # images; far beyond what a device needs to be busy
 GAIN = 1.02  # by which one of two doublings must raise the throughput for auto to go on
 SWEPT_BESIDE_MAIN = 2  # modes of the ladder, the fastest
 LONGEST_QUEUE = 100  # forwards that are given without waiting
+LONGEST_QUEUED_MS = 100.0  # of a forward; beside a longer one the wait for it is nothing
+DOUBLINGS = 6  # that auto is expected to make
 MS_PER_S = 1e3
 
 
@@ -69,6 +73,7 @@ class Run:
         results: what was found so far.
         device: the device's part of the record, as it is in the main mode.
         measured: what the device computes in, by precision; None for the CPU.
+        too_slow: how long a forward of a mode takes that was passed over for its time.
         interrupted: whether Ctrl-C ended the run.
         asked: the operators of one image's forward; none on ranks but the first.
         time: of the ladder, shared among its rows.
@@ -119,6 +124,7 @@ class Run:
         )
         self.device: DeviceInfo = device_info(setup, ())
         self.measured: dict[Precision, DeviceArithmetic | None] = {}
+        self.too_slow: dict[Mode, str] = {}
         self.interrupted = False
         self.meter = Meter(Stopwatch(setup.device), setup.health, group, log)
         self.time = Budget(options, len(options.modes), 1)
@@ -280,7 +286,7 @@ class Run:
                 runner = self.with_arithmetic(moved)
                 self.device = device_info(runner.setup, ())
                 with device_errors(f"checking {mode.name}"):
-                    checker = Checker(runner, call, pixel_values, first)
+                    checker = Checker(runner, self.meter.stopwatch, call, pixel_values, first)
                 latency = self.main_latency(mode, checker)
             self.results = replace(self.results, memory=runner.peaks.memory())
             if ladder:
@@ -295,44 +301,55 @@ class Run:
             DeviceError: where the device fails other than for want of memory.
             KeyboardInterrupt: on Ctrl-C.
         """
-        with self.passing_over(mode), self.running(mode) as runner:
+        plan = self.plan(1, row=True)
+        with self.passing_over(mode):
             self.require_time(mode)
-            self.log.info(f"Measuring {mode.name}...")
-            pixel_values = runner.input(1)
-            with runner.forwards(pixel_values) as call:
-                with device_errors(f"computing the first forward of {mode.name}"):
-                    first = self.first_in_time(mode, call)
-                    runner.peaks.take()
-                    checker = Checker(runner, call, pixel_values, first)
-                plan = self.plan(row=True)
-                latency = self.meter.measure(call, 1, plan, mode.name, watch=checker.watch)
-                latency = checked(latency, checker, mode.name, self.group, self.log)
-            self.warn(measure.latency_warnings(mode.name, latency))
-            self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
+            with self.running(mode) as runner:
+                self.log.info(f"Measuring {mode.name}...")
+                pixel_values = runner.input(1)
+                with runner.forwards(pixel_values) as call:
+                    with device_errors(f"computing the first forward of {mode.name}"):
+                        first = self.first_in_time(mode, call)
+                        runner.peaks.take()
+                        checker = Checker(runner, self.meter.stopwatch, call, pixel_values, first)
+                    latency = self.meter.measure(
+                        call, 1, plan, mode.name, warm_up=checker.warm_up, watch=checker.watch
+                    )
+                    latency = checked(latency, checker, mode.name, self.group, self.log)
+                self.warn(measure.latency_warnings(mode.name, latency))
+                self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
 
     def first_in_time(self, mode: Mode, call: Call) -> Features:
         """Return a mode's first forward.
 
         Raises:
-            KitError: where one forward, and not its compilation, takes more than a row's time.
+            KitError: where one forward, and not its compilation, takes more than a row's time, and
+                far longer than one in the main mode.
         """
-        share_ms = self.time.share_s() * MS_PER_S
+        assert self.results.latency is not None  # the main mode came first
+        most_ms = max(self.time.share_s() * MS_PER_S, FAR_SLOWER * self.results.latency.p50_ms)
         first = self.meter.stopwatch.time(call)
-        if first.wall_ms > share_ms:
+        if first.wall_ms > most_ms:
             again_ms = self.meter.stopwatch.time(call).wall_ms
-            if again_ms > share_ms:
-                raise KitError(
-                    f"a forward takes {again_ms / MS_PER_S:.1f} s, too long for "
-                    f"--budget {self.options.budget:g}: raise it to measure this mode"
-                )
+            if again_ms > most_ms:
+                took = f"takes {again_ms / MS_PER_S:.1f} s"
+                self.too_slow[mode] = took
+                raise KitError(f"a forward {took}, {self.too_long}")
         return first.output
 
+    @property
+    def too_long(self) -> str:
+        """What a mode's forward is that takes more than its share of the ladder's time."""
+        return f"too long for --budget {self.options.budget:g}: raise it to measure this mode"
+
     def require_time(self, mode: Mode) -> None:
-        """Check that the ladder has time left for a mode that is to be compiled.
+        """Check that the ladder has time for a mode that is to be compiled, or captured.
 
         Raises:
             KitError: where it has none.
         """
+        if (took := self.too_slow.get(replace(mode, graph=False))) is not None:
+            raise KitError(f"a forward without the graph {took}, {self.too_long}")
         if mode.compiled and not self.time.left_s():
             raise KitError(
                 f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
@@ -340,11 +357,12 @@ class Run:
 
     def sweep_again(self, mode: Mode) -> None:
         """Measure a mode of the ladder over the batch sizes."""
-        with self.passing_over(mode), self.running(mode) as runner:
+        with self.passing_over(mode):
             if mode != self.options.modes[0]:
                 self.require_time(mode)
-            self.log.info(f"Measuring {mode.name} over the batch sizes...")
-            self.sweep(runner)
+            with self.running(mode) as runner:
+                self.log.info(f"Measuring {mode.name} over the batch sizes...")
+                self.sweep(runner)
 
     @contextlib.contextmanager
     def running(self, mode: Mode) -> Iterator[ModeRunner]:
@@ -485,8 +503,9 @@ class Run:
         self.log.info(f"Measuring {mode.name}...")
         try:
             latency = self.meter.measure(
-                checker.call, 1, self.plan(row=False), mode.name, watch=checker.watch
-            )
+                checker.call, 1, self.plan(1, row=False), mode.name,
+                warm_up=checker.warm_up, watch=checker.watch,
+            )  # fmt: skip
         except Interrupted as interrupted:
             self.results = replace(self.results, latency=interrupted.latency)
             raise
@@ -526,16 +545,21 @@ class Run:
         efficiency = best.scaling_efficiency
         self.results = replace(self.results, ranks=ranks, scaling_efficiency=efficiency)
 
-    def plan(self, *, row: bool) -> Plan:
-        """Return how long to measure: a row of the sweep or the ladder, or the main latency."""
-        given = self.options.iterations
+    def plan(self, batch_size: int, *, row: bool) -> Plan:
+        """Return how long to measure: a row of the sweep or the ladder, or the main latency.
+
+        A row's time in the ladder begins now: its first forward, capture and check are part of it.
+        """
+        given, ladder = self.options.iterations, self.options.ladder
+        share_s = self.time.share_s(batch_size) if row else MAIN_SHARE * self.options.budget
+        limit_s = ROW_LIMIT_S if row else share_s if ladder else None
         return Plan(
             iterations=given or ITERATIONS,
             warm_up=self.options.warmup,
             min_seconds=self.options.min_seconds,
-            limit_s=ROW_LIMIT_S if row and given is None else None,
+            limit_s=limit_s if given is None else None,
             window=ROW_WINDOW if row else WINDOW,
-            budget_s=self.time.share_s() if row and self.options.ladder else None,
+            until=time.monotonic() + share_s if ladder else None,
         )
 
     def warn(self, messages: list[str]) -> None:
@@ -546,7 +570,7 @@ class Run:
 
 @dataclass
 class Budget:
-    """The ladder's time, shared among the rows that are still to come.
+    """The ladder's time, shared among the rows that are still to come by their images.
 
     Attributes:
         options: of the run.
@@ -554,6 +578,7 @@ class Budget:
         sweeps: to follow.
         done: modes and sweeps that are finished.
         started: when, in s of the monotonic clock.
+        main_s: what the first mode took, which is measured at length.
     """
 
     options: BenchmarkOptions
@@ -561,32 +586,42 @@ class Budget:
     sweeps: int
     done: int = 0
     started: float = field(default_factory=time.monotonic)
+    main_s: float = 0.0
 
-    def rows(self, first: int, last: int) -> int:
-        """Return the rows of some steps; a sweep has one for each batch size."""
-        sizes = len(self.options.batch_sizes or doubling())
-        return sum(1 if step < self.modes else sizes for step in range(first, last))
+    @property
+    def steps(self) -> int:
+        """Modes and sweeps of the whole ladder."""
+        return self.modes + self.sweeps
+
+    def images(self, first: int, last: int) -> int:
+        """Return the images in a forward of each row of some steps."""
+        swept = sum(self.options.batch_sizes or doubling()[:DOUBLINGS])
+        return sum(1 if step < self.modes else swept for step in range(first, last))
 
     def left_s(self) -> float:
         """Return what is left of --budget, in s."""
         return max(0.0, self.started + self.options.budget - time.monotonic())
 
-    def share_s(self) -> float:
+    def share_s(self, batch_size: int = 1) -> float:
         """Return what a row may take, in s; where the time is up, the least that tells anything."""
-        rows = self.rows(self.done, self.modes + self.sweeps)
-        return max(LEAST_SHARE_S, self.left_s() / max(1, rows))
+        images = self.images(self.done, self.steps)
+        return max(LEAST_SHARE_S, self.left_s() * batch_size / max(1, images))
 
     def step(self) -> str:
         """Finish a mode or a sweep; return how many there are, and about how long the rest takes.
 
-        The rest takes as long as the rows so far, but no longer than the budget.
+        The rest takes as long for each image as the rows so far, without the first; after that one
+        as long as it at most, and no longer than the budget.
         """
         self.done += 1
-        steps = self.modes + self.sweeps
-        each_s = (time.monotonic() - self.started) / self.rows(0, self.done)
-        left_s = min(each_s * self.rows(self.done, steps), self.left_s())
+        took_s, images = time.monotonic() - self.started, self.images(self.done, self.steps)
+        if self.done == 1:
+            self.main_s = took_s
+            left_s = min(took_s * images, self.left_s())
+        else:
+            left_s = (took_s - self.main_s) / self.images(1, self.done) * images
         words = f"about {left_s / 60:.0f} min" if left_s >= 45 else "less than a minute"
-        return f"{self.done} of {steps}, {words} left"
+        return f"{self.done} of {self.steps}, {words} left"
 
 
 @dataclass
@@ -634,6 +669,7 @@ class Sweep:
             KitError, KeyboardInterrupt: as `run` does.
         """
         meter, name = self.meter, f"{self.runner.mode.name}, batch {batch_size}"
+        plan = self.plan(batch_size, row=True)
         with contextlib.ExitStack() as stack:
             ready = self.prepared(batch_size, stack)
             if (
@@ -642,11 +678,13 @@ class Sweep:
             ):
                 return False
             checker, peak_bytes = ready
-            plan = self.plan(row=True)
             alone = self.measured_alone(checker, batch_size, name)
             latency = None
             try:
-                latency = meter.measure(checker.call, batch_size, plan, name, watch=checker.watch)
+                latency = meter.measure(
+                    checker.call, batch_size, plan, name,
+                    warm_up=checker.warm_up, watch=checker.watch,
+                )  # fmt: skip
                 queued_ips = self.queued_throughput(checker, latency, name)
                 latency = checked(latency, checker, name, meter.group, meter.log)
             except KeyboardInterrupt as interrupt:
@@ -686,7 +724,8 @@ class Sweep:
                 first = call()
                 synchronize(self.runner.setup.device)
                 peak_bytes = self.runner.peaks.take()  # the check's own tensors come after
-                return Checker(self.runner, call, pixel_values, first), peak_bytes
+                stopwatch = self.meter.stopwatch
+                return Checker(self.runner, stopwatch, call, pixel_values, first), peak_bytes
         except OutOfDeviceMemoryError as error:
             if told:
                 self.meter.log.warning(f"Batch {batch_size} does not fit: {error}")
@@ -698,18 +737,21 @@ class Sweep:
         if self.meter.group.size == 1 or not self.meter.group.place.leads:
             return None
         name = f"{name}, one rank alone"
-        plan = self.plan(row=True)
+        plan = self.plan(batch_size, row=True)
         return self.meter.measure(
-            checker.call, batch_size, plan, name, watch=checker.watch, together=False
-        )
+            checker.call, batch_size, plan, name,
+            warm_up=checker.warm_up, watch=checker.watch, together=False,
+        )  # fmt: skip
 
     def queued_throughput(self, checker: Checker, latency: Latency, name: str) -> float | None:
-        """Return images per second where the device is waited for once; None for the CPU.
+        """Return images per second where the device is waited for once.
+
+        None for the CPU, and where a forward is so long that the wait is nothing beside it.
 
         Raises:
             DeviceError: where the device fails.
         """
-        if self.runner.setup.device.type == "cpu":
+        if self.runner.setup.device.type == "cpu" or latency.p50_ms > LONGEST_QUEUED_MS:
             return None
         count = min(latency.iterations, LONGEST_QUEUE)
         with device_errors(f"measuring {name}, waiting once"):
