@@ -72,6 +72,7 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
         from kit import environment
         from kit.device import health
         from kit.inference import features
+        from kit.inference.report import report
         from kit.model.setup import (
             device_info,
             input_info,
@@ -108,7 +109,7 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
         files[options.save_features] = found.safetensors(setup.model_info)
     pictures = {"inference_features.png": lambda: found.picture(setup, options.lang)}
     code = EXIT_FAILED_VERDICT if failed else EXIT_PASSED
-    return Outcome(record, features.report(record), files, pictures, code)
+    return Outcome(record, report(record), files, pictures, code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from kit.accuracy.limits import validation_block
-from kit.inference import features
+from kit.inference.report import report
 from kit.language import load_words
 from kit.records import AccuracyRecord, InferenceRecord, decode
 from kit.report import __main__ as report_command
@@ -145,7 +145,7 @@ def test_its_console_blocks_are_the_scripts_own(tmp_path: Path) -> None:
     text, records = card(tmp_path, everything()), everything()
     inference = decode(json.dumps(records["inference"]).encode(), InferenceRecord)
     accuracy = decode(json.dumps(records["accuracy"]).encode(), AccuracyRecord)
-    assert "\n".join(features.report(inference)[:11]) in text
+    assert "\n".join(report(inference)[:11]) in text
     assert "\n".join(validation_block(accuracy.results)) in text
 
 

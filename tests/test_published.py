@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.inference import features
 from kit.inference.published import distances
+from kit.inference.report import report
 from kit.records import InferenceRecord
 from kit.report.render import files
 from tests.report_records import NOW, everything, inference, write
@@ -33,7 +33,7 @@ def test_the_distance_is_the_l2_norm_of_the_differences_over_the_cards() -> None
     norm = (0.4071133**2 + 0.19327313**2 + 0.13654466**2 + 0.55771327**2 + 0.03880494**2) ** 0.5
     assert found.relative_error == pytest.approx(0.005 / norm)
     assert found.largest_difference == pytest.approx(0.004)
-    line = features.report(with_values(inference(), *values))[-1]
+    line = report(with_values(inference(), *values))[-1]
     assert line == (
         "First values against the published card (Ascend910_9362): "
         f"relative error {0.005 / norm:.6f}, largest difference 0.004000"
@@ -57,7 +57,7 @@ def test_another_model_image_or_size_is_not_compared(part: str, changes: dict[st
     changed = dataclasses.replace(getattr(record, part), **changes)
     record = dataclasses.replace(record, **{part: changed})
     assert distances(record) == []
-    assert not any("published" in line for line in features.report(record))
+    assert not any("published" in line for line in report(record))
 
 
 def test_report_and_card_show_the_distance(tmp_path: Path) -> None:

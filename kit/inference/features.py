@@ -11,8 +11,7 @@ from safetensors.torch import save
 
 from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import judge
-from kit.device.device import LABELS
-from kit.inference import picture, published
+from kit.inference import picture
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
 from kit.model.model import (
@@ -26,11 +25,10 @@ from kit.model.model import (
     to_host,
 )
 from kit.model.setup import Setup, model_input, move_model
-from kit.output import RULE, RunLog, alive
+from kit.output import RunLog, alive
 from kit.pictures import subject
 from kit.records import (
     ImageResult,
-    InferenceRecord,
     InferenceResults,
     ModelInfo,
     Repeats,
@@ -220,36 +218,3 @@ def summarize(on_device: torch.Tensor, on_host: torch.Tensor) -> TensorSummary:
 def first_values(on_host: torch.Tensor) -> tuple[float, ...]:
     """Return the first values in memory order, as Python floats that hold them exactly."""
     return tuple(on_host.flatten()[:VALUES_SHOWN].to(torch.float64).tolist())
-
-
-def report(record: InferenceRecord) -> list[str]:
-    """Return the lines of the `Inference Results` block, first for the first image.
-
-    A folder adds a line for each image after the block, a published card of this input its
-    distance.
-    """
-    results = record.results
-    pooled = results.pooler_output
-    values = " ".join(str(np.float32(value)) for value in pooled.first_values)
-    lines = [
-        RULE,
-        "Inference Results",
-        RULE,
-        f"Device: {LABELS[record.device.type]} ({record.device.name})",
-        f"Latency: {results.latency_ms:.2f} ms",
-        f"Pooled output shape: {torch.Size(pooled.shape)}",
-        f"Last hidden state shape: {torch.Size(results.last_hidden_state.shape)}",
-        f"Pooled output dtype: {pooled.dtype}",
-        f"Pooled output device: {pooled.device}",
-        f"Pooled output first 5 values: [{values}]",
-        RULE,
-    ]
-    if len(results.images) > 1:
-        lines += [f"{image.image}: {image.latency_ms:.2f} ms" for image in results.images]
-    lines += [f"FAIL: {reason}" for reason in results.failures]
-    lines += [
-        f"First values against the published card ({one.chip}): relative error "
-        f"{one.relative_error:.6f}, largest difference {one.largest_difference:.6f}"
-        for one in published.distances(record)
-    ]
-    return lines

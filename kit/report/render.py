@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -20,6 +19,7 @@ from kit import outside
 from kit.accuracy.limits import LIMITS, validation_block
 from kit.errors import KitError
 from kit.inference.published import distances
+from kit.inference.report import results_block
 from kit.language import Words, load_words, translated
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.options import script_words
@@ -152,14 +152,10 @@ def environment(language: str, *, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    functions = (data_uri, breakable, code_span, fence, raw, command_line, shareable)
-    made.filters |= {function.__name__: function for function in functions}
-    made.filters |= {
-        "published": distances,
-        "validation_block": validation_block,
-        "mark": Cell,
-        **Filters(load_words(language)).all(),
-    }
+    formats = (data_uri, breakable, code_span, fence, raw)
+    texts = (command_line, shareable, validation_block, results_block)
+    made.filters |= {one.__name__: one for one in (*formats, *texts)}
+    made.filters |= {"published": distances, "mark": Cell, **Filters(load_words(language)).all()}
     style = "\n" + (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
@@ -286,11 +282,6 @@ class Filters:
     def shape(self, sizes: Sequence[int]) -> str:
         """Return a tensor's shape as torch prints it."""
         return str(list(sizes[:8]))
-
-    def fp32(self, value: float) -> str:
-        """Return an fp32 number by its shortest digits, as numpy prints it."""
-        with np.errstate(over="ignore"):
-            return str(np.float32(value))
 
     def plain(self, value: object) -> str:
         """Return a value as text."""
