@@ -13,7 +13,8 @@ History of SCHEMA_VERSION:
     2.1  environment has host_id, git_origin and cann_library; accuracy has features, against,
          coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
          references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
-         pipeline_ips and pipeline_stage; inference has failures
+         pipeline_ips and pipeline_stage; inference has failures; an operator's error its
+         smallest_limit
 """
 
 import inspect
@@ -634,6 +635,7 @@ class OperatorError:
     expected_token_error: float  # The declared arithmetic's worst token.
     times_limit: float | None  # How many times its limit, above 1 unexplained; null: not finite.
     token: int | None  # Position of the worst token in the result; null: wrong shape.
+    smallest_limit: float = 2.0**-20  # What is below it is always explained.
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from kit.accuracy.examine import SCORE_SCALE_LIMIT, of_one_image, score_scale, times_limit
+from kit.accuracy.examine import of_one_image, score_scale, times_limit
+from kit.accuracy.limits import SMALLEST_ALONE
 from kit.accuracy.recorder import StageWatch, find_stages, recorded
 from kit.accuracy.references import Declared
 from kit.errors import KitError
@@ -146,7 +147,10 @@ def test_a_wrong_scale_of_the_scores_is_told_from_a_kernels_rounding(
     points |= {"attention.rotated_query": query, "attention.rotated_key": key}
     found = score_scale(points)
     assert found is not None
-    assert found / SCORE_SCALE_LIMIT < 0.2 if scale == 1 else found == pytest.approx(0.01, rel=0.1)
+    if scale == 1:
+        assert found < 0.2 * SMALLEST_ALONE["scores"]
+    else:
+        assert found == pytest.approx(0.01, rel=0.1)
     assert score_scale({**points, "attention.o_proj.input": torch.zeros(1, 60, 32)}) is None
     del points["attention.v_proj.output"]
     assert score_scale(points) is None

@@ -4,17 +4,23 @@ import dataclasses
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kit.accuracy.limits import SMALLEST_ALONE
+from kit.accuracy.references import Declared
 from kit.language import load_words
 from kit.records import Latency, LimitsInfo
 from kit.report import __main__ as command
-from kit.report.checks import Claim, check
+from kit.report.checks import Claim, Part, check, check_blocks
 from kit.report.load import load_records
 from kit.report.verdict import conclude
 from tests import benchmark_runs
+from tests.accuracy_block_faults import ATTENTION_FAULTS, MLP_FAULTS
+from tests.accuracy_injections import BLOCK
+from tests.accuracy_model import run_case
 from tests.report_records import NOW, Json, everything, write
 
 Run = Callable[..., tuple[int, Path]]
@@ -237,6 +243,10 @@ EDITS: dict[str, tuple[Edit, str]] = {
         results("accuracy", "blocks", 3, "worst_operator", relative_error=None, times_limit=None),
         "results.blocks[3].explained is true",
     ),
+    "a limit that nobody knows": (
+        results("accuracy", "blocks", 3, "worst_operator", smallest_limit=0.5),
+        "results.blocks[3].worst_operator.smallest_limit is 0.5",
+    ),
     "a sum that is explained": (
         results("accuracy", "blocks", 3, relative_error=0.7), "blocks[3].sum_explained is true",
     ),
@@ -294,6 +304,21 @@ def test_a_changed_record_is_a_failure_by_name(tmp_path: Path, name: str) -> Non
     assert found.state == "failed"
     assert any(words in sentence for sentence in found.failures), found.failures
     assert ("contradicted", "bad") in found.answers.values()
+
+
+@pytest.mark.parametrize(
+    ("fault", "limit"),
+    [("attention scale 1 % too large", "scores"), ("quick GELU", "sum")],
+)
+def test_what_is_held_by_itself_where_products_are_rounded_keeps_to_a_known_limit(
+    fault: str, limit: str
+) -> None:
+    case = next(case for case in (*ATTENTION_FAULTS, *MLP_FAULTS) if case.name == fault)
+    found = run_case(dataclasses.replace(case, declared=Declared(matmul="bf16")))
+    worst = found.blocks[1 + BLOCK].worst_operator
+    assert worst is not None and worst.smallest_limit == SMALLEST_ALONE[limit]
+    claims = [*check_blocks(Part(SimpleNamespace(script="accuracy"), found, "results"))]
+    assert [claim for claim in claims if claim.agrees is False] == []
 
 
 def contradictions(folder: Path) -> list[Claim]:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from kit.accuracy.limits import SMALLEST_LIMIT
+from kit.accuracy.limits import SMALLEST_ALONE, SMALLEST_LIMIT
 from kit.accuracy.recorder import (
     Call,
     OperatorClass,
@@ -46,8 +46,6 @@ from kit.model.model import Features
 from kit.records import OperatorError
 from kit.statistics import finite, ratio
 
-# Of attention's scores: 2^-9 is a rounding of bf16, which no kernel's roundings add up to.
-SCORE_SCALE_LIMIT = 2.0**-9
 SCALE_STEP = 2.0**-7
 IMAGE, DEVICE_INPUT = 0, 1  # places in the batch that fp64 computes
 SideName = Literal["imitation", "fp32", "device"]
@@ -184,6 +182,7 @@ def operator_error(
         expected_token_error=expected_token,
         times_limit=finite(times),
         token=None if device is None else device.token,
+        smallest_limit=smallest,
     )
 
 
@@ -316,7 +315,7 @@ class Examiner(StageWatch):
             off = {"imitation": score_scale(self._replayed), "device": score_scale(points)}
         scales = {side: Distance(one, one, 0) for side, one in off.items() if one is not None}
         if len(scales) == len(off):
-            yield "attention.score_scale", (scales, SCORE_SCALE_LIMIT)
+            yield "attention.score_scale", (scales, SMALLEST_ALONE["scores"])
 
     def _hold(
         self,

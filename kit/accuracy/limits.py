@@ -17,6 +17,11 @@ SELF_CHECK_CRITERION = "no accelerator: the CPU was held against its own fp64 re
 # Two fp32 implementations of one function (exp, erf, rsqrt) may differ by some units in the
 # last place where the CPU's own happens to be exact, so what is below this is always explained.
 SMALLEST_LIMIT = 2.0**-20
+# The same where products are rounded, for what is then held by itself: a sum in another order
+# (device/arithmetic.py has its reason); a result stored in 16 bits, where the bias is added before
+# or after; and the scale of attention's scores, where 2^-9 is a rounding of bf16, which no kernel's
+# roundings add up to.
+SMALLEST_ALONE = {"sum": 8e-6, "fp16": 2.0**-10, "bf16": 2.0**-7, "scores": 2.0**-9}
 
 Arithmetic = Literal["fp32", "hf32", "tf32", "bf16", "fp16"]
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from kit.accuracy.limits import Arithmetic, arithmetic_of
+from kit.accuracy.limits import SMALLEST_ALONE, Arithmetic, arithmetic_of
 from kit.accuracy.recorder import (
     Points,
     Stage,
@@ -33,10 +33,7 @@ from kit.accuracy.recorder import (
     with_main_input,
 )
 from kit.device.arithmetic import (
-    HALF_TYPES,
     STORED,
-    TOLERANCES,
-    UNIT_ROUNDOFF,
     OwnGelu,
     found,
     multiplies_in,
@@ -102,15 +99,10 @@ class Declared:
         return self.gelu == "tanh" and "GELU" in type(module).__name__
 
     def tolerance(self, module: torch.nn.Module) -> float:
-        """Return how far two devices of this arithmetic may differ in a module's own result.
-
-        Where products are stored in 16 bits, the bias may be added before or after.
-        """
+        """Return how far two devices of this arithmetic may differ in a module's own result."""
         products = {torch.nn.Linear: self.matmul, torch.nn.Conv2d: self.convolution}
         name = products.get(type(module), "fp32")
-        if not name.endswith(STORED):
-            return TOLERANCES["sum"]
-        return 2 * UNIT_ROUNDOFF[HALF_TYPES[name.removesuffix(STORED)]]
+        return SMALLEST_ALONE[name.removesuffix(STORED) if name.endswith(STORED) else "sum"]
 
     def __str__(self) -> str:
         """Return it in words, for reports."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit import records as kit_records
-from kit.accuracy.limits import LIMITS, SMALLEST_LIMIT, arithmetic_of
+from kit.accuracy.limits import LIMITS, SMALLEST_ALONE, SMALLEST_LIMIT, arithmetic_of
 from kit.records import AccuracyResults, LimitsInfo, Products, Record
 from kit.report.load import Records, started_at
 
@@ -444,10 +444,13 @@ def check_blocks(part: Part) -> Iterator[Claim]:
         block: kit_records.BlockAccuracy = here.value
         worst = block.worst_operator
         if worst is not None:
+            known = (SMALLEST_LIMIT, *SMALLEST_ALONE.values())
+            least = worst.smallest_limit if worst.smallest_limit in known else SMALLEST_LIMIT
+            yield here.same("worst_operator.smallest_limit", least, "limits")
             times = None  # as often its limit, of the whole or of a token, where both are finite
             if worst.relative_error is not None and worst.token_error is not None:
-                whole = max(factor * worst.expected_error, SMALLEST_LIMIT)
-                token = max(factor * worst.expected_token_error, SMALLEST_LIMIT)
+                whole = max(factor * worst.expected_error, least)
+                token = max(factor * worst.expected_token_error, least)
                 times = max(worst.relative_error / whole, worst.token_error / token)
             yield here.same("worst_operator.times_limit", times, "fields")
             explained = worst.times_limit is not None and worst.times_limit <= 1
