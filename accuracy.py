@@ -156,14 +156,14 @@ def add_coverage_options(group: argparse._ArgumentGroup) -> None:
         "--soak",
         type=number(0.01, 1e5, " of minutes"),
         metavar="MINUTES",
-        help="compute the same inputs again and again, in changing batch sizes, for so long, and "
+        help="compute the same inputs again and again, in changing batch sizes, for this long, and "
         "compare every result's bits; Ctrl-C keeps what there is",
     )
     group.add_argument(
         "--soak-forwards",
         type=whole_number(1, 10**9),
         metavar="N",
-        help="so many times, or until --soak ends",
+        help="the same for N forwards, or until --soak ends",
     )
 
 
@@ -180,7 +180,7 @@ def add_review_options(group: argparse._ArgumentGroup) -> None:
         "--against",
         type=some_path,
         metavar="FILE",
-        help="compare them with another device's features of the same weights and images too",
+        help="also compare them with another device's features of the same weights and images",
     )
 
 

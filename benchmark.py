@@ -116,7 +116,7 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         type=whole_number(0, LARGEST_COUNT),
         default=WARM_UP,
         metavar="N",
-        help="minimum of warm-up forwards; more follow until the times are steady, at most 100 or "
+        help="least number of warm-up forwards; more follow until times are steady, at most 100 or "
         "10 s (default: %(default)s)",
     )
     group.add_argument(
@@ -145,7 +145,7 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--profile",
         action="store_true",
-        help="at the end, look into a few forwards of the main mode with torch.profiler "
+        help="at the end, profile a few forwards of the main mode with torch.profiler "
         "(torch_npu.profiler): the operators that take longest, and OUTPUT_DIR/"
         "benchmark_trace.json for ui.perfetto.dev",
     )
@@ -154,8 +154,8 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         type=number(1, LONGEST_S, " of seconds"),
         default=BUDGET_S,
         metavar="S",
-        help="what the ladder may take, shared among its rows; a mode whose single forward takes "
-        "more than its share is passed over (default: %(default)s)",
+        help="seconds for the ladder, shared among its rows; a mode whose single forward takes "
+        "more than its share is skipped (default: %(default)s)",
     )
 
 
