@@ -94,24 +94,21 @@ def files(
     """
     words = load_words(language)
     records = load_records(folder)
-    limits = held_to(records.accuracy) if records.accuracy is not None else LIMITS["fp32"]
+    runs, commands = records.found(), installing(records)
+    beside = files_of_card(folder, records) if card and runs else {}
+    types = {"cpu" if emulated(run) else run.device.type for run in runs}
     values = {
         "w": words,
         "records": records,
         "verdict": conclude(records, words, now or datetime.now(timezone.utc)),
         "subject": subject(records, words),
-        "limits": limits,
-        "commands": [*installing(records), *map(command_line, records.found())],
+        "limits": held_to(records.accuracy) if records.accuracy is not None else LIMITS["fp32"],
+        "commands": [*commands, *map(command_line, runs)],
+        "installing": [line for line in commands if line.startswith("pip ")],
+        "hardware": sorted(words["device_types"][one] for one in types),
+        "repository": repository(records),
+        "files": sorted(beside),
     }
-    beside = files_of_card(folder, records) if card and records.found() else {}
-    if beside:
-        types = {"cpu" if emulated(one) else one.device.type for one in records.found()}
-        values |= {
-            "hardware": sorted({words["device_types"][one] for one in types}),
-            "repository": repository(records),
-            "files": sorted(beside),
-            "installing": [line for line in installing(records) if line.startswith("pip ")],
-        }
     found = {folder / "card" / name: content for name, content in beside.items()}
     templates = {"report.html": "report.html", "report.md": "report.md"}
     templates |= {"card/README.md": "card.md"} if beside else {}
