@@ -175,14 +175,14 @@ def test_ctrl_c_before_anything_was_measured_writes_nothing(
 def test_ctrl_c_on_the_ladder_keeps_the_finished_modes(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = run.Run.measure_other_mode
+    original = run.Run.measure_mode
 
     def other(self: run.Run, mode: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
         if mode.dtype == "fp16":
             ctrl_c()
         original(self, mode, *rest)
 
-    monkeypatch.setattr(run.Run, "measure_other_mode", other)
+    monkeypatch.setattr(run.Run, "measure_mode", other)
     code, folder = go("--modes", "fp32,bf16,fp16", "--batch-sizes", "1")
     record = record_of(folder)
     assert code == 130

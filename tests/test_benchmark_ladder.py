@@ -88,11 +88,13 @@ def test_a_mode_that_was_measured_and_cannot_be_swept_is_not_skipped_too(
 ) -> None:
     original, runs = run.Run.running, Counter[str]()
 
-    def running(self: run.Run, mode: Mode) -> AbstractContextManager[ModeRunner]:
+    def running(
+        self: run.Run, mode: Mode, *, first: bool = False
+    ) -> AbstractContextManager[ModeRunner]:
         runs[mode.name] += 1
         if runs["bf16-sdpa"] == 2:
             raise OutOfDeviceMemoryError("moving the model: out of memory")
-        return original(self, mode)
+        return original(self, mode, first=first)
 
     monkeypatch.setattr(run.Run, "running", running)
     code, folder = go("--modes", "fp32,bf16", "--size", "32")

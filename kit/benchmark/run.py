@@ -5,8 +5,8 @@ import platform
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from kit import statistics
 from kit.benchmark import limit, measure, modes, profile
@@ -64,16 +64,11 @@ class Run:
     """One run; `results` grows as it goes on, so that Ctrl-C leaves what there is.
 
     Attributes:
-        options: of the run.
-        setup: the device, and the model on the CPU.
         images: different ones, of which every batch is made.
-        group: torchrun's processes, or this one alone.
-        log: gets the report's lines.
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
-        results: what was found so far.
         device: the device's part of the record, as it is in the main mode.
         measured: what the device computes in, by precision; None for the CPU.
-        too_slow: how long a forward of a mode takes that was passed over for its time.
+        too_slow: how long a forward takes of a mode that was passed over for its time.
         interrupted: whether Ctrl-C ended the run.
         asked: the operators of one image's forward; none on ranks but the first.
         time: of the ladder, shared among its rows.
@@ -83,14 +78,13 @@ class Run:
         self, options: BenchmarkOptions, setup: Setup, inputs: Inputs, import_ms: float,
         group: Group, log: RunLog, own_gelu: OwnGelu | None = None,
     ) -> None:  # fmt: skip
-        """Preprocess the first image, and note how long that takes."""
+        """Time decoding and preprocessing, and compute the references on the CPU."""
         self.options, self.setup, self.group, self.log = options, setup, group, log
         self.own_gelu = own_gelu
         pixels, path = inputs.first.pixels, inputs.first.path
         preprocessing_ms = median_ms(lambda: preprocessing.preprocess(pixels, setup.steps))
         decode_ms = median_ms(lambda: decode(path))
-        largest = max(options.batch_sizes or (MOST_IMAGES,))
-        count = min(MOST_IMAGES, max(2, largest))
+        count = min(MOST_IMAGES, max(2, *(options.batch_sizes or (MOST_IMAGES,))))
         start = time.perf_counter()
         self.images = different_images(setup, inputs, count, group, log)
         references_ms = (time.perf_counter() - start) * MS_PER_S
@@ -133,24 +127,29 @@ class Run:
         """Measure every mode; on Ctrl-C keep what there is, if there is anything.
 
         The ladder has every mode at batch 1 before any sweep, so that the question which one is
-        fastest is answered first; the main mode and the two fastest others are swept.
-
-        Raises:
-            KitError: where the device fails, or the main mode cannot run.
-            KeyboardInterrupt: on Ctrl-C before anything was measured.
+        fastest is answered first. A KitError where the device fails, or the main mode cannot run.
         """
+        main, *others = self.options.modes
+        if reason := self.missing(main):
+            raise KitError(f"mode {main.name}: {reason}")
         try:
-            main, *others = self.options.modes
             others = self.available(others)
             sweeps = min(len(others), SWEPT_BESIDE_MAIN) + 1
             self.time = Budget(self.options, len(others) + 1, sweeps)
-            self.measure_main_mode(main)
+            self.measure_mode(main)
             for mode in others:
-                self.progress()
-                self.measure_other_mode(mode)
+                self.log.info(self.time.step())
+                with self.passing_over(mode):
+                    self.require_time(mode)
+                    self.measure_mode(mode)
             for mode in self.worth_a_sweep(main, others) if self.options.ladder else ():
-                self.progress()
-                self.sweep_again(mode)
+                self.log.info(self.time.step())
+                with self.passing_over(mode):
+                    if mode != main:
+                        self.require_time(mode)
+                    with self.running(mode) as runner:
+                        self.log.info(f"Measuring {mode.name} over the batch sizes...")
+                        self.sweep(runner)
             self.measure_limit(main)
         except KeyboardInterrupt:
             if self.results.latency is None:
@@ -171,11 +170,7 @@ class Run:
             self.log.warning(f"No limit: {error}")
 
     def limited(self, main: Mode) -> BenchmarkResults:
-        """Return the results with the limit.
-
-        Raises:
-            DeviceError: where the device fails.
-        """
+        """Return the results with the limit; a DeviceError where the device fails."""
         setup, stopwatch = self.setup, self.meter.stopwatch
         measured = {main.name, *(row.mode for row in self.results.ladder)}
         ran = [mode for mode in self.options.modes if mode.name in measured]
@@ -206,8 +201,7 @@ class Run:
     def profile(self) -> tuple[Profile, bytes]:
         """Return where a forward of the main mode spends its time, and the trace as JSON.
 
-        Raises:
-            KitError: where the device fails.
+        A KitError where the device fails.
         """
         mode = self.options.modes[0]
         self.log.info(f"Profiling {mode.name}...")
@@ -220,6 +214,8 @@ class Run:
         if found.problem is not None:
             self.log.warning(f"The profile has the host's part alone: {found.problem}")
         return found, trace
+
+    # ---- Which modes -----------------------------------------------------------------------------
 
     def available(self, asked: list[Mode]) -> list[Mode]:
         """Return the modes that the device may have; name the others in one line."""
@@ -235,15 +231,19 @@ class Run:
         named = self.options.named
         return modes.missing(mode, self.setup, self.device, self.own_gelu, named=named)
 
-    def gelu_of(self, mode: Mode) -> AbstractContextManager[object]:
-        """Return the context in which GELU has the mode's form."""
-        if mode.chip_gelu and self.own_gelu is not None:
-            return self.own_gelu()
-        return contextlib.nullcontext()
+    def require_time(self, mode: Mode) -> None:
+        """Raise a KitError where the ladder has no time to compile a mode or to capture it."""
+        if (took := self.too_slow.get(replace(mode, graph=False))) is not None:
+            raise KitError(f"a forward without the graph {took}, {self.too_long}")
+        if mode.compiled and not self.time.left_s():
+            raise KitError(
+                f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
+            )
 
-    def progress(self) -> None:
-        """Say in a line how far the ladder is."""
-        self.log.info(self.time.step())
+    @property
+    def too_long(self) -> str:
+        """What a mode's forward is that takes more than its share of the ladder's time."""
+        return f"too long for --budget {self.options.budget:g}: raise it to measure this mode"
 
     def worth_a_sweep(self, main: Mode, others: list[Mode]) -> list[Mode]:
         """Return the main mode and the fastest of the others that pass."""
@@ -253,135 +253,52 @@ class Run:
         self.time.sweeps = len(best[:SWEPT_BESIDE_MAIN]) + 1
         return [main, *best[:SWEPT_BESIDE_MAIN]]
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of the model's input at batch 1."""
-        return (1, *self.images.pixels.shape[1:])
+    @contextlib.contextmanager
+    def passing_over(self, mode: Mode) -> Iterator[None]:
+        """Name a mode that cannot run, and go on; one that the ladder has loses its sweep alone.
 
-    def device_info(self, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
-        """Return the device's part of the record, once the run is over: as in the main mode."""
-        checks = self.setup.health.passed
-        return replace(self.device, cpu_fallbacks=cpu_fallbacks, known_answer_checks=checks)
-
-    def measure_main_mode(self, mode: Mode) -> None:
-        """Measure the mode that the two tables show.
-
-        Raises:
-            KitError: where the device fails or does not have the mode.
-            KeyboardInterrupt: on Ctrl-C; `results` holds what there is.
+        A device that fails other than for want of memory ends the run with a DeviceError.
         """
-        if reason := self.missing(mode):
-            raise KitError(f"mode {mode.name}: {reason}")
-        ladder = self.options.ladder
-        with (
-            self.gelu_of(mode),
-            run_mode(self.setup, mode, self.images, keep=ladder, log=self.log) as moved,
-        ):
-            pixel_values = moved.input(1, log=self.log)
-            self.log.info(f"Input shape: {pixel_values.shape}")
-            self.log.info(f"Device: {self.setup.device.torch_device}")
-            with moved.forwards(pixel_values) as call:
-                first = self.first_forward(moved, call)
-                moved.peaks.take()  # before the check, which has tensors of its own
-                runner = self.with_arithmetic(moved)
-                self.device = device_info(runner.setup, ())
-                with device_errors(f"checking {mode.name}"):
-                    checker = Checker(runner, self.meter.stopwatch, call, pixel_values, first)
-                latency = self.main_latency(mode, checker)
-            self.results = replace(self.results, memory=runner.peaks.memory())
-            if ladder:
-                self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
-            else:
-                self.sweep(runner)
+        try:
+            yield
+        except KitError as problem:
+            if isinstance(problem, DeviceError) and not isinstance(problem, OutOfDeviceMemoryError):
+                raise
+            self.setup.health.after(str(problem))
+            if any(row.mode == mode.name for row in self.results.ladder):
+                self.end_sweep(mode, problem)
+                return
+            skipped = (*self.results.skipped_modes, SkippedMode(mode.name, str(problem)))
+            self.results = replace(self.results, skipped_modes=skipped)
+            self.log.info(f"Skipped {mode.name}: {problem}")
 
-    def measure_other_mode(self, mode: Mode) -> None:
-        """Measure a further mode of the ladder at batch 1; one that cannot run is passed over.
+    def end_sweep(self, mode: Mode, problem: KitError) -> None:
+        """Warn that a mode's sweep goes no further, if the device still computes."""
+        self.setup.health.after(str(problem))
+        self.log.warning(f"The sweep of {mode.name} ends early: {problem}")
 
-        Raises:
-            DeviceError: where the device fails other than for want of memory.
-            KeyboardInterrupt: on Ctrl-C.
-        """
-        plan = self.plan(1, row=True)
-        with self.passing_over(mode):
-            self.require_time(mode)
-            with self.running(mode) as runner:
-                self.log.info(f"Measuring {mode.name}...")
-                pixel_values = runner.input(1)
-                with runner.forwards(pixel_values) as call:
-                    with device_errors(f"computing the first forward of {mode.name}"):
-                        first = self.first_in_time(mode, call)
-                        runner.peaks.take()
-                        checker = Checker(runner, self.meter.stopwatch, call, pixel_values, first)
-                    latency = self.meter.measure(
-                        call, 1, plan, mode.name, warm_up=checker.warm_up, watch=checker.watch
-                    )
-                    latency = checked(latency, checker, mode.name, self.group, self.log)
-                self.warn(measure.latency_warnings(mode.name, latency))
-                self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
-
-    def first_in_time(self, mode: Mode, call: Call) -> Features:
-        """Return a mode's first forward.
-
-        Raises:
-            KitError: where one forward, and not its compilation, takes more than a row's time, and
-                far longer than one in the main mode.
-        """
-        assert self.results.latency is not None  # the main mode came first
-        most_ms = max(self.time.share_s() * MS_PER_S, FAR_SLOWER * self.results.latency.p50_ms)
-        first = self.meter.stopwatch.time(call)
-        if first.wall_ms > most_ms:
-            again_ms = self.meter.stopwatch.time(call).wall_ms
-            if again_ms > most_ms:
-                took = f"takes {again_ms / MS_PER_S:.1f} s"
-                self.too_slow[mode] = took
-                raise KitError(f"a forward {took}, {self.too_long}")
-        return first.output
-
-    @property
-    def too_long(self) -> str:
-        """What a mode's forward is that takes more than its share of the ladder's time."""
-        return f"too long for --budget {self.options.budget:g}: raise it to measure this mode"
-
-    def require_time(self, mode: Mode) -> None:
-        """Check that the ladder has time for a mode that is to be compiled, or captured.
-
-        Raises:
-            KitError: where it has none.
-        """
-        if (took := self.too_slow.get(replace(mode, graph=False))) is not None:
-            raise KitError(f"a forward without the graph {took}, {self.too_long}")
-        if mode.compiled and not self.time.left_s():
-            raise KitError(
-                f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
-            )
-
-    def sweep_again(self, mode: Mode) -> None:
-        """Measure a mode of the ladder over the batch sizes."""
-        with self.passing_over(mode):
-            if mode != self.options.modes[0]:
-                self.require_time(mode)
-            with self.running(mode) as runner:
-                self.log.info(f"Measuring {mode.name} over the batch sizes...")
-                self.sweep(runner)
+    # ---- One mode --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def running(self, mode: Mode) -> Iterator[ModeRunner]:
-        """Run a further mode of the ladder; by now it is known what the device computes in.
+    def running(self, mode: Mode, *, first: bool = False) -> Iterator[ModeRunner]:
+        """Run a mode; but for the first it is known what the device computes in.
 
-        Raises:
-            KitError: where the device does not have the mode after all.
+        A KitError where the device does not have the mode after all.
         """
         if reason := self.missing(mode):
             raise KitError(reason)
-        with self.gelu_of(mode), run_mode(self.setup, mode, self.images, keep=True) as runner:
-            yield self.with_arithmetic(runner)
+        own_gelu = self.own_gelu if mode.chip_gelu else None
+        keep, log = not first or self.options.ladder, self.log if first else None
+        with (
+            own_gelu() if own_gelu else contextlib.nullcontext(),
+            run_mode(self.setup, mode, self.images, keep=keep, log=log) as runner,
+        ):
+            yield runner if first else self.with_arithmetic(runner)
 
     def with_arithmetic(self, runner: ModeRunner) -> ModeRunner:
         """Return the runner with what the device computes in, measured once for each precision.
 
-        Raises:
-            DeviceError: where the device fails.
-            KitError: where fp32 was asked for and products are reduced all the same.
+        A KitError where fp32 was asked for and products are reduced all the same.
         """
         precision, ladder = runner.mode.precision, self.options.ladder
         if precision not in self.measured:
@@ -391,30 +308,116 @@ class Run:
         setup = replace(runner.setup, arithmetic=self.measured[precision])
         return replace(runner, setup=setup)
 
-    @contextlib.contextmanager
-    def passing_over(self, mode: Mode) -> Iterator[None]:
-        """Name a mode that cannot run, and go on; a device that fails ends the run.
+    def measure_mode(self, mode: Mode) -> None:
+        """Measure a mode at batch 1, and where it is the only one over the batch sizes, too.
 
-        Raises:
-            DeviceError: where the device fails other than for want of memory.
+        A KitError where it cannot run or the device fails; on Ctrl-C `results` holds what there is.
         """
+        first = mode == self.options.modes[0]  # which the two tables show
+        plan = self.plan(1, row=not first)
+        with self.running(mode, first=first) as runs:
+            pixel_values = runs.input(1, log=self.log if first else None)
+            if first:
+                self.log.info(f"Input shape: {pixel_values.shape}")
+                self.log.info(f"Device: {self.setup.device.torch_device}")
+            else:
+                self.log.info(f"Measuring {mode.name}...")
+            with runs.forwards(pixel_values) as call:
+                features = (self.first_forward if first else self.first_in_time)(runs, call)
+                runs.peaks.take()  # before the check, which has tensors of its own
+                runner = self.with_arithmetic(runs)
+                if first:
+                    self.device = device_info(runner.setup, ())
+                    self.log.info(f"Measuring {mode.name}...")
+                with device_errors(f"checking {mode.name}"):
+                    checker = Checker(runner, self.meter.stopwatch, call, pixel_values, features)
+                latency = self.latency(checker, plan)
+            if first:
+                self.results = replace(self.results, memory=runner.peaks.memory())
+            if self.options.ladder:
+                self.climb(modes.ladder_row(runner, latency, (), checker.bits_equal_eager))
+            else:
+                self.sweep(runner)
+
+    def first_forward(self, runner: ModeRunner, call: Call) -> Features:
+        """Make the first forward of the process, time a copy, and what timing itself costs."""
+        stopwatch = self.meter.stopwatch
+        with device_errors("computing the first forward"):
+            with alive(self.log, "The first forward has run"):
+                first = stopwatch.time(call)
+            copies = [stopwatch.time(lambda: runner.input(1)).wall_ms for _ in range(COPIES_TIMED)]
+            empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS_TIMED)]
+        self.meter.health.after("the first forward")
+        on_cpu = self.setup.device.type == "cpu"
+        phases = replace(
+            self.results.phases,
+            move_ms=runner.move_ms,
+            first_inference_ms=first.wall_ms,
+            host_to_device_ms=None if on_cpu else statistics.median(copies),
+        )
+        harness = measure.harness(statistics.median(empty))
+        self.results = replace(self.results, phases=phases, harness=harness)
+        self.warn(measure.host_warnings(harness))
+        return first.output
+
+    def first_in_time(self, runner: ModeRunner, call: Call) -> Features:
+        """Return a further mode's first forward.
+
+        A KitError where one forward, and not its compilation, takes more than a row's time, and far
+        longer than one in the main mode.
+        """
+        assert self.results.latency is not None  # the main mode came first
+        most_ms = max(self.time.share_s() * MS_PER_S, FAR_SLOWER * self.results.latency.p50_ms)
+        with device_errors(f"computing the first forward of {runner.mode.name}"):
+            first = self.meter.stopwatch.time(call)
+            again_ms = self.meter.stopwatch.time(call).wall_ms if first.wall_ms > most_ms else 0.0
+        if again_ms > most_ms:
+            took = self.too_slow[runner.mode] = f"takes {again_ms / MS_PER_S:.1f} s"
+            raise KitError(f"a forward {took}, {self.too_long}")
+        return first.output
+
+    def latency(self, checker: Checker, plan: Plan) -> Latency:
+        """Measure and check a mode at batch 1, on all ranks at once; keep the first one's.
+
+        A DeviceError where the device fails; on Ctrl-C the first one's samples until then are kept.
+        """
+        name, first = checker.runner.mode.name, self.results.latency is None
         try:
-            yield
-        except (CaptureError, OutOfDeviceMemoryError) as problem:
-            self.setup.health.after(str(problem))
-            self.skip(mode, problem)
-        except DeviceError:
+            latency = self.meter.measure(
+                checker.call, 1, plan, name, warm_up=checker.warm_up, watch=checker.watch
+            )
+        except Interrupted as interrupted:
+            if first:
+                self.results = replace(self.results, latency=interrupted.latency)
             raise
-        except KitError as problem:
-            self.skip(mode, problem)
+        if not first:
+            latency = checked(latency, checker, name, self.group, self.log)
+            self.warn(measure.latency_warnings(name, latency))
+            return latency
+        phases, harness = self.results.phases, self.results.harness
+        assert harness is not None  # the first forward came before
+        harness = replace(harness, overhead_share=harness.overhead_ms / latency.p50_ms)
+        warm_up_ms = (phases.first_inference_ms or 0.0) + sum(latency.warm_up.samples_ms)
+        phases = replace(phases, warm_up_ms=warm_up_ms, steady_ms=latency.p50_ms)
+        self.results = replace(self.results, latency=latency, harness=harness, phases=phases)
+        latency = checked(latency, checker, name, self.group, self.log)
+        self.results = replace(self.results, latency=latency)
+        self.warn(measure.latency_warnings(name, latency))
+        self.warn(measure.harness_warnings(harness))
+        own = RankLatency(
+            rank=self.group.place.rank,
+            host=platform.node(),
+            torch_device=str(self.setup.device.torch_device),
+            name=self.setup.device.name,
+            latency=statistics.statistics(latency.samples_ms),
+        )
+        found = tuple(self.group.gather(own, "the latencies"))
+        if len(found) > 1:
+            self.results = replace(self.results, ranks=Ranks(len(found), found, ()))
+        return latency
 
     def sweep(self, runner: ModeRunner) -> None:
-        """Measure a mode over the batch sizes, and keep its rows whatever ends them.
-
-        Raises:
-            DeviceError: where the device no longer computes.
-            KeyboardInterrupt: on Ctrl-C.
-        """
+        """Measure a mode over the batch sizes, and keep its rows whatever ends them."""
         sweep = Sweep(runner, self.meter, self.plan)
         try:
             sweep.run(self.options.batch_sizes)
@@ -430,7 +433,11 @@ class Run:
                 row = modes.ladder_row(runner, at_1.latency, rows, at_1.bits_equal_eager)
                 memory = modes.larger(at_1.memory, row.memory)
                 self.climb(replace(row, memory=memory, compile_ms=at_1.compile_ms))
-            self.keep_scaling(sweep.scaling)
+            if self.results.ranks is not None and sweep.scaling:
+                best = max(sweep.scaling, key=lambda row: row.total_throughput_ips)
+                ranks = replace(self.results.ranks, throughput=tuple(sweep.scaling))
+                efficiency = best.scaling_efficiency
+                self.results = replace(self.results, ranks=ranks, scaling_efficiency=efficiency)
 
     def climb(self, row: LadderRow) -> None:
         """Put a mode into the ladder, in its old place where it has one."""
@@ -444,106 +451,6 @@ class Run:
             fastest_passing_command=fastest and command(self.options, fastest),
             fastest_published_mode=modes.fastest(ladder, published=True),
         )
-
-    def end_sweep(self, mode: Mode, problem: KitError) -> None:
-        """Warn that a mode's sweep goes no further; what came before it counts.
-
-        Raises:
-            DeviceError: where the device no longer computes.
-        """
-        self.setup.health.after(str(problem))
-        self.log.warning(f"The sweep of {mode.name} ends early: {problem}")
-
-    def skip(self, mode: Mode, problem: KitError) -> None:
-        """Name a mode that was passed over; one that the ladder has loses its sweep alone.
-
-        Raises:
-            DeviceError: where the device no longer computes.
-        """
-        if any(row.mode == mode.name for row in self.results.ladder):
-            self.end_sweep(mode, problem)
-            return
-        skipped = (*self.results.skipped_modes, SkippedMode(mode.name, str(problem)))
-        self.results = replace(self.results, skipped_modes=skipped)
-        self.log.info(f"Skipped {mode.name}: {problem}")
-
-    def first_forward(self, runner: ModeRunner, call: Call) -> Features:
-        """Make the first forward of the process, time a copy, and what timing itself costs.
-
-        Raises:
-            DeviceError: where the device fails.
-        """
-        stopwatch = self.meter.stopwatch
-        with device_errors("computing the first forward"):
-            with alive(self.log, "The first forward has run"):
-                first = stopwatch.time(call)
-            copies = [stopwatch.time(lambda: runner.input(1)).wall_ms for _ in range(COPIES_TIMED)]
-            empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS_TIMED)]
-        self.meter.health.after("the first forward")
-        phases = replace(
-            self.results.phases,
-            move_ms=runner.move_ms,
-            first_inference_ms=first.wall_ms,
-            host_to_device_ms=None
-            if self.setup.device.type == "cpu"
-            else statistics.median(copies),
-        )
-        harness = measure.harness(statistics.median(empty))
-        self.results = replace(self.results, phases=phases, harness=harness)
-        self.warn(measure.host_warnings(harness))
-        return first.output
-
-    def main_latency(self, mode: Mode, checker: Checker) -> Latency:
-        """Measure and check the main mode at batch 1, on all ranks at once.
-
-        Raises:
-            DeviceError: where the device fails.
-            KeyboardInterrupt: on Ctrl-C; the samples until then are kept.
-        """
-        self.log.info(f"Measuring {mode.name}...")
-        try:
-            latency = self.meter.measure(
-                checker.call, 1, self.plan(1, row=False), mode.name,
-                warm_up=checker.warm_up, watch=checker.watch,
-            )  # fmt: skip
-        except Interrupted as interrupted:
-            self.results = replace(self.results, latency=interrupted.latency)
-            raise
-        phases, harness = self.results.phases, self.results.harness
-        assert harness is not None  # the first forward came before
-        harness = replace(harness, overhead_share=harness.overhead_ms / latency.p50_ms)
-        warm_up_ms = (phases.first_inference_ms or 0.0) + sum(latency.warm_up.samples_ms)
-        phases = replace(phases, warm_up_ms=warm_up_ms, steady_ms=latency.p50_ms)
-        self.results = replace(self.results, latency=latency, harness=harness, phases=phases)
-        latency = checked(latency, checker, mode.name, self.group, self.log)
-        self.results = replace(self.results, latency=latency)
-        self.warn(measure.latency_warnings(mode.name, latency))
-        self.warn(measure.harness_warnings(harness))
-        self.gather_ranks(latency)
-        return latency
-
-    def gather_ranks(self, latency: Latency) -> None:
-        """Keep every rank's latency at batch 1, where there are several."""
-        device = self.setup.device
-        own = RankLatency(
-            rank=self.group.place.rank,
-            host=platform.node(),
-            torch_device=str(device.torch_device),
-            name=device.name,
-            latency=statistics.statistics(latency.samples_ms),
-        )
-        found = tuple(self.group.gather(own, "the latencies"))
-        if len(found) > 1:
-            self.results = replace(self.results, ranks=Ranks(len(found), found, ()))
-
-    def keep_scaling(self, rows: list[ScalingRow]) -> None:
-        """Keep all ranks' throughput, where there are several."""
-        if self.results.ranks is None or not rows:
-            return
-        ranks = replace(self.results.ranks, throughput=tuple(rows))
-        best = max(rows, key=lambda row: row.total_throughput_ips)
-        efficiency = best.scaling_efficiency
-        self.results = replace(self.results, ranks=ranks, scaling_efficiency=efficiency)
 
     def plan(self, batch_size: int, *, row: bool) -> Plan:
         """Return how long to measure: a row of the sweep or the ladder, or the main latency.
@@ -566,6 +473,16 @@ class Run:
         """Log warnings, the ones of one matter on one line."""
         if messages:
             self.log.warning("; ".join(messages))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the model's input at batch 1."""
+        return (1, *self.images.pixels.shape[1:])
+
+    def device_info(self, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
+        """Return the device's part of the record, once the run is over: as in the main mode."""
+        checks = self.setup.health.passed
+        return replace(self.device, cpu_fallbacks=cpu_fallbacks, known_answer_checks=checks)
 
 
 @dataclass
@@ -629,8 +546,6 @@ class Sweep:
     """One mode's sweep over batch sizes; under torchrun all ranks make it together.
 
     Attributes:
-        runner: the model in its mode.
-        meter: measures.
         plan: gives the plan of a row, as it is then.
         rows: the rows so far, in the order they were measured.
         scaling: all ranks' rows so far; none with one process.
@@ -645,12 +560,9 @@ class Sweep:
     def run(self, batch_sizes: Iterable[int] | None) -> None:
         """Measure the batch sizes in ascending order; None doubles until nothing is gained.
 
-        Running out of memory ends the sweep: the row says so, and the largest batch below it
-        that runs is measured after it.
-
-        Raises:
-            KitError: where the device fails otherwise.
-            KeyboardInterrupt: on Ctrl-C; `rows` holds what there is.
+        Running out of memory ends the sweep: the row says so, and the largest batch below it that
+        runs is measured after it. A KitError where the device fails otherwise; `rows` holds what
+        there is, on Ctrl-C too.
         """
         for batch_size in doubling() if batch_sizes is None else batch_sizes:
             if not self.measured(batch_size):
@@ -663,28 +575,24 @@ class Sweep:
                 return
 
     def measured(self, batch_size: int, *, searched: bool = False) -> bool:
-        """Measure one batch size and add its row; return False where it does not fit.
-
-        Raises:
-            KitError, KeyboardInterrupt: as `run` does.
-        """
+        """Measure one batch size and add its row; return False where it does not fit."""
         meter, name = self.meter, f"{self.runner.mode.name}, batch {batch_size}"
         plan = self.plan(batch_size, row=True)
         with contextlib.ExitStack() as stack:
             ready = self.prepared(batch_size, stack)
-            if (
-                not all(meter.group.gather(ready is not None, "whether the batch fits"))
-                or not ready
-            ):
+            if not all(meter.group.gather(ready is not None, "whether the batch fits")):
                 return False
+            assert ready is not None
             checker, peak_bytes = ready
-            alone = self.measured_alone(checker, batch_size, name)
-            latency = None
+            timed = partial(
+                meter.measure, checker.call, batch_size,
+                warm_up=checker.warm_up, watch=checker.watch,
+            )  # fmt: skip
+            alone = latency = None
+            if meter.group.size > 1 and meter.group.place.leads:  # the other ranks wait
+                alone = timed(plan, f"{name}, one rank alone", together=False)
             try:
-                latency = meter.measure(
-                    checker.call, batch_size, plan, name,
-                    warm_up=checker.warm_up, watch=checker.watch,
-                )  # fmt: skip
+                latency = timed(plan, name)
                 queued_ips = self.queued_throughput(checker, latency, name)
                 latency = checked(latency, checker, name, meter.group, meter.log)
             except KeyboardInterrupt as interrupt:
@@ -705,14 +613,10 @@ class Sweep:
     def prepared(
         self, batch_size: int, stack: contextlib.ExitStack, *, told: bool = True
     ) -> tuple[Checker, int | None] | None:
-        """Run a batch of this size once.
+        """Run a batch of this size once; None where it does not fit.
 
-        Returns:
-            What checks its forwards, and the peak of the device's memory in bytes; None where
-            the batch does not fit.
-
-        Raises:
-            KitError: where the device fails otherwise, or no longer computes.
+        Returns what checks its forwards, and the peak of the device's memory in bytes. A KitError
+        where the device fails otherwise, or no longer computes.
         """
         name = f"{self.runner.mode.name}, batch {batch_size}"
         try:
@@ -732,24 +636,10 @@ class Sweep:
         self.meter.health.after(f"{name} ran out of memory")
         return None
 
-    def measured_alone(self, checker: Checker, batch_size: int, name: str) -> Latency | None:
-        """Return rank 0's latency while the other ranks wait; None on these, and alone."""
-        if self.meter.group.size == 1 or not self.meter.group.place.leads:
-            return None
-        name = f"{name}, one rank alone"
-        plan = self.plan(batch_size, row=True)
-        return self.meter.measure(
-            checker.call, batch_size, plan, name,
-            warm_up=checker.warm_up, watch=checker.watch, together=False,
-        )  # fmt: skip
-
     def queued_throughput(self, checker: Checker, latency: Latency, name: str) -> float | None:
         """Return images per second where the device is waited for once.
 
         None for the CPU, and where a forward is so long that the wait is nothing beside it.
-
-        Raises:
-            DeviceError: where the device fails.
         """
         if self.runner.setup.device.type == "cpu" or latency.p50_ms > LONGEST_QUEUED_MS:
             return None
@@ -833,9 +723,7 @@ def row(
 def scaling_row(batch_size: int, busy: list[tuple[Latency, Latency | None]]) -> ScalingRow:
     """Return all ranks' row.
 
-    Args:
-        batch_size: of each rank.
-        busy: each rank's latency while all work; beside the first one, rank 0's alone.
+    `busy` has each rank's latency while all work; beside the first one, rank 0's alone.
     """
     together = [latency for latency, _ in busy]
     alone = busy[0][1]
