@@ -142,16 +142,17 @@ def test_what_is_left_of_the_time_is_shared_among_the_rows_to_come(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     found = Budget(options, modes=6, sweeps=3, started=now)
-    assert found.share_s() == 120 / (6 + 3 * 15)
+    sweep = 1 + 1.5 + 2.5 + 4.5
+    assert found.share_s() == 120 / (6 + 3 * sweep)
     now += 20
     assert found.step() == "1 of 9, about 2 min left"  # the main mode tells nothing of the others
-    assert found.share_s() == 100 / 50
-    assert found.share_s(batch_size=8) == 8 * 100 / 50
+    assert found.share_s() == 100 / (5 + 3 * sweep)
+    assert found.share_s(batch_size=8) == pytest.approx(4.5 * 100 / (5 + 3 * sweep))
     now += 5
-    assert found.step() == "2 of 9, about 4 min left"  # 49 images at 5 s
+    assert found.step() == "2 of 9, about 3 min left"  # 32.5 rows at 5 s
     found.done, now = 6, 1035.0
-    assert found.step() == "7 of 9, less than a minute left"  # 20 took 15 s: 30 at 0.75 s
-    assert found.share_s(batch_size=4) == 4 * 85 / 30
+    assert found.step() == "7 of 9, less than a minute left"  # 14.5 took 15 s: 19 are left
+    assert found.share_s(batch_size=4) == pytest.approx(2.5 * 85 / (2 * sweep))
     now = 2000.0
     assert found.share_s(batch_size=8) == run.LEAST_SHARE_S
 

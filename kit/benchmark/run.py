@@ -487,10 +487,9 @@ class Run:
 
 @dataclass
 class Budget:
-    """The ladder's time, shared among the rows that are still to come by their images.
+    """The ladder's time, shared among the rows that are still to come.
 
     Attributes:
-        options: of the run.
         modes: to be measured at batch 1.
         sweeps: to follow.
         done: modes and sweeps that are finished.
@@ -505,15 +504,11 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     main_s: float = 0.0
 
-    @property
-    def steps(self) -> int:
-        """Modes and sweeps of the whole ladder."""
-        return self.modes + self.sweeps
-
-    def images(self, first: int, last: int) -> int:
-        """Return the images in a forward of each row of some steps."""
-        swept = sum(self.options.batch_sizes or doubling()[:DOUBLINGS])
-        return sum(1 if step < self.modes else swept for step in range(first, last))
+    def work(self, first: int, last: int | None = None) -> float:
+        """Return what steps cost, in rows at batch 1: from one on, up to another or the last."""
+        swept = sum(map(work_of, self.options.batch_sizes or doubling()[:DOUBLINGS]))
+        steps = range(first, self.modes + self.sweeps if last is None else last)
+        return sum(1.0 if step < self.modes else swept for step in steps)
 
     def left_s(self) -> float:
         """Return what is left of --budget, in s."""
@@ -521,24 +516,28 @@ class Budget:
 
     def share_s(self, batch_size: int = 1) -> float:
         """Return what a row may take, in s; where the time is up, the least that tells anything."""
-        images = self.images(self.done, self.steps)
-        return max(LEAST_SHARE_S, self.left_s() * batch_size / max(1, images))
+        share = work_of(batch_size) / max(1.0, self.work(self.done))
+        return max(LEAST_SHARE_S, self.left_s() * share)
 
     def step(self) -> str:
         """Finish a mode or a sweep; return how many there are, and about how long the rest takes.
 
-        The rest takes as long for each image as the rows so far, without the first; after that one
-        as long as it at most, and no longer than the budget.
+        As long as the rows so far without the first; after that one the budget's rest at most.
         """
         self.done += 1
-        took_s, images = time.monotonic() - self.started, self.images(self.done, self.steps)
+        took_s, work = time.monotonic() - self.started, self.work(self.done)
         if self.done == 1:
             self.main_s = took_s
-            left_s = min(took_s * images, self.left_s())
+            left_s = min(took_s * work, self.left_s())
         else:
-            left_s = (took_s - self.main_s) / self.images(1, self.done) * images
+            left_s = (took_s - self.main_s) / self.work(1, self.done) * work
         words = f"about {left_s / 60:.0f} min" if left_s >= 45 else "less than a minute"
-        return f"{self.done} of {self.steps}, {words} left"
+        return f"{self.done} of {self.modes + self.sweeps}, {words} left"
+
+
+def work_of(batch_size: int) -> float:
+    """Return what a row costs, in rows at batch 1: half of it grows with the batch."""
+    return (1 + batch_size) / 2
 
 
 @dataclass
