@@ -31,8 +31,7 @@ SHORTEST_MS, LONGEST_MS = 1e-6, 1e12  # a nanosecond, 30 years: no sample is bey
 def load(path: Path) -> BenchmarkRecord:
     """Read an earlier record.
 
-    Raises:
-        KitError: where it is none of a complete run of benchmark.py, or msgspec is missing.
+    A KitError where it is none of a complete run of benchmark.py, or msgspec is missing.
     """
     content = outside.read_bytes(path, "--baseline", LARGEST_BYTES)
     try:
@@ -59,11 +58,7 @@ def load(path: Path) -> BenchmarkRecord:
 
 
 def require_same(options: BenchmarkOptions, old: BenchmarkRecord, run: "Run") -> None:
-    """Check that the earlier run is the same measurement as this one.
-
-    Raises:
-        KitError: naming what differs.
-    """
+    """Raise a KitError, which names what differs, where this is not the earlier measurement."""
     setup, ranks = run.setup, old.results.ranks
     pairs = [
         ("device", old.device.name, setup.device.name),

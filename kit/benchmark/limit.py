@@ -60,26 +60,18 @@ SEEDS = 8191  # random values of which the factors consist; no power of two
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of one image's forward.
+    """One operator of one image's forward."""
 
-    Attributes:
-        flops: by torch's formula; 0 where it has none.
-        weights: elements of parameters that it reads.
-        others: other elements that it reads and writes.
-        product: shape of its matrix product, of a convolution's too; None where it is another.
-    """
-
-    flops: int
-    weights: int
-    others: int
-    product: Shape | None = None
+    flops: int  # by torch's formula; 0 where it has none
+    weights: int  # elements of parameters that it reads
+    others: int  # other elements that it reads and writes
+    product: Shape | None = None  # of its matrix product, of a convolution's too
 
 
 class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
     """Notes each operator that runs within the block, decomposed as torch.utils.flop_counter does.
 
-    Attributes:
-        found: what ran; a view moves nothing and is left out.
+    `found` is what ran; a view moves nothing and is left out.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -140,12 +132,7 @@ def product_of(operator: object, args: Sequence[Any], output: Any) -> Shape | No
 
 
 def operators(model: PreTrainedModel, pixels: torch.Tensor) -> tuple[Operator, ...]:
-    """Return the operators of a forward of one image.
-
-    Args:
-        model: on the CPU in fp32.
-        pixels: 1 x 3 x rows x columns, float32 on the CPU.
-    """
+    """Return the operators of a forward of one image, 1 x 3 x rows x columns in fp32 on the CPU."""
     with Operators(model) as noted:
         forward(model, pixels)
     return tuple(noted.found)
@@ -162,17 +149,9 @@ def products_rate(
 ) -> tuple[float, int]:
     """Return the most FLOP/s of bare products, and the batch size whose products reach it.
 
-    The batch is doubled until neither of two doublings raises the rate, or the time is up.
-
-    Args:
-        stopwatch: of the device.
-        shapes: of the products for one image, and how many there are of each.
-        dtype: of the factors.
-        budget_s: what it may take, about.
-
-    Raises:
-        ArithmeticError: where a product comes back wrong.
-        RuntimeError: as torch raises where the device fails.
+    `shapes` says how many products of one image have each. The batch is doubled until neither of
+    two doublings raises the rate, or about `budget_s` is up. An ArithmeticError where a product
+    comes back wrong.
     """
     start = time.monotonic()
     best, best_batch, worse = 0.0, 0, 0
@@ -232,11 +211,7 @@ def random_values(rows: int, columns: int) -> torch.Tensor:
 
 
 def require_product(left: torch.Tensor, right: torch.Tensor, found: torch.Tensor) -> None:
-    """Check one row of a product against the CPU's in fp64.
-
-    Raises:
-        ArithmeticError: where it is another.
-    """
+    """Raise an ArithmeticError where one row of a product is not the CPU's in fp64."""
     expected = left.cpu().double() @ right.cpu().double()
     error = torch.linalg.vector_norm(found.cpu().double() - expected)
     if not error <= WRONG * torch.linalg.vector_norm(expected):
@@ -252,9 +227,7 @@ def shortest_ms(stopwatch: Stopwatch, call: Callable[[], object]) -> float:
 def copy_rate(stopwatch: Stopwatch, size: int) -> float:
     """Return the bytes per second that a plain copy of `size` bytes reads and writes.
 
-    Raises:
-        ArithmeticError: where the copy is another.
-        RuntimeError: as torch raises where the device fails.
+    An ArithmeticError where the copy is another.
     """
     device = stopwatch.device.torch_device
     source = torch.ones(size // 4, device=device)
@@ -273,12 +246,7 @@ def shares_ms(
 ) -> tuple[float, float]:
     """Return the least ms in operators that compute longer than they move bytes, and in the rest.
 
-    Args:
-        asked: the operators of one image's forward.
-        batch: images.
-        itemsize: bytes of an element.
-        flops_per_s: what the device reaches in products.
-        bytes_per_s: what it reaches in copies.
+    For a batch of so many images, from the operators of one, an element's bytes, and both rates.
     """
     compute = memory = 0.0
     for one in asked:
@@ -292,13 +260,7 @@ def shares_ms(
 
 
 def bound_of(latency: Latency, compute_ms: float, memory_ms: float) -> Bound:
-    """Return what holds a row's forwards back, as docs/benchmark.md has it.
-
-    Args:
-        latency: its times.
-        compute_ms: see shares_ms.
-        memory_ms: the same.
-    """
+    """Return what holds a row's forwards back, as docs/benchmark.md has it, by its shares_ms."""
     took_ms = latency.p50_ms
     explained = compute_ms + memory_ms >= EXPLAINED * took_ms
     noise_ms = statistics.spread(latency.samples_ms)
@@ -319,12 +281,9 @@ def bound_of(latency: Latency, compute_ms: float, memory_ms: float) -> Bound:
 def bound_of_stream(
     stages_ms: Mapping[Stage, float], noise_ms: float, own: Bound | None
 ) -> Bound | None:
-    """Return what holds back a stream of images: 'transfer', or its forwards' own bound.
+    """Return what holds back a stream of images: 'transfer', or its forwards' `own` bound.
 
-    Args:
-        stages_ms: of each stage, for one image.
-        noise_ms: of the forward's.
-        own: the forwards' bound.
+    By each stage's ms for one image, and the noise of the forward's.
     """
     forward_ms = stages_ms["forward"]
     feed_ms = max(took for stage, took in stages_ms.items() if stage != "forward")
@@ -334,11 +293,9 @@ def bound_of_stream(
 
 
 def pipeline(stages_ms: Mapping[Stage, float], *, on_cpu: bool) -> tuple[float, Stage]:
-    """Return the images per second of a pipeline, and its slowest stage.
+    """Return the images per second of a pipeline, and its slowest stage, by each one's ms.
 
-    Args:
-        stages_ms: of each stage, for one image.
-        on_cpu: whether the stages share the processor, one after the other.
+    On the CPU the stages share the processor, one after the other.
     """
     slowest = max(stages_ms, key=lambda stage: stages_ms[stage])
     return 1e3 / (sum(stages_ms.values()) if on_cpu else stages_ms[slowest]), slowest
@@ -357,14 +314,8 @@ def measure(
 ) -> Limit:
     """Measure what the device reaches in each precision of the modes.
 
-    Args:
-        stopwatch: of the device.
-        asked: the operators of one image's forward.
-        parameters: of the model, in elements.
-        modes: that were measured.
-
-    Raises:
-        DeviceError: where the device fails other than for want of memory.
+    `asked` are the operators of one image's forward, `parameters` the elements of the model's. A
+    DeviceError where the device fails other than for want of memory.
     """
     start = time.perf_counter()
     flops = sum(one.flops for one in asked)
@@ -483,9 +434,7 @@ def best_row(results: BenchmarkResults) -> ThroughputRow | None:
 def summary(results: BenchmarkResults, mode: Mode) -> str:
     """Return the best batch's utilization in a sentence, and the next step where it was measured.
 
-    Args:
-        results: with the limit and the rows' utilization.
-        mode: the main one.
+    Of results with the limit and the rows' utilization, `mode` being the main one.
     """
     row, limit = best_row(results), results.limit
     assert limit is not None

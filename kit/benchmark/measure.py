@@ -36,25 +36,16 @@ CLOCK_TOLERANCE_MS = 0.2  # and what a launch and a wait may add to the host's t
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure.
+    """How long to measure."""
 
-    Attributes:
-        iterations: timed forwards.
-        warm_up: least warm-up forwards.
-        min_seconds: the timed forwards go on until they took this long.
-        limit_s: fewer than `iterations`, but at least LEAST_ITERATIONS, where these would take
-            longer than this; None for no limit.
-        window: forwards in one of the two windows that must agree at the end of the warm-up.
-        until: when a row of the ladder shall end, in s of the monotonic clock: of what is left a
-            quarter is for the warm-up and the rest for the samples, at least HURRIED_ITERATIONS;
-            None where nothing hurries.
-    """
-
-    iterations: int
-    warm_up: int
-    min_seconds: float = 0.0
+    iterations: int  # timed forwards
+    warm_up: int  # least warm-up forwards
+    min_seconds: float = 0.0  # the timed forwards go on until they took this long
+    # Fewer than `iterations`, but at least LEAST_ITERATIONS, where these would take longer.
     limit_s: float | None = None
-    window: int = WINDOW
+    window: int = WINDOW  # forwards in each of the two windows that end the warm-up by agreeing
+    # When a row of the ladder shall end, in s of the monotonic clock: of what is left a quarter is
+    # for the warm-up and the rest for the samples, at least HURRIED_ITERATIONS.
     until: float | None = None
 
     def count(self, expected_ms: float, group: Group) -> int:
@@ -135,20 +126,11 @@ class Meter:
         watch: Callable[[Features], None] = lambda features: None,
         together: bool = True,
     ) -> Latency:
-        """Return the times of `call`, after a warm-up.
+        """Return the times of `call`, after a warm-up that begins with forwards made before, in ms.
 
-        Args:
-            call: one forward of batch_size images.
-            batch_size: for the record.
-            plan: how long.
-            name: of the measurement, for messages.
-            warm_up: ms of forwards that were made before.
-            watch: is given each timed forward's features, outside the timed span.
-            together: whether every rank measures this now, from a common start on.
-
-        Raises:
-            DeviceError: where the device fails; the message names the forward.
-            Interrupted: on Ctrl-C, with the samples until then.
+        `watch` is given each timed forward's features, outside the timed span; `together` is
+        whether every rank measures this now, from a common start on. A DeviceError that names the
+        forward where the device fails; on Ctrl-C Interrupted, with the samples until then.
         """
         taken = Taken(batch_size, plan.window, list(warm_up))
         group = self.group if together else Group(Rank())

@@ -11,18 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kit.device.arithmetic import CHIPS_GELU, Operators, OwnGelu, Probe, found
-from kit.device.device import (
-    Device,
-    fast_math,
-)
+from kit.device.device import Device, fast_math
 from kit.model import model as models
-from kit.model.model import Features
 from kit.model.runner import ModeRunner
 from kit.model.setup import Setup
 from kit.options import Mode
 from kit.records import DeviceInfo, LadderRow, Latency, Memory, SkippedMode, ThroughputRow
-
-Call = Callable[[], Features]
 
 
 def missing(
@@ -30,12 +24,8 @@ def missing(
 ) -> str | None:
     """Return why the device or the model does not have a mode; None where it may.
 
-    Args:
-        mode: the mode.
-        setup: of the run.
-        device: its part of the record, as far as it is known.
-        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
-        named: whether the mode was asked for by its name, and not with all others.
+    `device` is what is known of it so far; `own_gelu` makes a context in which GELU is the chip's
+    own, None where it always is; `named` is whether --modes has this mode's name.
     """
     if mode.chip_gelu and own_gelu is None:
         return "GELU is the device's own in every mode"
@@ -165,9 +155,7 @@ def worst(
 def fastest(rows: Sequence[LadderRow], *, published: bool) -> str | None:
     """Return the mode with the lowest batch-1 median of those that pass; None where none does.
 
-    Args:
-        rows: the ladder.
-        published: only those within 1 % and 0.999, whatever their own arithmetic's limits are.
+    `published`: only those within 1 % and 0.999, whatever their own arithmetic's limits are.
     """
     passing = [
         row

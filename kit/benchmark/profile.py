@@ -43,17 +43,10 @@ class Kernel:
 
 
 def measure(device: Device, call: Call, *, graph: bool) -> tuple[Profile, bytes]:
-    """Return where the time of forwards goes, and their trace as JSON for Perfetto.
+    """Return where the time of one-image forwards goes, and their trace as JSON for Perfetto.
 
-    Where nothing is to be had of the device, `problem` says why and the rest is the host's part.
-
-    Args:
-        device: where they run.
-        call: makes one forward of one image.
-        graph: whether it replays a graph, which is a single launch.
-
-    Raises:
-        RuntimeError: as torch raises where the device fails.
+    Where nothing is to be had of the device, `problem` says why and the rest is the host's part. A
+    `graph` is a single launch. A RuntimeError of torch's where the device fails.
     """
     # torch 2.13 writes on stderr that it starts and stops; what fails is told by what is missing.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -112,9 +105,7 @@ def exported(profiler: torch.profiler.profile) -> bytes:
 def of_host(rows: Iterable[Any], wall_ms: float) -> Profile:
     """Return what the host spends in operators, and so all of a forward on the CPU.
 
-    Args:
-        rows: torch.profiler's averages, in µs; those of the CPU count.
-        wall_ms: of a forward, by the clock.
+    Of torch.profiler's averages, in µs, those of the CPU count; `wall_ms` is by the clock.
     """
     on_host = [row for row in rows if row.device_type == DeviceType.CPU]
     total_us = sum(row.self_cpu_time_total for row in on_host)
@@ -136,11 +127,7 @@ def of_host(rows: Iterable[Any], wall_ms: float) -> Profile:
 
 
 def longest(times: dict[str, tuple[float, int]]) -> tuple[ProfiledOperator, ...]:
-    """Return the operators that take longest.
-
-    Args:
-        times: by name, µs and calls over all forwards.
-    """
+    """Return the operators that take longest, by the µs and calls of each over all forwards."""
     total_us = sum(took for took, _ in times.values())
     rows = sorted(times.items(), key=lambda item: item[1][0], reverse=True)
     return tuple(
@@ -197,9 +184,7 @@ def by_operator(rows: Iterable[Any]) -> dict[str, tuple[float, int]]:
 def of_npu(device: Device, call: Call) -> tuple[float, list[Kernel], bytes]:
     """Return the wall-clock ms of a forward, the chip's work in all of them, and the trace.
 
-    Raises:
-        KitError: where torch_npu.profiler leaves no table, with its own last word.
-        RuntimeError: as torch_npu raises.
+    A KitError with torch_npu.profiler's own last word where that leaves no table.
     """
     with tempfile.TemporaryDirectory(prefix="kit-profile-") as folder:
         # It reports its own errors on stdout and goes on.

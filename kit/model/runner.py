@@ -24,55 +24,33 @@ Call = Callable[[], Features]
 
 @dataclass(frozen=True)
 class Images:
-    """Different images, and what the model should say of each.
+    """Different images, and what the model should say of each."""
 
-    Attributes:
-        pixels: preprocessed, float32 on the CPU, images x 3 x rows x columns.
-        expected: each one's features by the fp32 model on the CPU.
-    """
-
-    pixels: torch.Tensor
-    expected: Features
+    pixels: torch.Tensor  # preprocessed, float32 on the CPU, images x 3 x rows x columns
+    expected: Features  # each one's by the fp32 model on the CPU
 
     def places(self, batch_size: int, moved: int = 0) -> list[int]:
-        """Return which image stands in each place of a batch.
-
-        Args:
-            batch_size: images in the batch.
-            moved: by how many images each place is moved on.
-        """
+        """Return which image stands in each place of a batch, each moved on by so many images."""
         return places(batch_size, len(self.pixels), moved)
 
 
 @dataclass(frozen=True)
 class ModeRunner:
-    """A model on the device in one mode.
+    """A model on the device in one mode."""
 
-    Attributes:
-        setup: the run's, in the mode's dtype.
-        mode: the mode.
-        model: on the device.
-        images: what batches are made of.
-        move_ms: how long it took to move the model, in ms.
-        peaks: of the device's memory, from before the move on.
-        called: the model, or what torch.compile made of it.
-        compile_ms: by batch size, how long the first call took, in ms; empty without compilation.
-    """
-
-    setup: Setup
+    setup: Setup  # the run's, in the mode's dtype
     mode: Mode
-    model: PreTrainedModel
-    images: Images
+    model: PreTrainedModel  # on the device
+    images: Images  # of which batches are made
     move_ms: float
-    peaks: PeakMemory
-    called: PreTrainedModel
-    compile_ms: dict[int, float] = field(default_factory=dict)
+    peaks: PeakMemory  # from before the move on
+    called: PreTrainedModel  # the model, or what torch.compile made of it
+    compile_ms: dict[int, float] = field(default_factory=dict)  # of the first call, by batch size
 
     def input(self, batch_size: int, moved: int = 0, log: RunLog | None = None) -> torch.Tensor:
         """Return a batch of the images on the device, in the mode's dtype; `moved` as in places.
 
-        Raises:
-            KitError, DeviceError: as model_input does.
+        Errors are model_input's.
         """
         order = self.images.places(batch_size, moved)
         batch = model_input(self.setup, self.images.pixels[order], log)
@@ -83,11 +61,8 @@ class ModeRunner:
         """Yield a call that runs the model on `pixel_values` as the mode says.
 
         Under graph capture the tensor's content at the time of each call is what counts, and
-        the features are overwritten by the next call.
-
-        Raises:
-            CaptureError: where the capture or the compilation fails.
-            DeviceError: where the device fails.
+        the features are overwritten by the next call. A CaptureError where the capture or the
+        compilation fails, a DeviceError where the device does.
         """
 
         def call() -> Features:
@@ -107,9 +82,7 @@ class ModeRunner:
     def compile(self, call: Call, batch_size: int) -> None:
         """Make the first call for a batch size, in which torch.compile works, and time it.
 
-        Raises:
-            CaptureError: where the compilation fails, or nothing is compiled.
-            DeviceError: where the device fails.
+        A CaptureError where that fails or compiles nothing, a DeviceError where the device fails.
         """
         from torch._dynamo.exc import TorchDynamoException  # a second, and few modes need it
         from torch._dynamo.utils import counters
@@ -136,18 +109,10 @@ def laid_out(batch: torch.Tensor) -> torch.Tensor:
 def run_mode(
     setup: Setup, mode: Mode, images: Images, *, keep: bool, log: RunLog | None = None
 ) -> Iterator[ModeRunner]:
-    """Put the model on the device in a mode for the block.
+    """Put the model, on the CPU in fp32, on the device in a mode for the block.
 
-    Args:
-        setup: its model is on the CPU in fp32.
-        mode: what to run.
-        images: what batches are made of.
-        keep: leave setup.model as it is and move a copy.
-        log: where the move is told; None for silence.
-
-    Raises:
-        KitError: where the device does not compute in the mode's dtype.
-        DeviceError: where it fails, or has too little memory.
+    `keep` leaves it as it is and moves a copy; `log` is told of the move. A KitError where the
+    device does not compute in the mode's dtype, a DeviceError where it fails or lacks the memory.
     """
     dtype = require_dtype(setup.device, mode.dtype)
     with device_errors(f"making room for {mode.name}"):
