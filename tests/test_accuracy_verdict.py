@@ -1,20 +1,38 @@
 """What the verdict says of errors, sentence by sentence, and where it draws the line."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
-from kit.accuracy.examine import StageErrors
+from kit.accuracy.examine import Examination, StageErrors
+from kit.accuracy.limits import LIMITS as TABLE
+from kit.accuracy.limits import arithmetic_of, number
 from kit.accuracy.recorder import Stage, Stages
+from kit.accuracy.references import Declared, References
 from kit.accuracy.verdict import (
+    assess,
     beyond_rounding,
+    block_name,
     block_words,
+    exit_code,
+    failing,
+    failures,
     first_unexplained,
     first_wrong,
+    judge,
+    judge_batch,
+    place_words,
+    token_place,
     unexplained_sentence,
     wrong_sentence,
 )
-from kit.records import LimitsInfo, OperatorError
+from kit.model.model import Features
+from kit.records import AccuracyResults, LimitsInfo, OperatorError, TokenPlace
+from kit.statistics import TokenErrors, VectorError
 
 EMBEDDING, BLOCK, NORM = Stage(-1, "embeddings"), Stage(3, "layer.3"), Stage(4, "norm")
 STAGES = Stages((EMBEDDING, BLOCK, NORM), blocks=4, prefix_tokens=5)
@@ -152,3 +170,260 @@ def test_the_first_wrong_operator_is_unexplained_and_beyond_any_rounding() -> No
     norm = dataclasses.replace(OFF, operator="norm", relative_error=0.2)
     assert first_wrong([examined(norm)], LIMITS) == (examined(norm), norm)
     assert first_wrong([examined(OFF, norm)], LIMITS) is None  # it has what came before it
+
+
+# ---- Two tensors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "cosine", "token", "reasons"),
+    [
+        (0.0099, 0.9991, 0.0449, ()),
+        (0.01, 0.9991, 0.0449, ("relative error 0.01 is not below 0.01",)),
+        (0.0099, 0.999, 0.0449, ("cosine 0.999000 is not above 0.999",)),
+        (0.0099, 0.9991, 0.045, ("token 1 is off by 0.045, not below 0.045",)),
+    ],
+)
+def test_a_figure_that_only_reaches_its_limit_is_not_inside(
+    error: float, cosine: float, token: float, reasons: tuple[str, ...]
+) -> None:
+    whole = VectorError(error, cosine, 0.0, 0.0, identical=False)
+    relative = torch.tensor([0.0, token], dtype=torch.float64)
+    tokens = TokenErrors(relative, torch.ones(2, dtype=torch.float64), worst=1)
+    assert failures(whole, tokens, TABLE["fp32"]) == reasons
+    judged = dataclasses.replace(
+        judge(torch.ones(1, 2), torch.ones(1, 2), "fp32"), comparison=whole, reasons=reasons
+    )
+    assert judged.relative_error_passed is (error < 0.01)
+    assert judged.cosine_passed is (cosine > 0.999)
+    assert judged.passed is (not reasons)
+
+
+def test_another_shape_fails_as_nan_and_is_named() -> None:
+    judged = judge(torch.ones(1, 2, 3), torch.ones(1, 2, 4), "bf16")
+    assert judged.reasons == ("shape (1, 2, 4) where (1, 2, 3) is right",)
+    assert judged.limits.arithmetic == "bf16"
+    assert not judged.relative_error_passed and not judged.cosine_passed
+
+
+def test_each_image_of_a_batch_is_judged_against_its_own_and_repeats_only_where_they_differ() -> (
+    None
+):
+    expected = features(1.0, 2.0, 3.0)
+    order = [0, 1, 0, 1, 2]
+    found = features(1.0, 2.0, 1.0, 9.0, 3.0)
+    judged = list(judge_batch(expected, found, order, "fp32"))
+    names = ["pooler_output", "last_hidden_state"]
+    assert [(place, name) for place, name, _ in judged] == [
+        (place, name) for place in (0, 1, 3, 4) for name in names
+    ]
+    assert [place for place, _, one in judged if not one.passed] == [3, 3]
+    found.last_hidden_state[2] *= 1.5  # one of the two tensors is enough to judge again
+    judged = list(judge_batch(expected, found, order, "fp32"))
+    assert next((p, name) for p, name, one in judged if not one.passed) == (2, names[1])
+
+
+# ---- The verdict ---------------------------------------------------------------------------------
+
+
+def features(*values: float, tokens: int = 11) -> Features:
+    """Return features of an image a value; no two tokens have the same length."""
+    scale = torch.tensor(values).reshape(-1, 1)
+    hidden = (torch.arange(tokens * 2.0) + 1).reshape(1, tokens, 2)
+    return Features(scale * torch.ones(len(values), 2), scale[:, :, None] * hidden)
+
+
+def assessed(
+    *stages: StageErrors,
+    device: float | Features = 1.0,
+    fp32: float = 1.0,
+    fp64: float = 1.0,
+    imitation: float = 1.0,
+    prefix: int | None = 5,
+    self_check: bool = False,
+) -> AccuracyResults:
+    """Return the results of a run whose sides have these multiples of the same features."""
+    sides = [
+        one if isinstance(one, Features) else features(one)
+        for one in (device, fp32, imitation, fp64)
+    ]
+    known = SimpleNamespace(
+        stages=dataclasses.replace(STAGES, prefix_tokens=prefix), declared=Declared()
+    )
+    return assess(
+        Examination(stages, *sides), cast(References, known), GRID, image="an image",
+        source="local", torch_device="npu:0", factor=10.0, self_check=self_check,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("self_check", [False, True])
+def test_the_verdict_of_outputs_and_operators_together(self_check: bool) -> None:
+    good = "SELF-CHECK" if self_check else "PASS"
+    sound = assessed(examined(SOUND), self_check=self_check)
+    assert (sound.verdict, sound.outcome) == (good, good.lower())
+    assert (sound.reasons, sound.first_unexplained_block) == ((), None)
+    assert sound.reference == ("CPU fp64" if self_check else "CPU fp32")
+    assert sound.limits.budget_factor == 10.0
+
+    off = dataclasses.replace(OFF, relative_error=1e-3, token_error=1e-3)
+    unexplained = assessed(examined(SOUND), examined(off, stage=NORM), self_check=self_check)
+    assert unexplained.verdict == (f"{good}, unexplained error from block 4 (the final norm)")
+    assert unexplained.outcome == ("self-check" if self_check else "unexplained")
+    assert unexplained.first_unexplained_operator == off
+    assert unexplained.first_unexplained_block == 4
+    assert unexplained.reasons == (unexplained_sentence(examined(off, stage=NORM), off),)
+
+    wrong_operator = assessed(examined(OFF), self_check=self_check)
+    assert (wrong_operator.verdict, wrong_operator.outcome) == ("FAIL", "fail")
+    stage = examined(OFF)
+    sentence = wrong_sentence(stage, OFF, STAGES, GRID, TABLE["fp32"])
+    assert wrong_operator.reasons == (sentence,)  # and is not told twice
+
+    both = assessed(examined(off), device=1.5, self_check=self_check)
+    assert (both.verdict, both.outcome) == ("FAIL", "fail")
+    assert len(both.reasons) == 5  # the whole and a token of either tensor, and the operator
+    assert both.reasons[0] == "pooler_output: relative error 0.5 is not below 0.01"
+    assert both.reasons[-1] == unexplained_sentence(examined(off), off)
+
+
+def test_a_device_is_held_against_fp32_and_the_cpu_itself_against_fp64() -> None:
+    other = assessed(fp64=1.02)
+    assert other.outcome == "pass"
+    assert other.pooler_output.fp64_relative_error == pytest.approx(0.02 / 1.02)
+    assert assessed(fp64=1.02, self_check=True).outcome == "fail"
+    assert assessed(fp32=1.02).outcome == "fail"
+    assert assessed(fp32=1.02, self_check=True).outcome == "self-check"
+
+
+def test_a_tensors_part_of_the_record_has_each_sides_error_and_its_worst_token() -> None:
+    device = features(1.0)
+    device.last_hidden_state[0, 9] *= 1.004
+    results = assessed(device=device, fp32=1.0, imitation=0.5, fp64=2.0)
+    hidden, pooled = results.last_hidden_state, results.pooler_output
+    assert (pooled.shape, hidden.shape) == ((1, 2), (1, 11, 2))
+    assert (pooled.identical_bits, hidden.identical_bits) == (True, False)
+    assert pooled.fp64_relative_error == pooled.cpu_fp64_relative_error == 0.5
+    assert pooled.expected_error == pytest.approx(0.75)
+    assert pooled.relative_error == pooled.mse == pooled.max_abs_diff == 0
+    assert hidden.max_abs_diff == pytest.approx(20 * 0.004, rel=1e-3)
+    assert hidden.passed and hidden.cosine_passed and hidden.relative_error_passed
+    place = hidden.worst_token
+    assert (place.token, place.kind, place.row, place.column) == (9, "patch", 1, 1)
+    assert place.relative_error == pytest.approx(0.004, rel=1e-3)
+    assert place.cosine == pytest.approx(1.0)
+
+
+def test_another_shape_has_no_figures_against_fp64_and_no_identical_bits() -> None:
+    results = assessed(device=features(1.0, tokens=4))
+    hidden = results.last_hidden_state
+    assert (results.outcome, results.parts) == ("fail", ())
+    assert (hidden.shape, hidden.relative_error, hidden.cosine) == ((1, 4, 2), None, None)
+    assert hidden.fp64_relative_error is None and hidden.cpu_fp64_relative_error == 0
+    assert not hidden.identical_bits
+    assert results.reasons[0].startswith("last_hidden_state: shape (1, 4, 2) where (1, 11, 2)")
+
+
+def test_the_parts_are_cls_registers_and_patches_each_by_itself() -> None:
+    device = features(1.0)
+    device.last_hidden_state[0, 0] *= 1.001
+    device.last_hidden_state[0, 1:5] *= 1.002
+    device.last_hidden_state[0, 5:] *= 1.003
+    parts = assessed(device=device, fp64=2.0).parts
+    assert [part.part for part in parts] == ["CLS", "registers", "patches"]
+    for part, off in zip(parts, (1e-3, 2e-3, 3e-3), strict=True):
+        assert part.relative_error == pytest.approx(off, rel=1e-3)
+        assert part.cosine == pytest.approx(1.0)
+        assert part.cpu_fp64_relative_error == 0.5
+        assert part.fp64_relative_error == pytest.approx(0.5 - off / 2)
+    held = assessed(device=device, fp64=1.0, fp32=2.0, self_check=True).parts
+    assert held[0].relative_error == pytest.approx(1e-3, rel=1e-3)
+    without_registers = assessed(device=device, prefix=1).parts
+    assert [part.part for part in without_registers] == ["CLS", "patches"]
+    assert assessed(device=device, prefix=None).parts == ()
+
+
+@pytest.mark.parametrize("prefix", [5, None])
+def test_a_blocks_part_of_the_record(prefix: int | None) -> None:
+    worst = dataclasses.replace(SOUND, times_limit=1.0)
+    sound, off, summed = (
+        examined(SOUND, worst, total=1.0), examined(OFF), examined(SOUND, total=1.5),
+    )  # fmt: skip
+    first, second, third = assessed(sound, off, summed, prefix=prefix).blocks
+    assert (first.block, first.name, first.worst_operator) == (3, "layer.3", worst)
+    assert (first.relative_error, first.cpu_relative_error, first.expected_error) == (
+        0.125, 1e-7, 1e-6,
+    )  # fmt: skip
+    assert (first.explained, first.sum_explained) == (True, True)
+    assert (second.explained, second.sum_explained) == (False, True)
+    assert (third.explained, third.sum_explained) == (True, False)
+    if prefix is None:
+        assert first.worst_token is None
+    else:
+        assert first.worst_token == TokenPlace(4, "register", None, None, 0.25, None)
+
+
+def test_a_failure_is_a_reason_more_and_takes_the_place_of_what_is_none() -> None:
+    passing = dataclasses.replace(assessed(), reasons=("unexplained",))
+    failed = failing(passing, "one")
+    assert (failed.verdict, failed.outcome, failed.reasons) == ("FAIL", "fail", ("one",))
+    assert failing(failed, "two").reasons == ("one", "two")
+
+
+def test_an_unexplained_error_ends_with_1_where_the_run_is_strict() -> None:
+    sound, failed = assessed(examined(SOUND)), assessed(device=2.0)
+    unexplained = assessed(examined(SOUND, total=2.0))
+    assert [exit_code(one, strict=False) for one in (sound, unexplained, failed)] == [0, 0, 1]
+    assert [exit_code(one, strict=True) for one in (sound, unexplained, failed)] == [0, 1, 1]
+    # the first of all, which the embedding may not be: no number stands for "none"
+    first = assessed(examined(SOUND, total=2.0, stage=Stage(0, "layer.0")))
+    assert exit_code(first, strict=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "name"),
+    [
+        (-1, "embeddings", "embedding"),
+        (-1, "stages.0.downsampling", "embedding"),
+        (0, "layer.0", "0"),
+        (12, "norm", "norm"),
+    ],
+)
+def test_a_block_is_called_by_its_number_and_other_stages_by_what_they_are(
+    number: int, path: str, name: str
+) -> None:
+    assert block_name(number, path) == name
+
+
+@pytest.mark.parametrize(
+    ("token", "prefix", "words"),
+    [
+        (0, 5, "CLS"),
+        (1, 5, "register 0"),
+        (4, 5, "register 3"),
+        (5, 5, "patch in row 0, column 0"),
+        (7, 5, "patch in row 0, column 2"),
+        (10, 5, "patch in row 1, column 2"),
+        (11, 5, "vector 11"),
+        (0, None, "CLS"),
+        (1, None, "patch in row 0, column 0"),
+    ],
+)
+def test_a_token_is_named_by_its_place(token: int, prefix: int | None, words: str) -> None:
+    place = token_place(
+        token, 0.5, math.nan, dataclasses.replace(STAGES, prefix_tokens=prefix), GRID
+    )
+    assert place_words(place) == words
+    assert (place.relative_error, place.cosine) == (0.5, None)
+
+
+def test_the_first_reduced_product_decides_the_limits() -> None:
+    assert [arithmetic_of(dtype, "tf32") for dtype in ("fp32", "bf16", "fp16")] == [
+        "tf32", "bf16", "fp16",
+    ]  # fmt: skip
+    assert arithmetic_of("fp32", "fp32", "hf32", "tf32") == "hf32"
+    assert arithmetic_of("fp32", "fp32", "bf16") == "fp16"
+    assert arithmetic_of("fp32", "fp32") == "fp32"
+
+
+def test_a_figure_that_is_not_finite_is_said_so() -> None:
+    assert (number(None, ".2f"), number(0.125, ".2f")) == ("not finite", "0.12")
