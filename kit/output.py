@@ -84,15 +84,16 @@ class RunLog:
 
 
 @contextlib.contextmanager
-def alive(log: RunLog, what: str, every_s: float = 30.0) -> Iterator[None]:
-    """Say every half minute, from a thread, what still goes on: a chip may compile for minutes."""
+def alive(log: RunLog, every_s: float = 30.0) -> Iterator[None]:
+    """Say every half minute, from a thread, that the first forward still runs in the block."""
     done = threading.Event()
     start = time.monotonic()
 
     def tell() -> None:
         while not done.wait(every_s):
             with contextlib.suppress(KitError, OSError):
-                log.info(f"{what} for {time.monotonic() - start:.0f} s; a first run may compile")
+                took = f"{time.monotonic() - start:.0f} s"
+                log.info(f"The first forward has run for {took}; a first run may compile")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

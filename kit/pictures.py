@@ -4,7 +4,6 @@ The ground is transparent, and every colour stands out from white and from black
 """
 
 import io
-import math
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ def shortened(name: str) -> str:
     return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]}…"
 
 
-def figure_of(height: float, title: str, dpi: float = DPI) -> "Figure":
+def figure_of(height: float, title: str) -> "Figure":
     """Return an empty figure, WIDTH_INCHES wide, `height` inches high, that needs no display."""
     import matplotlib as mpl  # only pictures need it
 
@@ -64,7 +63,7 @@ def figure_of(height: float, title: str, dpi: float = DPI) -> "Figure":
     mpl.rcParams.update(STYLE)
     from matplotlib.figure import Figure
 
-    figure = Figure((WIDTH_INCHES, height), dpi=dpi, layout="constrained")
+    figure = Figure((WIDTH_INCHES, height), dpi=DPI, layout="constrained")
     figure.suptitle(title.replace("$", r"\$"))  # two of which would begin a formula
     return figure
 
@@ -93,8 +92,3 @@ def chinese_font() -> str | None:
 
     names = {font.name for font in fontManager.ttflist}
     return next((name for name in CHINESE_FONTS if name in names), None)
-
-
-def drawable(value: float | None, smallest: float) -> float:
-    """Return an error as a logarithmic axis can show it; NaN leaves a gap."""
-    return math.nan if value is None else max(value, smallest)

@@ -180,30 +180,29 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def scale_of(*tensors: torch.Tensor) -> float:
-    """Return the power of two just above the largest magnitude; 1 where all are zero.
-
-    That of infinity and NaN is 1 too, as frexp has their exponent as 0.
-    """
-    largest = max(float(t.abs().max()) for t in tensors)
-    return math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
-
-
 def compare(reference: torch.Tensor, measured: torch.Tensor) -> VectorError:
     """Compare two tensors of one shape as two vectors; ValueError as in checked_pair."""
     expected, found = checked_pair(reference, measured)
-    if broken := broken_values(expected, found):
+    relative, cosine = row_errors(expected.reshape(1, -1), found.reshape(1, -1))
+    if cosine.isnan():
+        broken = broken_values(expected, found)
         return VectorError(math.inf, math.nan, math.nan, math.nan, identical=False, broken=broken)
-    scale = scale_of(expected, found)
-    scaled_expected, scaled_found = expected / scale, found / scale
-    difference = scaled_found - scaled_expected
+    difference = found - expected
     return VectorError(
-        relative_error=ratio(norm_of(difference), norm_of(scaled_expected)),
-        cosine=cosine_of(scaled_expected.flatten(), scaled_found.flatten()),
-        mse=float(difference.square().mean()) * scale * scale,
-        max_abs_diff=float(difference.abs().max()) * scale,
+        relative_error=float(relative),
+        cosine=float(cosine),
+        mse=float(difference.square().mean()),
+        max_abs_diff=float(difference.abs().max()),
         identical=bool(torch.equal(expected, found)),
     )
+
+
+def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErrors:
+    """Compare two tensors by token, the last axis; ValueError as in checked_pair."""
+    expected, found = checked_pair(reference, measured)
+    width = expected.shape[-1]
+    relative, cosine = row_errors(expected.reshape(-1, width), found.reshape(-1, width))
+    return TokenErrors(relative, cosine, int(relative.argmax()))
 
 
 def checked_pair(
@@ -221,21 +220,43 @@ def checked_pair(
 
 
 def broken_values(reference: torch.Tensor, measured: torch.Tensor) -> str:
-    """Say how many elements are NaN or infinite on either side, and where the first is."""
+    """Say how many elements are NaN or infinite on either side, one at least, and where."""
     sides = {"reference": ~torch.isfinite(reference), "measured": ~torch.isfinite(measured)}
     either = sides["reference"] | sides["measured"]
-    if not either.any():
-        return ""
     place = tuple(either.nonzero()[0].tolist())
     on = [side for side, broken in sides.items() if broken[place]]
     where = on[0] if len(on) == 1 else "on both sides"
     return f"{int(either.sum())} values are NaN or infinite, the first at {place} ({where})"
 
 
-def norm_of(vector: torch.Tensor) -> float:
-    """Return the Euclidean norm of all elements; they are scaled to at most 1 first."""
-    scale = scale_of(vector)
-    return float(torch.linalg.vector_norm(vector / scale)) * scale
+def row_errors(
+    reference: torch.Tensor, measured: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each row's relative error and cosine, of two fp64 matrices of one shape.
+
+    A row whose reference is zero has the error 0 where `measured` is zero too, else infinity. One
+    that holds a NaN or infinity has the error infinity and the cosine NaN.
+    """
+    (left, of_left), (right, of_right) = scaled(reference), scaled(measured)
+    common = torch.maximum(of_left, of_right)
+    # Powers of two round nothing; without them squares overflow or vanish.
+    difference, of_both = scaled(right * (of_right / common) - left * (of_left / common))
+    norm, other, error = (torch.linalg.vector_norm(t, dim=1) for t in (left, right, difference))
+    relative = error / norm * (of_both * (common / of_left)).flatten()
+    relative = relative.nan_to_num(nan=0.0, posinf=math.inf)  # 0 / 0 is 0
+    cosine = ((left * right).sum(dim=1) / (norm * other)).clamp(-1, 1)
+    both_zero = ((norm == 0) & (other == 0)).to(cosine)
+    cosine = torch.where((norm == 0) | (other == 0), both_zero, cosine)
+    finite = torch.isfinite(norm) & torch.isfinite(other)
+    return torch.where(finite, relative, math.inf), torch.where(finite, cosine, math.nan)
+
+
+def scaled(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows over the powers of two above their largest elements, and these, 1 of zeros."""
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(max=1023)
+    powers = torch.ldexp(torch.ones_like(largest), exponent)
+    return rows / powers, powers
 
 
 def ratio(error: float, norm: float) -> float:
@@ -243,39 +264,6 @@ def ratio(error: float, norm: float) -> float:
     if norm == 0.0:
         return 0.0 if error == 0.0 else math.inf
     return error / norm
-
-
-def cosine_of(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Return the cosine between two vectors: 1 where both are zero, 0 where one is."""
-    norms = norm_of(left), norm_of(right)
-    if 0.0 in norms:
-        return 1.0 if norms[0] == norms[1] else 0.0
-    return max(-1.0, min(1.0, float(torch.dot(left / norms[0], right / norms[1]))))
-
-
-def compare_tokens(reference: torch.Tensor, measured: torch.Tensor) -> TokenErrors:
-    """Compare two tensors by token, the last axis; ValueError as in checked_pair.
-
-    A token whose reference is zero has the error 0 where `measured` is zero too, else infinity.
-    One that holds a NaN or infinity has the error infinity and the cosine NaN.
-    """
-    expected, found = checked_pair(reference, measured)
-    expected, found = (t.reshape(-1, t.shape[-1]) for t in (expected, found))
-    finite = (torch.isfinite(expected) & torch.isfinite(found)).all(dim=1)
-    scale = torch.maximum(expected.abs(), found.abs()).amax(dim=1, keepdim=True)
-    scale = torch.ldexp(torch.ones_like(scale), torch.frexp(scale).exponent.clamp(max=1023))
-    expected, found = expected / scale, found / scale  # by a power of two, which rounds nothing
-    norm = torch.linalg.vector_norm(expected, dim=1)
-    found_norm = torch.linalg.vector_norm(found, dim=1)
-    error = torch.linalg.vector_norm(found - expected, dim=1)
-    relative = (error / norm).nan_to_num(nan=0.0, posinf=math.inf)  # 0 / 0 is 0
-    relative = torch.where(finite, relative, math.inf)
-    product = norm * found_norm
-    dot = (expected * found).sum(dim=1)
-    both_zero = (norm == 0) & (found_norm == 0)
-    cosine = torch.where(product > 0, (dot / product).clamp(-1, 1), both_zero)
-    cosine = torch.where(finite, cosine, math.nan)
-    return TokenErrors(relative, cosine, int(relative.argmax()))
 
 
 def percentiles_of(errors: torch.Tensor) -> tuple[Percentile, ...]:
@@ -296,25 +284,19 @@ CONTRAST = 2.0  # the sigmoid's slope that DINOv3's authors draw features with
 Tokens = npt.NDArray[np.floating]
 
 
-def principal_components(tokens: Tokens, basis_of: Tokens | None = None, count: int = 3) -> Tokens:
-    """Return the tokens on the first principal components, whitened.
+def principal_components(tokens: Tokens, basis_of: Tokens | None = None) -> Tokens:
+    """Return tokens, patches x width, on the first three principal components, whitened.
 
-    Args:
-        tokens: patches x width.
-        basis_of: the tokens whose mean, components and spread are the basis; these by default.
-        count: how many components.
-
-    Returns:
-        patches x count; of `basis_of` itself each column has mean 0 and standard deviation 1, and
-        its largest entry by magnitude is positive, so that the same features give the same colours.
-        Zeros where there are too few patches or no variance.
+    `basis_of` are the tokens whose mean, components and spread are the basis, these by default: of
+    them each column has mean 0 and standard deviation 1, and its largest entry by magnitude is
+    positive, so that the same features give the same colours. Zeros where there is no variance.
     """
     wide = tokens.astype(np.float64)
     basis = wide if basis_of is None else basis_of.astype(np.float64)
     mean = basis.mean(axis=0)
     left, values, components = np.linalg.svd(basis - mean, full_matrices=False)
-    usable = min(count, int((values > values.max(initial=0.0) * 1e-10).sum()))
-    scores = np.zeros((len(tokens), count))
+    usable = min(3, int((values > values.max(initial=0.0) * 1e-10).sum()))
+    scores = np.zeros((len(tokens), 3))
     peaks = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)[0, :usable]
     scale = np.sqrt(len(basis)) * np.where(peaks < 0, -1.0, 1.0) / values[:usable]
     scores[:, :usable] = (wide - mean) @ components[:usable].T * scale

@@ -78,13 +78,13 @@ def test_long_work_shows_that_it_is_alive(capsys: pytest.CaptureFixture[str]) ->
             told.set()
 
     log = Log()
-    with output.alive(log, "The first forward has run", every_s=0.01):
+    with output.alive(log, every_s=0.01):
         assert told.wait(60)
     printed = capsys.readouterr().out
     assert printed.startswith("[INFO] The first forward has run for 0 s; a first run may compile")
-    with output.alive(log, "Short work has run", every_s=3600):
+    with output.alive(log, every_s=3600):
         pass
-    assert "Short work" not in capsys.readouterr().out
+    assert not capsys.readouterr().out
 
 
 def test_the_log_keeps_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:

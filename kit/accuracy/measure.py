@@ -130,7 +130,7 @@ def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
     pixel_values = model_input(setup, pixels, log)
     if sides.model is references.fp32.model:
         _ = references.fp64  # copied before the model is watched
-    with alive(log, "The first forward has run"):
+    with alive(log):
         device = run_device(setup.device, sides.model, pixel_values, references.stages)
     if setup.arithmetic is not None and setup.arithmetic.overflow == "saturates":
         device = with_overflow(device)

@@ -10,7 +10,7 @@ from kit.accuracy.limits import LIMITS, number
 from kit.accuracy.measure import Measured
 from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.device import LABELS
-from kit.pictures import BLUE, GREEN, GREY, INK, ORANGE, RED, drawable, figure_of, png, subject
+from kit.pictures import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_of, png, subject
 from kit.records import AccuracyResults, BlockAccuracy
 from kit.statistics import as_colours, compare_tokens, principal_components
 
@@ -48,7 +48,8 @@ def draw_layers(results: AccuracyResults, title: str, label: str) -> "Figure":
         ("cpu_relative_error", GREY, "s--", "CPU fp32"),
         ("expected_error", GREEN, "^:", "explained"),
     ):
-        errors = [drawable(getattr(block, name), SMALLEST_ERROR) for block in results.blocks]
+        found = [getattr(block, name) for block in results.blocks]  # None is a gap
+        errors = np.maximum(np.array(found, dtype=np.float64), SMALLEST_ERROR)
         above.plot(places, errors, style, color=colour, label=label_, markersize=4)
     for limit in sorted({LIMITS["fp32"].relative_error, results.limits.relative_error}):
         words = f"limit of the outputs, {limit:.0%}".replace("%", " %")

@@ -343,7 +343,7 @@ class Run:
         """Make the first forward of the process, time a copy, and what timing itself costs."""
         stopwatch = self.meter.stopwatch
         with device_errors("computing the first forward"):
-            with alive(self.log, "The first forward has run"):
+            with alive(self.log):
                 first = stopwatch.time(call)
             copies = [stopwatch.time(lambda: runner.input(1)).wall_ms for _ in range(COPIES_TIMED)]
             empty = [stopwatch.time(lambda: None).wall_ms for _ in range(EMPTY_CALLS_TIMED)]

@@ -106,7 +106,7 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     log.info(f"Input shape: {pixel_values.shape}")
     log.info(f"Device: {setup.device.torch_device}")
     log.info("Warm-up inference...")
-    with alive(log, "The first forward has run"):
+    with alive(log):
         warm_up, _ = timed_forward(setup.device, model, pixel_values)
     setup.health.after("the warm-up")
     log.info("Running timed inference...")
