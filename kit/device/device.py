@@ -34,21 +34,13 @@ LABELS: dict[DeviceType, str] = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
 
 @dataclass(frozen=True)
 class Device:
-    """The device of a run.
+    """The device of a run."""
 
-    Attributes:
-        type: what it is, whatever torch calls it.
-        index: among the visible devices; None for the CPU.
-        name: the chip's or processor's name.
-        count: visible devices of this type; 1 for the CPU.
-        torch_device: what tensors and models are moved to.
-    """
-
-    type: DeviceType
-    index: int | None
-    name: str
-    count: int
-    torch_device: torch.device
+    type: DeviceType  # what it is, whatever torch calls it
+    index: int | None  # among the visible devices; None for the CPU
+    name: str  # the chip's or processor's
+    count: int  # visible devices of this type; 1 for the CPU
+    torch_device: torch.device  # what tensors and models are moved to
 
     @property
     def label(self) -> str:
@@ -57,16 +49,10 @@ class Device:
 
 
 def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int = 0) -> Device:
-    """Return the device that `requested` names, ready to use.
+    """Return the device that --device names, ready to use; KitError where it is not there.
 
-    Args:
-        requested: auto, npu, npu:N, cuda, cuda:N or cpu.
-        local_rank: the index where `requested` names none: each of torchrun's ranks has its own.
-        patched: whether torch.cuda is torch.npu in this process.
-        patch_reason: why or why not; part of the error where an NPU is wanted in vain.
-
-    Raises:
-        KitError: where the device is not there.
+    `local_rank`, each of torchrun's ranks' own, is the index where `requested` names none.
+    `patched` is whether torch.cuda is torch.npu in this process, `patch_reason` why or why not.
     """
     accelerator: DeviceType = "npu" if patched else "cuda"
     kind, _, index_text = requested.partition(":")
@@ -81,17 +67,14 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
             f"here ({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
         )
     index = int(index_text or local_rank)
+    several = count > 1
+    shown = f"this host shows {count} {LABELS[accelerator]}{'s' if several else ''}"
     if index >= count and not index_text:
-        raise KitError(
-            f"LOCAL_RANK {local_rank}: this host shows {count} {LABELS[accelerator]}"
-            f"{'s' if count > 1 else ''}; start torchrun with --nproc-per-node {count}"
-        )
+        fix = f"start torchrun with --nproc-per-node {count}"
+        raise KitError(f"LOCAL_RANK {local_rank}: {shown}; {fix}")
     if index >= count:
-        raise KitError(
-            f"--device {requested}: this host shows {count} {LABELS[accelerator]}"
-            f"{'s' if count > 1 else ''}, so the index is 0"
-            f"{f' to {count - 1}' if count > 1 else ''}"
-        )
+        indices = f"0 to {count - 1}" if several else "0"
+        raise KitError(f"--device {requested}: {shown}, so the index is {indices}")
     with device_errors(f"opening {accelerator}:{index}"):
         torch.cuda.set_device(index)
         name = torch.cuda.get_device_name(index) + (" (emulated)" if is_emulated() else "")
@@ -155,11 +138,7 @@ def cpu_name() -> str:
 
 
 def require_dtype(device: Device, dtype: str) -> torch.dtype:
-    """Return torch's name of `dtype` where the device computes in it.
-
-    Raises:
-        KitError: where it does not.
-    """
+    """Return torch's name of `dtype`; KitError where the device does not compute in it."""
     if dtype == "bf16" and device.type != "cpu" and not torch.cuda.is_bf16_supported():
         raise KitError(f"--dtype bf16: {device.name} has no bfloat16; use --dtype fp16 or fp32")
     wanted = DTYPES[dtype]
@@ -186,13 +165,12 @@ def use_strict_fp32() -> None:
 @contextlib.contextmanager
 def strict_fp32(active: bool) -> Iterator[None]:
     """Turn TF32 (on an NPU: HF32) off within the block, where `active`, and restore it after."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    if active:
-        use_strict_fp32()
-    try:
+    matmul, convolution = (
+        backend.allow_tf32 and not active
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn)
+    )
+    with reduced_fp32(matmul=matmul, convolution=convolution):
         yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @contextlib.contextmanager
@@ -241,13 +219,8 @@ def use_compiled_operators(device: Device) -> bool:
     torch_npu compiles by default on an Ascend 310P and 910A: 600 s instead of 40 s for the first
     image of Stable Diffusion, no faster afterwards (ComfyUI, pull request 10050). Huawei's own
     programs turn it off (MindIE-LLM, npu_compile.py). Formats of the chip's own go with it, which
-    are off by default on an Atlas A3 too (op-plugin, allow_internal_format).
-
-    Returns:
-        Whether it compiled before; False on any other device.
-
-    Raises:
-        DeviceError: where the device fails.
+    are off by default on an Atlas A3 too (op-plugin, allow_internal_format). Returns whether it
+    compiled before; False on any other device.
     """
     if not torch_npu_switches(device)[0]:
         return False
@@ -295,14 +268,8 @@ def device_errors(phase: str) -> Iterator[None]:
     """Turn what torch raises for a failing device into a DeviceError that names the operator.
 
     After one failed operator torch_npu drops all later work in silence, so no such error may be
-    survived: it ends the run.
-
-    Args:
-        phase: what the run was doing, for the message.
-
-    Raises:
-        DeviceError: in place of torch's RuntimeError (OutOfMemoryError is one).
-        OutOfDeviceMemoryError: where it was for want of memory.
+    survived: it ends the run. Want of memory is an OutOfDeviceMemoryError. `phase` is what the run
+    was doing, for the message.
     """
     try:
         yield

@@ -36,13 +36,8 @@ class HealthChecks:
 
         A device that dropped its work hands back whatever lies in memory, perhaps the answer
         to the last question: hence a new one each time. The numbers are small integers, exact
-        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails.
-
-        Args:
-            phase: what the run has just done, for the message.
-
-        Raises:
-            DeviceError: where the device fails or answers wrongly.
+        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails. Raises
+        DeviceError where the device fails or answers wrongly.
         """
         if self.device.type == "cpu":
             return
@@ -100,14 +95,9 @@ def find_names(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def watch(active: bool, descriptor: int = 2) -> Iterator[Fallbacks]:
-    """Watch a file descriptor for reports of fallbacks while the block runs.
+    """Watch a file descriptor for reports of fallbacks while the block runs, where `active`.
 
-    Args:
-        active: False does nothing, for devices without fallbacks.
-        descriptor: the file descriptor, restored on leaving.
-
-    Yields:
-        A Fallbacks whose names are filled in when the block is left.
+    Yields a Fallbacks whose names are filled in when the block is left.
     """
     found = Fallbacks()
     if not active:

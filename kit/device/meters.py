@@ -31,20 +31,14 @@ NS_PER_MS = 1e6
 
 @dataclass(frozen=True)
 class Sample(Generic[T]):
-    """One timed call.
+    """One timed call."""
 
-    Attributes:
-        wall_ms: from the call to the moment when the device has done all of it.
-        host_ms: from the call to the moment when all of it is given to the device, which is what
-            it costs the host; None for the CPU, which works while it is called.
-        device_ms: between two events on the device's stream; None for the CPU.
-        output: what the call returned.
-    """
-
-    wall_ms: float
+    wall_ms: float  # from the call to the moment when the device has done all of it
+    # To the moment when all of it is given to the device, which is what it costs the host; None
+    # for the CPU, which works while it is called.
     host_ms: float | None
-    device_ms: float | None
-    output: T
+    device_ms: float | None  # between two events on the device's stream; None for the CPU
+    output: T  # what the call returned
 
 
 def new_event() -> torch.cuda.Event:
@@ -64,11 +58,7 @@ class Stopwatch:
             self.events = (first, last)
 
     def time(self, call: Callable[[], T]) -> Sample[T]:
-        """Return one call's times; nothing is pending on the device before and after.
-
-        Raises:
-            RuntimeError: as torch raises where the device fails.
-        """
+        """Return one call's times; nothing is pending on the device before and after."""
         synchronize(self.device)
         if self.events is None:
             start = time.perf_counter_ns()
@@ -93,11 +83,7 @@ class Stopwatch:
         )
 
     def time_queued(self, call: Callable[[], object], count: int) -> float:
-        """Return the wall-clock ms of `count` calls given one after the other, waited for once.
-
-        Raises:
-            RuntimeError: as torch raises where the device fails.
-        """
+        """Return the wall-clock ms of `count` calls given one after the other, waited for once."""
         synchronize(self.device)
         start = time.perf_counter_ns()
         for _ in range(count):
@@ -164,11 +150,7 @@ CALLS_BEFORE_CAPTURE = 2  # libraries make their workspaces and choose their ker
 
 
 class CapturedCall(Generic[T]):
-    """A call that was captured; calling it replays the work into the same output tensors.
-
-    Attributes:
-        output: what the call returned; its tensors hold the last replay's result.
-    """
+    """A call that was captured; calling it replays the work into the same output tensors."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, output: T) -> None:
         """Keep the graph and the output tensors, which live in the graph's own memory."""
@@ -186,17 +168,10 @@ class CapturedCall(Generic[T]):
 
 
 def capture(device: Device, call: Callable[[], T], name: str) -> CapturedCall[T]:
-    """Capture a call that works on tensors whose place in memory stays.
+    """Capture a call that works on tensors whose place in memory stays, and does not wait.
 
-    Args:
-        device: an accelerator.
-        call: what is captured; it may not wait for the device or read from it.
-        name: of the work, for messages.
-
-    Raises:
-        CaptureError: for the CPU, which has no graphs, and where the call does what no graph
-            can hold. The caller asks the device whether it still computes.
-        OutOfDeviceMemoryError, DeviceError: where the device fails.
+    Raises CaptureError on the CPU, and where the call does what no graph can hold: the caller asks
+    the device whether it still computes. A device that fails is a DeviceError.
     """
     if device.type == "cpu":
         raise CaptureError("the CPU has no graph capture: leave -graph out of the mode")
