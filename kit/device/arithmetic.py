@@ -125,8 +125,7 @@ def measure(
         operators: what is probed; torch's own by default.
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
 
-    Raises:
-        DeviceError: where the device fails.
+    Raises DeviceError where the device fails.
     """
     probe = Probe(device, DTYPES[dtype], operators or Operators())
     with device_errors("measuring its arithmetic"):

@@ -76,8 +76,7 @@ def find(given: Path | None, root: Path) -> tuple[Path, ...]:
     Returns:
         At least one path, sorted.
 
-    Raises:
-        KitError: where the path is missing or a folder holds no image.
+    Raises KitError where the path is missing or a folder holds no image.
     """
     if given is None:
         default = root / DEFAULT_IMAGE
@@ -99,8 +98,7 @@ def find(given: Path | None, root: Path) -> tuple[Path, ...]:
 def listed(folder: Path) -> list[Path]:
     """Return a folder's image files, those of its subfolders too, sorted.
 
-    Raises:
-        KitError: where a folder among them may not be read.
+    Raises KitError where a folder among them may not be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -121,8 +119,7 @@ def decode(path: Path) -> DecodedImage:
     is converted, alpha is dropped (what transformers feeds its models too). Sixteen-bit grey
     is scaled by 255/65535 where Pillow alone would clip it to white.
 
-    Raises:
-        KitError: where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
+    Raises KitError where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
     """
     content = read_bytes(path, "image", LARGEST_IMAGE_BYTES)
     if not content:
@@ -200,8 +197,7 @@ def unless_broken(image: Future[DecodedImage], log: RunLog) -> Iterator[DecodedI
 def gather(options: Options, root: Path, log: RunLog) -> Inputs:
     """Find and check the images and the weights that the options name.
 
-    Raises:
-        KitError: where something is missing or broken; in a folder of images, where all are.
+    Raises KitError where something is missing or broken; in a folder of images, where all are.
     """
     paths = find(options.image, root)
     found = find_weights(options, root, log)
@@ -213,8 +209,7 @@ def gather(options: Options, root: Path, log: RunLog) -> Inputs:
 def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
     """Return the weights that the options name, downloaded or identified where they ask for it.
 
-    Raises:
-        KitError: where they are missing or broken, or cannot be downloaded.
+    Raises KitError where they are missing or broken, or cannot be downloaded.
     """
     if options.download is not None:
         return weights.fetch(options.download, options.weights, root, log)
@@ -227,8 +222,7 @@ def first_decodable(
 ) -> tuple[DecodedImage, tuple[BrokenImage, ...]]:
     """Return the first image that can be decoded, and the broken ones before it.
 
-    Raises:
-        KitError: where the only image is broken, or every one of a folder.
+    Raises KitError where the only image is broken, or every one of a folder.
     """
     broken: list[BrokenImage] = []
     for path in paths:

@@ -43,8 +43,7 @@ def load(folder: Path, attention: str) -> PreTrainedModel:
         folder: holds config.json and *.safetensors.
         attention: sdpa or eager; without effect on a model that has no attention.
 
-    Raises:
-        KitError: where the folder does not hold exactly one sound vision model.
+    Raises KitError where the folder does not hold exactly one sound vision model.
     """
     config = load_config(folder)
     require_vision(folder, config)
@@ -85,11 +84,7 @@ def random_model(seed: int, attention: str) -> PreTrainedModel:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Return the folder's model configuration.
-
-    Raises:
-        KitError: where transformers does not know it.
-    """
+    """Return the folder's model configuration; KitError where transformers does not know it."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -105,8 +100,7 @@ def load_config(folder: Path) -> PretrainedConfig:
 def require_vision(folder: Path, config: PretrainedConfig) -> None:
     """Check that the configuration belongs to a model that takes pixels.
 
-    Raises:
-        KitError: for a text or other model.
+    Raises KitError for a text or other model.
     """
     try:
         model_class = AutoModel._model_mapping[type(config)]
@@ -132,8 +126,7 @@ def has_attention(config: PretrainedConfig) -> bool:
 def use_attention(model: PreTrainedModel, attention: str) -> None:
     """Switch a loaded model to sdpa or eager attention; nothing on a model without attention.
 
-    Raises:
-        KitError: where the model's code cannot switch.
+    Raises KitError where the model's code cannot switch.
     """
     if not has_attention(model.config):
         return
@@ -162,8 +155,7 @@ def quiet_transformers() -> Iterator[None]:
 def check_keys(folder: Path, report: dict[str, Any]) -> None:
     """Check transformers' loading report: every weight found, none left over, shapes right.
 
-    Raises:
-        KitError: naming the first offenders.
+    Raises KitError naming the first offenders.
     """
     problems = (
         ("mismatched_keys", "wrong shape for"),
@@ -244,8 +236,7 @@ def model_errors(model: PreTrainedModel) -> Iterator[None]:
 
     What the device raises is a RuntimeError and passes.
 
-    Raises:
-        KitError: in place of a TypeError, a ValueError and the like.
+    Raises KitError in place of a TypeError, a ValueError and the like.
     """
     try:
         yield

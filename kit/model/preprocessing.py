@@ -73,8 +73,7 @@ class Preprocessing:
 def load(folder: Path | None) -> Preprocessing:
     """Return the steps that folder's preprocessor_config.json asks for; DINOv3's without one.
 
-    Raises:
-        KitError: where the file asks for something that the kit does not know.
+    Raises KitError where the file asks for something that the kit does not know.
     """
     if folder is None:
         return Preprocessing()
@@ -131,8 +130,7 @@ def from_config(config: Mapping[str, Any]) -> Preprocessing:
 def edges(size: object) -> tuple[int, int | None]:
     """Return (height, width), or (shortest edge, None), of a processor's size entry.
 
-    Raises:
-        ValueError: for any other entry.
+    Raises ValueError for any other entry.
     """
     if isinstance(size, int):
         return edge(size), edge(size)
@@ -146,8 +144,7 @@ def edges(size: object) -> tuple[int, int | None]:
 def edge(value: object) -> int:
     """Return a side in pixels.
 
-    Raises:
-        ValueError: for anything but a whole number from 1 to LARGEST_SIZE.
+    Raises ValueError for anything but a whole number from 1 to LARGEST_SIZE.
     """
     if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
         raise ValueError(
@@ -159,8 +156,7 @@ def edge(value: object) -> int:
 def channels(values: float | Sequence[float]) -> tuple[float, ...]:
     """Return three channel values, one number standing for all three.
 
-    Raises:
-        ValueError: for any other count.
+    Raises ValueError for any other count.
     """
     numbers = [values] * 3 if isinstance(values, int | float) else list(values)
     if len(numbers) != 3:
@@ -171,8 +167,7 @@ def channels(values: float | Sequence[float]) -> tuple[float, ...]:
 def finite(value: object) -> float:
     """Return a number of the configuration.
 
-    Raises:
-        ValueError: for text, NaN, infinity and what no float32 holds.
+    Raises ValueError for text, NaN, infinity and what no float32 holds.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e38:
         raise ValueError(f"{str(value)[:40]} is not a number that float32 holds")

@@ -87,8 +87,7 @@ def find(given: Path | None, root: Path) -> Weights:
         given: the folder from --weights, None where there was none.
         root: folder of the scripts, against which the relative default is read.
 
-    Raises:
-        KitError: where a folder that was given is not there or is not a sound model folder.
+    Raises KitError where a folder that was given is not there or is not a sound model folder.
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     from_environment = Path(named) if named else None
@@ -112,8 +111,7 @@ def find(given: Path | None, root: Path) -> Weights:
 def safetensors_files(folder: Path) -> tuple[Path, ...]:
     """Return the folder's safetensors files, sorted by name.
 
-    Raises:
-        KitError: where the folder may not be read.
+    Raises KitError where the folder may not be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -126,8 +124,7 @@ def safetensors_files(folder: Path) -> tuple[Path, ...]:
 def check_folder(folder: Path) -> None:
     """Check that folder holds a readable config.json and whole safetensors files.
 
-    Raises:
-        KitError: naming the file and how to fix it.
+    Raises KitError naming the file and how to fix it.
     """
     files = safetensors_files(folder)
     if not files:
@@ -156,8 +153,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
     transformers takes what stands there: a million layers are built for hours, a zero divides.
 
-    Raises:
-        KitError: naming the first value that no vision model has.
+    Raises KitError naming the first value that no vision model has.
     """
     if config.get("quantization_config") is not None:
         raise KitError(f"{path} asks for quantized weights: give the folder of unquantized ones")
@@ -184,8 +180,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 def check_shards(index: Path, files: Sequence[Path]) -> None:
     """Check that every shard that the index names is there.
 
-    Raises:
-        KitError: naming the first shard that is missing.
+    Raises KitError naming the first shard that is missing.
     """
     weight_map = read_json(index, "", AGAIN).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -230,8 +225,7 @@ def check_safetensors(path: Path) -> None:
 def tensor_end(name: str, entry: object, damaged: str, path: Path) -> int:
     """Return where a tensor of a safetensors header ends; 0 for the header's metadata.
 
-    Raises:
-        KitError: where the entry is none, or its type is not that of a weight.
+    Raises KitError where the entry is none, or its type is not that of a weight.
     """
     if name == "__metadata__":
         return 0
@@ -256,8 +250,7 @@ def tensor_end(name: str, entry: object, damaged: str, path: Path) -> int:
 def sha256_of_files(files: Sequence[Path]) -> str:
     """Return the SHA-256 of the one file, or of the lines `sha256sum` prints for several.
 
-    Raises:
-        KitError: where a file cannot be read.
+    Raises KitError where a file cannot be read.
     """
     digests = [sha256_of_file(file) for file in files]
     if len(digests) == 1:
@@ -269,8 +262,7 @@ def sha256_of_files(files: Sequence[Path]) -> str:
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; the interpreter is free while it is computed.
 
-    Raises:
-        KitError: where the file cannot be read.
+    Raises KitError where the file cannot be read.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -324,8 +316,7 @@ def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
         root: folder of the scripts.
         log: says what happens.
 
-    Raises:
-        KitError: with the hub's own message where it refuses or the connection fails.
+    Raises KitError with the hub's own message where it refuses or the connection fails.
     """
     folder = given or root / DEFAULT_FOLDERS[-1]
     try:
@@ -365,8 +356,7 @@ def fetch_locked(hub: Hub, folder: Path, log: RunLog) -> Weights:
 def leave_receipt(folder: Path, source: Source, sha256: str) -> None:
     """Keep beside the weights which hub has published the very files.
 
-    Raises:
-        KitError: where it cannot be written.
+    Raises KitError where it cannot be written.
     """
     content = {"source": source, "sha256": sha256}
     publish({folder / RECEIPT: f"{json.dumps(content, indent=2)}\n".encode()})
@@ -380,8 +370,7 @@ def identify(name: str, found: Weights, log: RunLog) -> Weights:
         found: in a folder.
         log: says what was found; warned where it cannot be kept beside the weights.
 
-    Raises:
-        KitError: where a file is another one, or the hub does not say.
+    Raises KitError where a file is another one, or the hub does not say.
     """
     hub = HUBS[name]
     if found.folder is None:
@@ -420,8 +409,7 @@ def locked(folder: Path) -> Iterator[None]:
 def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
     """Run the hub's client, again where the connection broke after it had brought something.
 
-    Raises:
-        KitError: with the hub's own words where it does not get on.
+    Raises KitError with the hub's own words where it does not get on.
     """
     while True:
         before = bytes_in(partial)
@@ -475,8 +463,7 @@ def from_huggingface(folder: Path) -> None:
     anew in each process; so each file is fetched here by the client's http_get, from where an
     earlier process stopped.
 
-    Raises:
-        KitError: for a file of another content, which is deleted.
+    Raises KitError for a file of another content, which is deleted.
     """
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.file_download import http_get
