@@ -340,14 +340,10 @@ class Probe:
 def attended(
     arithmetic: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, where: str
 ) -> torch.Tensor:
-    """Return attention in fp64, its products' inputs rounded.
+    """Return attention in fp64, its products' inputs rounded as the arithmetic rounds.
 
-    Args:
-        arithmetic: how they are rounded.
-        query: fp32, batch x heads x tokens x width, as key and value.
-        key: as query.
-        value: as query.
-        where: the probabilities are rounded, one of ROUNDED_PROBABILITIES, or ROOT_FIRST.
+    Query, key and value are fp32, batch x heads x tokens x width; `where` is one of
+    ROUNDED_PROBABILITIES, where the probabilities are rounded, or ROOT_FIRST.
     """
     scale = 1 / math.sqrt(HEAD)
     if where == ROOT_FIRST:

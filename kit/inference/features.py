@@ -90,15 +90,8 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
 
     The first image has several of those, whose median is the latency.
 
-    Args:
-        setup: device, model and preprocessing.
-        inputs: the images.
-        log: gets the report's [INFO] lines.
-        keep_all: keep every image's tensors; without it only what the record needs.
-
-    Raises:
-        KitError: where an output is not finite.
-        DeviceError: where the device fails or no longer computes.
+    `keep_all` keeps every image's tensors, not only what the record needs. Raises KitError where an
+    output is not finite, DeviceError where the device fails or no longer computes.
     """
     model = move_model(setup, log)
     prepared = preprocessing.preprocess(inputs.first.pixels, setup.steps)

@@ -73,11 +73,8 @@ def draw(
 ) -> bytes:
     """Return a PNG with the title, and one row per pair: the image, and its features at its size.
 
-    Args:
-        pairs: image (uint8, rows x columns x 3) and feature colours (the same, any size).
-        title: its lines.
-        source: where the weights come from, kept in the PNG's text chunk `source`.
-        language: zh or en.
+    The pairs are an image (uint8, rows x columns x 3) and feature colours (the same, any size).
+    `source`, where the weights come from, is kept in the PNG's text chunk of that name.
     """
     rows = []
     for pixels, colours in pairs:

@@ -66,17 +66,10 @@ class DecodedImage:
 
 
 def find(given: Path | None, root: Path) -> tuple[Path, ...]:
-    """Return the image files of a run: the given one, a folder's, or the default.
+    """Return a run's image files, sorted: the one that --image gives, a folder's, or the default.
 
-    Args:
-        given: file or folder from --image, None where there was none. A folder is searched
-            with its subfolders, by suffix; hidden files are left out.
-        root: folder of the scripts, which holds data/.
-
-    Returns:
-        At least one path, sorted.
-
-    Raises KitError where the path is missing or a folder holds no image.
+    A folder is searched with its subfolders, by suffix; hidden files are left out. `root` is the
+    folder of the scripts, which holds data/. Raises KitError for a path or images that are missing.
     """
     if given is None:
         default = root / DEFAULT_IMAGE

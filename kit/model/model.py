@@ -39,11 +39,8 @@ def load(folder: Path, attention: str) -> PreTrainedModel:
 
     Only safetensors are read, nothing is unpickled, no code from the folder runs.
 
-    Args:
-        folder: holds config.json and *.safetensors.
-        attention: sdpa or eager; without effect on a model that has no attention.
-
-    Raises KitError where the folder does not hold exactly one sound vision model.
+    The attention, sdpa or eager, has no effect on a model that has none. Raises KitError where the
+    folder does not hold exactly one sound vision model.
     """
     config = load_config(folder)
     require_vision(folder, config)

@@ -175,14 +175,9 @@ def finite(value: object) -> float:
 
 
 def preprocess(pixels: npt.NDArray[np.uint8], steps: Preprocessing) -> torch.Tensor:
-    """Return the model's input for one image.
+    """Return the model's input, float32 on the CPU, 1 x 3 x rows x columns, for one image.
 
-    Args:
-        pixels: uint8, rows x columns x 3, RGB.
-        steps: what to do.
-
-    Returns:
-        float32 on the CPU, 1 x 3 x rows x columns.
+    Its pixels are uint8, rows x columns x 3, RGB.
     """
     image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
     order: tuple[Callable[[torch.Tensor, Preprocessing], torch.Tensor], ...]

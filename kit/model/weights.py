@@ -57,13 +57,10 @@ class Weights:
     source: Source
 
     def source_of(self, sha256: str) -> Source:
-        """Return where weights with this hash come from.
+        """Return where weights with this hash, as records have it, come from.
 
         A download leaves a receipt beside the weights, with the hub and their hash; it counts as
         long as they are the very files.
-
-        Args:
-            sha256: of the files, as records have it.
         """
         if self.source != "local" or self.folder is None:
             return self.source
@@ -83,11 +80,8 @@ class Weights:
 def find(given: Path | None, root: Path) -> Weights:
     """Return the weights to use: given, else $DINOV3_WEIGHTS, else a default folder, else random.
 
-    Args:
-        given: the folder from --weights, None where there was none.
-        root: folder of the scripts, against which the relative default is read.
-
-    Raises KitError where a folder that was given is not there or is not a sound model folder.
+    The relative default is read against `root`, the folder of the scripts. Raises KitError where a
+    folder that was given is not there or is not a sound model folder.
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     from_environment = Path(named) if named else None
@@ -286,21 +280,13 @@ REFUSALS = ("gated", "401", "403", "license", "licence", "unauthorized", "forbid
 
 @dataclass(frozen=True)
 class Hub:
-    """A hub and how it is dealt with.
+    """A hub and how it is dealt with."""
 
-    Attributes:
-        source: as records name it.
-        package: that holds its client.
-        login: what a refused user types.
-        download: fetches into a folder through the client, which resumes what is there.
-        published: asks for the SHA-256 of each weights file, by its name.
-    """
-
-    source: Literal["modelscope", "huggingface"]
-    package: str
-    login: str
-    download: Callable[[Path], None]
-    published: Callable[[], Mapping[str, str | None]]
+    source: Literal["modelscope", "huggingface"]  # as records name it
+    package: str  # that holds its client
+    login: str  # what a refused user types
+    download: Callable[[Path], None]  # into a folder, by the client, which resumes what is there
+    published: Callable[[], Mapping[str, str | None]]  # each weights file's SHA-256, by its name
 
 
 def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
@@ -308,15 +294,9 @@ def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
 
     The files arrive in a folder beside the final one, are checked there, and only then take its
     place; a download that was interrupted goes on where it stopped. Of several processes, the
-    ranks of torchrun for example, one downloads and the others wait for it.
-
-    Args:
-        hub: modelscope or huggingface.
-        given: the final folder, from --weights; None for weights/ beside the scripts.
-        root: folder of the scripts.
-        log: says what happens.
-
-    Raises KitError with the hub's own message where it refuses or the connection fails.
+    ranks of torchrun for example, one downloads and the others wait for it. The folder is weights/
+    in `root` where --weights gave none. Raises KitError, with the hub's own message where it
+    refuses or the connection fails.
     """
     folder = given or root / DEFAULT_FOLDERS[-1]
     try:
@@ -365,12 +345,8 @@ def leave_receipt(folder: Path, source: Source, sha256: str) -> None:
 def identify(name: str, found: Weights, log: RunLog) -> Weights:
     """Return weights as a hub's own, where it publishes the SHA-256 of each file; none is fetched.
 
-    Args:
-        name: modelscope or huggingface.
-        found: in a folder.
-        log: says what was found; warned where it cannot be kept beside the weights.
-
-    Raises KitError where a file is another one, or the hub does not say.
+    Warns where that cannot be kept beside the weights. Raises KitError where a file is another one,
+    or the hub does not say.
     """
     hub = HUBS[name]
     if found.folder is None:
