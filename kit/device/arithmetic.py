@@ -188,19 +188,12 @@ def is_less_exact(row: OperatorArithmetic) -> bool:
 
 @dataclass(frozen=True)
 class Match:
-    """Which entry of the list an operator's result is nearest to.
-
-    Attributes:
-        operator: its name.
-        nearest: the entry.
-        residual: relative distance from what the entry predicts.
-        tolerance: below which it is that entry.
-    """
+    """Which entry of the list an operator's result is nearest to."""
 
     operator: str
-    nearest: str
-    residual: float
-    tolerance: float
+    nearest: str  # the entry
+    residual: float  # relative distance from what the entry predicts
+    tolerance: float  # below which it is that entry
 
     @property
     def found(self) -> str:

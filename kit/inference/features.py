@@ -44,19 +44,13 @@ PICTURE_ROWS = 8  # a folder of thousands must not make a picture of thousands
 
 @dataclass(frozen=True)
 class Found:
-    """Features of all images, on the host.
+    """Features of all images, on the host."""
 
-    Attributes:
-        results: for the record.
-        input_shape: of the first image's input, batch of one.
-        pictures: image and feature colours of the first images.
-        kept: names and features of the images that were to be kept.
-    """
-
-    results: InferenceResults
-    input_shape: tuple[int, ...]
+    results: InferenceResults  # for the record
+    input_shape: tuple[int, ...]  # of the first image's input, batch of one
+    # Image and feature colours of the first images.
     pictures: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]
-    kept: Sequence[tuple[str, Features]]
+    kept: Sequence[tuple[str, Features]]  # of the images that were to be kept, by name
 
     def picture(self, setup: Setup, language: str) -> bytes:
         """Return the PNG of images beside their features."""

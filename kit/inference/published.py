@@ -16,18 +16,12 @@ from kit.records import InferenceRecord
 
 @dataclass(frozen=True)
 class Distance:
-    """A run's first values beside a published card's.
+    """A run's first values beside a published card's."""
 
-    Attributes:
-        chip, source: of the card.
-        largest_difference: largest absolute difference of a value.
-        relative_error: L2 norm of the differences over that of the card's values.
-    """
-
-    chip: str
+    chip: str  # of the card, as is its source
     source: str
-    largest_difference: float
-    relative_error: float
+    largest_difference: float  # absolute, of a value
+    relative_error: float  # L2 norm of the differences over that of the card's values
 
 
 def distances(record: InferenceRecord) -> list[Distance]:

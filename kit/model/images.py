@@ -35,17 +35,11 @@ SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One image file, decoded.
-
-    Attributes:
-        path: the file.
-        sha256: of the file's bytes.
-        pixels: uint8 array, rows x columns x 3, RGB, upright.
-    """
+    """One image file, decoded."""
 
     path: Path
-    sha256: str
-    pixels: npt.NDArray[np.uint8]
+    sha256: str  # of the file's bytes
+    pixels: npt.NDArray[np.uint8]  # rows x columns x 3, RGB, upright
 
     @property
     def width(self) -> int:
@@ -146,23 +140,14 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and weights of a run. A folder is listed once: what changes in it later is ignored.
+    """Images and weights of a run. A folder is listed once: what changes in it later is ignored."""
 
-    Attributes:
-        is_folder: whether a folder of images was given.
-        paths: image files, at least one; the first is the decoded one.
-        broken: the files before it, which cannot be decoded.
-        first: the first image that could be decoded.
-        weights: where the weights are.
-        weights_sha256: their hash, ready some time later; None for random weights.
-    """
-
-    is_folder: bool
-    paths: tuple[Path, ...]
-    broken: tuple[BrokenImage, ...]
-    first: DecodedImage
+    is_folder: bool  # whether a folder of images was given
+    paths: tuple[Path, ...]  # image files, at least one; the first is the decoded one
+    broken: tuple[BrokenImage, ...]  # the files before it, which cannot be decoded
+    first: DecodedImage  # the first image that could be decoded
     weights: Weights
-    weights_sha256: Future[str] | None
+    weights_sha256: Future[str] | None  # their hash, ready some time later; None for random weights
 
     def others(self, log: RunLog) -> Iterator[DecodedImage]:
         """Yield the images after the first, each decoded while the caller works on the last.

@@ -203,14 +203,10 @@ def register_tokens(config: PretrainedConfig) -> int:
 
 @dataclass(frozen=True)
 class Features:
-    """What the model says of a batch of images, on the device that computed it.
+    """What the model says of a batch of images, on the device that computed it."""
 
-    Attributes:
-        pooler_output: batch x width.
-        last_hidden_state: batch x tokens x width (ViT: CLS, registers, then patches row by row).
-    """
-
-    pooler_output: torch.Tensor
+    pooler_output: torch.Tensor  # batch x width
+    # Batch x tokens x width (ViT: CLS, registers, then patches row by row).
     last_hidden_state: torch.Tensor
 
 

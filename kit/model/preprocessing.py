@@ -26,26 +26,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The steps from an RGB image to the model's input.
+    """The steps from an RGB image to the model's input; None leaves a step out."""
 
-    Attributes:
-        rescale_first: DINOv3's order (rescale, resize, normalize) instead of the older one.
-        height, width: size in pixels after the resize; width is None where `height` is the
-            shortest edge and the aspect ratio is kept; both None for no resize.
-        crop: rows and columns that are cut from the middle; None for no crop.
-        interpolation: the resize's kernel, with antialias.
-        rescale_factor: factor on the 0..255 values; None for none.
-        mean, std: per channel, on the rescaled values; None for no normalization.
-    """
-
-    rescale_first: bool = True
-    height: int | None = 224
-    width: int | None = 224
-    crop: tuple[int, int] | None = None
-    interpolation: Interpolation = "bilinear"
-    rescale_factor: float | None = 1 / 255
-    mean: tuple[float, ...] | None = IMAGENET_MEAN
-    std: tuple[float, ...] | None = IMAGENET_STD
+    rescale_first: bool = True  # DINOv3's order (rescale, resize, normalize), not the older one
+    height: int | None = 224  # pixels after the resize
+    width: int | None = 224  # None where height is the shortest edge and the aspect ratio is kept
+    crop: tuple[int, int] | None = None  # rows and columns that are cut from the middle
+    interpolation: Interpolation = "bilinear"  # the resize's kernel, with antialias
+    rescale_factor: float | None = 1 / 255  # on the 0..255 values
+    mean: tuple[float, ...] | None = IMAGENET_MEAN  # per channel, on the rescaled values
+    std: tuple[float, ...] | None = IMAGENET_STD  # the same
 
     def with_size(self, size: int) -> "Preprocessing":
         """Return the same steps for a square input of `size` pixels a side.
