@@ -186,13 +186,13 @@ def _torch_build() -> str:
     return "cpu" if re.search(r"^cuda\b", text, re.MULTILINE) else ""
 
 
-def _value_in(file: Path, name: str) -> str | None:
-    """Return the value of "name=" in one of CANN's small files, "" without one, None without it."""
+def _version_in(file: Path) -> str | None:
+    """Return what follows "version=" in a file of CANN's, "" without one, None without a file."""
     try:
         text = file.read_text("utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(rf"^{name}=(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    found = re.search(r"^version=(\S+)", text, re.MULTILINE | re.IGNORECASE)
     return found.group(1) if found else ""
 
 
@@ -208,7 +208,7 @@ def _cann_on_disk(ascend: Path, home: str) -> tuple[str | None, str | None]:
         folders += [base / "ascend-toolkit" / "latest"]
     for folder in filter(Path.is_dir, folders):
         files = sorted(folder.glob("*-linux/ascend_toolkit_install.info"))
-        says = next(filter(None, (_value_in(file, "version") for file in files)), None)
+        says = next(filter(None, map(_version_in, files)), None)
         name = re.search(r"(\d+\.\d+\.\w.*)$", folder.resolve().name)
         version = readable(says) or (readable(name.group(1)) if name else None)
         scripts = (folder / "set_env.sh", folder.parent / "set_env.sh")
@@ -239,7 +239,7 @@ def read_host(ascend: Path = ASCEND) -> Host:
         cann=cann,
         cann_on_disk=on_disk,
         set_env=set_env,
-        driver_file=_value_in(ascend / "driver" / "version.info", "version"),
+        driver_file=_version_in(ascend / "driver" / "version.info"),
         hal=str(hal[0].parent) if hal else None,
         nvidia=Path("/proc/driver/nvidia").is_dir(),
         torchvision_problem=torchvision,

@@ -299,7 +299,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def shared_parser(script: str, description: str) -> OneLineParser:
-    """Return a parser of the options that all three scripts share; the script without ".py"."""
+    """Return a parser of the options that all three scripts share; `script` is without .py."""
     parser = OneLineParser(
         prog=f"{script}.py",
         description=description,

@@ -59,7 +59,7 @@ class RunLog:
     ) -> Iterator[Callable[[int], object]]:
         """Show how far work is while the block runs, on a terminal only and never in the log.
 
-        Yields what moves the bar on by a number of steps, each a `unit`; None as total is unknown.
+        Yields what moves the bar on by a number of steps, each a `unit`; total may be None.
         """
         if self.silent or self.terminal is None:
             yield lambda steps: None

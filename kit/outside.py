@@ -16,7 +16,7 @@ LARGEST_JSON_BYTES = 64 << 20
 
 
 def kind_of(path: Path, what: str) -> Kind:
-    """Return what lies at a path, links followed; KitError, begun by `what`, for no permission."""
+    """Return what lies at a path, links followed; KitError where the system does not say."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -29,7 +29,7 @@ def kind_of(path: Path, what: str) -> Kind:
 
 
 def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
-    """Return a plain file's content; KitError, begun by `what`, for one too large or unreadable."""
+    """Return a plain file's content; KitError, begun by `what`, where it cannot be read."""
     if kind_of(path, what) not in ("file", "missing"):
         raise KitError(f"{what} {path} is not a plain file: give one")
     try:
@@ -54,7 +54,7 @@ def read_json(path: Path, what: str, fix: str) -> dict[str, Any]:
 
 
 def json_object(content: bytes, name: str, fix: str) -> dict[str, Any]:
-    """Return the JSON object that bytes hold; KitError, begun by `name` and ended by `fix`."""
+    """Return the JSON object that bytes hold; else a KitError that `name` begins and `fix` ends."""
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:
