@@ -66,7 +66,7 @@ class Environment:
     # Commit of the kit, with '+dirty' where files outside output/ differ; null outside a checkout.
     git_commit: str | None
     command: tuple[str, ...]  # The command line.
-    variables: dict[str, str]  # Those set that change results or speed.
+    variables: dict[str, str]  # Environment variables set that change results or speed.
     # Hash of the host's name and machine-id: tells hosts apart; null in older records.
     host_id: str | None = None
     # Public address that the kit's checkout is a clone of, without credentials; null for none.
