@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit import statistics
@@ -70,42 +70,6 @@ class Interrupted(KeyboardInterrupt):
         self.latency = latency
 
 
-@dataclass
-class Taken:
-    """The samples of one measurement as they are taken."""
-
-    batch_size: int
-    window: int
-    warm_up: list[float] = field(default_factory=list)
-    steady: bool = False
-    wall: list[float] = field(default_factory=list)
-    host: list[float] = field(default_factory=list)
-    device: list[float] = field(default_factory=list)
-
-    def add(self, sample: Sample[Features]) -> Features:
-        """Keep one sample's times; return its features, which are let go."""
-        self.wall.append(sample.wall_ms)
-        if sample.host_ms is not None and sample.device_ms is not None:
-            self.host.append(sample.host_ms)
-            self.device.append(sample.device_ms)
-        return sample.output
-
-    def latency(self) -> Latency | None:
-        """Return the record's part; None where there is no sample."""
-        if not self.wall:
-            return None
-        return Latency(
-            **vars(statistics.statistics(self.wall)),
-            batch_size=self.batch_size,
-            warm_up=WarmUp(len(self.warm_up), self.steady, self.window, tuple(self.warm_up)),
-            check=None,
-            device_p50_ms=statistics.median(self.device) if self.device else None,
-            device_samples_ms=tuple(self.device) if self.device else None,
-            host_p50_ms=statistics.median(self.host) if self.host else None,
-            host_samples_ms=tuple(self.host) if self.host else None,
-        )
-
-
 @dataclass(frozen=True)
 class Meter:
     """What every measurement of a run shares."""
@@ -116,74 +80,78 @@ class Meter:
     log: RunLog
 
     def measure(
-        self,
-        call: Call,
-        batch_size: int,
-        plan: Plan,
-        name: str,
-        *,
-        warm_up: Sequence[float] = (),
-        watch: Callable[[Features], None] = lambda features: None,
-        together: bool = True,
-    ) -> Latency:
+        self, call: Call, batch_size: int, plan: Plan, name: str, *, warm_up: Sequence[float] = (),
+        watch: Callable[[Features], None] = lambda features: None, together: bool = True,
+    ) -> Latency:  # fmt: skip
         """Return the times of `call`, after a warm-up that begins with forwards made before, in ms.
 
         `watch` is given each timed forward's features, outside the timed span; `together` is
         whether every rank measures this now, from a common start on. A DeviceError that names the
         forward where the device fails; on Ctrl-C Interrupted, with the samples until then.
         """
-        taken = Taken(batch_size, plan.window, list(warm_up))
+        warmed, samples = list(warm_up), list[Sample[None]]()
         group = self.group if together else Group(Rank())
         try:
             with collector_off():
-                self.warm_up(call, plan, name, taken)
+                self.warm_up(call, plan, name, warmed)
                 group.barrier(f"the start of {name}")
-                self.take_samples(call, plan, name, taken, group, watch)
+                count = plan.count(statistics.median(warmed[-plan.window :]), group)
+                start = time.monotonic()
+                with self.log.bar(count, name) as step:
+                    while count:
+                        for _ in range(count):
+                            with device_errors(f"measuring {name}, forward {len(samples) + 1}"):
+                                watch(self.sample(call, samples))
+                            step(1)
+                        elapsed_s = min(group.gather(time.monotonic() - start, "the ranks' times"))
+                        count = LEAST_ITERATIONS if elapsed_s < plan.min_seconds else 0
             self.health.after(name)
         except KeyboardInterrupt as error:
-            raise Interrupted(taken.latency()) from error
-        latency = taken.latency()
-        assert latency is not None  # at least one sample was taken
-        return latency
+            taken = latency_of(batch_size, plan.window, warmed, samples) if samples else None
+            raise Interrupted(taken) from error
+        return latency_of(batch_size, plan.window, warmed, samples)
 
-    def warm_up(self, call: Call, plan: Plan, name: str, taken: Taken) -> None:
+    def sample(self, call: Call, samples: list[Sample[None]]) -> Features:
+        """Add a call's times to the others; return its features, which nothing here keeps."""
+        one = self.stopwatch.time(call)
+        samples.append(Sample(one.wall_ms, one.host_ms, one.device_ms, None))
+        return one.output
+
+    def warm_up(self, call: Call, plan: Plan, name: str, warmed: list[float]) -> None:
         """Run forwards until their times are steady, or the bound is reached."""
         now, hurried = time.monotonic(), plan.until is not None
         deadline = now + min(WARM_UP_BOUND_S, ((plan.until or math.inf) - now) / 4)
         with self.log.bar(None, f"{name}, warm-up") as step:
             while True:
-                count = len(taken.warm_up)
-                taken.steady = statistics.is_steady(taken.warm_up, plan.window)
-                late = time.monotonic() > deadline
-                enough = taken.steady or late or count >= WARM_UP_BOUND
+                count, late = len(warmed), time.monotonic() > deadline
+                steady = statistics.is_steady(warmed, plan.window)
+                enough = steady or late or count >= WARM_UP_BOUND
                 if count and enough and (count >= plan.warm_up or (late and hurried)):
                     return
                 with device_errors(f"warming up {name}, forward {count + 1}"):
-                    taken.warm_up.append(self.stopwatch.time(call).wall_ms)
+                    warmed.append(self.stopwatch.time(call).wall_ms)
                 step(1)
 
-    def take_samples(
-        self,
-        call: Call,
-        plan: Plan,
-        name: str,
-        taken: Taken,
-        group: Group,
-        watch: Callable[[Features], None],
-    ) -> None:
-        """Time as many forwards as the plan asks for; the same number on every rank."""
-        count = plan.count(statistics.median(taken.warm_up[-plan.window :]), group)
-        start = time.monotonic()
-        with self.log.bar(count, name) as step:
-            while True:
-                for _ in range(count):
-                    with device_errors(f"measuring {name}, forward {len(taken.wall) + 1}"):
-                        watch(taken.add(self.stopwatch.time(call)))
-                    step(1)
-                elapsed_s = time.monotonic() - start
-                if min(group.gather(elapsed_s, "the ranks' times")) >= plan.min_seconds:
-                    return
-                count = LEAST_ITERATIONS
+
+def latency_of(
+    batch_size: int, window: int, warm_up: Sequence[float], samples: Sequence[Sample[None]]
+) -> Latency:
+    """Return the record's part of at least one sample, without a check."""
+    device, host = (
+        tuple(getattr(one, name) for one in samples) if samples[0].device_ms is not None else None
+        for name in ("device_ms", "host_ms")
+    )
+    steady = statistics.is_steady(warm_up, window)
+    return Latency(
+        **vars(statistics.statistics([one.wall_ms for one in samples])),
+        batch_size=batch_size,
+        warm_up=WarmUp(len(warm_up), steady, window, tuple(warm_up)),
+        check=None,
+        device_p50_ms=statistics.median(device) if device else None,
+        device_samples_ms=device,
+        host_p50_ms=statistics.median(host) if host else None,
+        host_samples_ms=host,
+    )
 
 
 @contextlib.contextmanager

@@ -390,19 +390,18 @@ class Run:
             if first:
                 self.results = replace(self.results, latency=interrupted.latency)
             raise
-        if not first:
-            latency = checked(latency, checker, name, self.group, self.log)
-            self.warn(measure.latency_warnings(name, latency))
-            return latency
         phases, harness = self.results.phases, self.results.harness
         assert harness is not None  # the first forward came before
-        harness = replace(harness, overhead_share=harness.overhead_ms / latency.p50_ms)
-        warm_up_ms = (phases.first_inference_ms or 0.0) + sum(latency.warm_up.samples_ms)
-        phases = replace(phases, warm_up_ms=warm_up_ms, steady_ms=latency.p50_ms)
-        self.results = replace(self.results, latency=latency, harness=harness, phases=phases)
+        if first:
+            harness = replace(harness, overhead_share=harness.overhead_ms / latency.p50_ms)
+            warm_up_ms = (phases.first_inference_ms or 0.0) + sum(latency.warm_up.samples_ms)
+            phases = replace(phases, warm_up_ms=warm_up_ms, steady_ms=latency.p50_ms)
+            self.results = replace(self.results, latency=latency, harness=harness, phases=phases)
         latency = checked(latency, checker, name, self.group, self.log)
-        self.results = replace(self.results, latency=latency)
         self.warn(measure.latency_warnings(name, latency))
+        if not first:
+            return latency
+        self.results = replace(self.results, latency=latency)
         self.warn(measure.harness_warnings(harness))
         own = RankLatency(
             rank=self.group.place.rank,
@@ -598,12 +597,13 @@ class Sweep:
                 if isinstance(interrupt, Interrupted):
                     latency = interrupt.latency
                 if latency is not None:
-                    self.rows.append(row(latency, "interrupted", searched=searched))
+                    self.rows.append(row(latency, "interrupted", None, None, searched))
                 raise
         if latency.check is not None and latency.check.verdict == "FAIL":
-            self.rows.append(row(latency, "failed", searched=searched))
+            failed = row(latency, "failed", None, None, searched)
+            self.rows.append(replace(failed, throughput_ips=None, avg_latency_ms=None))
             return True
-        self.rows.append(row(latency, "measured", queued_ips, peak_bytes, searched=searched))
+        self.rows.append(row(latency, "measured", queued_ips, peak_bytes, searched))
         if meter.group.size > 1:
             busy = meter.group.gather((latency, alone), "the ranks' throughput")
             self.scaling.append(scaling_row(batch_size, busy))
@@ -698,25 +698,13 @@ def doubling() -> list[int]:
 
 
 def row(
-    latency: Latency,
-    status: RowStatus,
-    queued_throughput_ips: float | None = None,
-    device_peak_bytes: int | None = None,
-    *,
+    latency: Latency, status: RowStatus, queued_ips: float | None, peak_bytes: int | None,
     searched: bool,
-) -> ThroughputRow:
+) -> ThroughputRow:  # fmt: skip
     """Return a row from its samples."""
-    valid = status != "failed"
-    return ThroughputRow(
-        batch_size=latency.batch_size,
-        status=status,
-        searched=searched,
-        throughput_ips=latency.batch_size / latency.mean_ms * MS_PER_S if valid else None,
-        avg_latency_ms=latency.mean_ms if valid else None,
-        queued_throughput_ips=queued_throughput_ips,
-        latency=latency,
-        device_peak_bytes=device_peak_bytes,
-    )
+    size, mean_ms = latency.batch_size, latency.mean_ms
+    ips = size / mean_ms * MS_PER_S
+    return ThroughputRow(size, status, searched, ips, mean_ms, queued_ips, latency, peak_bytes)
 
 
 def scaling_row(batch_size: int, busy: list[tuple[Latency, Latency | None]]) -> ScalingRow:
