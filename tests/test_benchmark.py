@@ -269,7 +269,7 @@ def test_a_device_that_fails_in_the_limit_costs_the_limit_alone(
     def lost(*_: object) -> float:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(limit, "copy_rate", lost)
+    monkeypatch.setattr(limit, "shortest_ms", lost)
     code, folder = go()
     record = record_of(folder)
     assert (code, record["status"], record["results"]["limit"]) == (0, "complete", None)

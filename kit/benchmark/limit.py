@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,6 +41,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {  # the CPU's attention is not in 
     ],
     **flop_registry,
 }
+T = TypeVar("T")
 Shape = tuple[int, int, int]  # rows of one image, inner, columns
 
 PRODUCTS_S = 0.4  # for one precision, about
@@ -150,9 +152,11 @@ def products_rate(
     """Return the most FLOP/s of bare products, and the batch size whose products reach it.
 
     `shapes` says how many products of one image have each. The batch is doubled until neither of
-    two doublings raises the rate, or about `budget_s` is up. An ArithmeticError where a product
-    comes back wrong.
+    two doublings raises the rate, or about `budget_s` is up. An ArithmeticError where there is no
+    product, or one comes back wrong.
     """
+    if not shapes:
+        raise ArithmeticError("the model has no matrix products")
     start = time.monotonic()
     best, best_batch, worse = 0.0, 0, 0
     for batch in (1 << n for n in count()):
@@ -229,12 +233,12 @@ def copy_rate(stopwatch: Stopwatch, size: int) -> float:
 
     An ArithmeticError where the copy is another.
     """
-    device = stopwatch.device.torch_device
-    source = torch.ones(size // 4, device=device)
-    target = torch.zeros_like(source)
-    took_ms = shortest_ms(stopwatch, lambda: target.copy_(source))
-    if not bool((target[:: max(1, size // 256)] == 1).all()):
-        raise ArithmeticError("a copy came back wrong")
+    with device_errors("copying on the device"):
+        source = torch.ones(size // 4, device=stopwatch.device.torch_device)
+        target = torch.zeros_like(source)
+        took_ms = shortest_ms(stopwatch, lambda: target.copy_(source))
+        if not bool((target[:: max(1, size // 256)] == 1).all()):
+            raise ArithmeticError("a copy came back wrong")
     return 2 * size / took_ms * 1e3
 
 
@@ -319,19 +323,27 @@ def measure(
     """
     start = time.perf_counter()
     flops = sum(one.flops for one in asked)
-    problem = bytes_per_s = None
+    shapes = Counter(one.product for one in asked if one.product is not None)
     size = min(max(4 * parameters, LEAST_COPIED_BYTES), COPIED_BYTES)
-    try:
-        with device_errors("copying on the device"):
-            bytes_per_s = copy_rate(stopwatch, size)
-    except (OutOfDeviceMemoryError, ArithmeticError) as error:
-        problem = str(error)
-    found = {}
+    bytes_per_s, problem = tried(lambda: copy_rate(stopwatch, size))
+    found: dict[str, PrecisionLimit] = {}
     for mode in modes:
-        if precision_of(mode) not in found:
-            found[precision_of(mode)] = precision_limit(
-                stopwatch, asked, mode, parameters, bytes_per_s, problem
-            )
+        name, dtype = precision_of(mode), DTYPES[mode.dtype]
+        if name in found:
+            continue
+        with strict_fp32(mode.strict), fast_math(mode.fast_math):
+            reached, reason = tried(partial(products_rate, stopwatch, shapes, dtype))
+        rate, batch = reached or (None, None)
+        weight_bytes = parameters * dtype.itemsize
+        found[name] = PrecisionLimit(
+            precision=name,
+            flops_per_s=rate,
+            batch_size=batch,
+            weight_bytes=weight_bytes,
+            attainable_latency_ms=least_ms(1, flops, weight_bytes, rate, bytes_per_s),
+            attainable_throughput_ips=None if rate is None else rate / flops,
+            reason=reason or problem,
+        )
     return Limit(
         flops_per_image=flops,
         bytes_per_image=4 * sum(one.others for one in asked),
@@ -343,31 +355,12 @@ def measure(
     )
 
 
-def precision_limit(
-    stopwatch: Stopwatch, asked: Sequence[Operator], mode: Mode, parameters: int,
-    bytes_per_s: float | None, problem: str | None,
-) -> PrecisionLimit:  # fmt: skip
-    """Return what the device reaches in a mode's precision; `problem` is the copy's."""
-    dtype, rate, batch = DTYPES[mode.dtype], None, None
-    shapes = Counter(one.product for one in asked if one.product is not None)
+def tried(call: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Return what a call returns, or why it cannot: too little memory, or a wrong result."""
     try:
-        with strict_fp32(mode.strict), fast_math(mode.fast_math):
-            if shapes:
-                rate, batch = products_rate(stopwatch, shapes, dtype)
-            else:
-                problem = "the model has no matrix products"
+        return call(), None
     except (OutOfDeviceMemoryError, ArithmeticError) as error:
-        problem = str(error)
-    flops, weight_bytes = sum(one.flops for one in asked), parameters * dtype.itemsize
-    return PrecisionLimit(
-        precision=precision_of(mode),
-        flops_per_s=rate,
-        batch_size=batch,
-        weight_bytes=weight_bytes,
-        attainable_latency_ms=least_ms(1, flops, weight_bytes, rate, bytes_per_s),
-        attainable_throughput_ips=None if rate is None else rate / flops,
-        reason=problem,
-    )
+        return None, str(error)
 
 
 def least_ms(
