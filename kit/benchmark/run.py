@@ -68,7 +68,7 @@ class Run:
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
         device: the device's part of the record, as it is in the main mode.
         measured: what the device computes in, by precision; None for the CPU.
-        too_slow: how long a forward takes of a mode that was passed over for its time.
+        too_slow: why the forward of a mode that was passed over is too long.
         interrupted: whether Ctrl-C ended the run.
         asked: the operators of one image's forward; none on ranks but the first.
         time: of the ladder, shared among its rows.
@@ -233,17 +233,12 @@ class Run:
 
     def require_time(self, mode: Mode) -> None:
         """Raise a KitError where the ladder has no time to compile a mode or to capture it."""
-        if (took := self.too_slow.get(replace(mode, graph=False))) is not None:
-            raise KitError(f"a forward without the graph {took}, {self.too_long}")
+        if (words := self.too_slow.get(replace(mode, graph=False))) is not None:
+            raise KitError(f"a forward without the graph {words}")
         if mode.compiled and not self.time.left_s():
             raise KitError(
                 f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
             )
-
-    @property
-    def too_long(self) -> str:
-        """What a mode's forward is that takes more than its share of the ladder's time."""
-        return f"too long for --budget {self.options.budget:g}: raise it to measure this mode"
 
     def worth_a_sweep(self, main: Mode, others: list[Mode]) -> list[Mode]:
         """Return the main mode and the fastest of the others that pass."""
@@ -372,8 +367,11 @@ class Run:
             first = self.meter.stopwatch.time(call)
             again_ms = self.meter.stopwatch.time(call).wall_ms if first.wall_ms > most_ms else 0.0
         if again_ms > most_ms:
-            took = self.too_slow[runner.mode] = f"takes {again_ms / MS_PER_S:.1f} s"
-            raise KitError(f"a forward {took}, {self.too_long}")
+            self.too_slow[runner.mode] = words = (
+                f"takes {again_ms / MS_PER_S:.1f} s, too long for --budget "
+                f"{self.options.budget:g}: raise it to measure this mode"
+            )
+            raise KitError(f"a forward {words}")
         return first.output
 
     def latency(self, checker: Checker, plan: Plan) -> Latency:
