@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit import statistics
@@ -25,6 +25,7 @@ from kit.records import Harness, Latency, WarmUp
 WARM_UP_BOUND = 100  # forwards
 WARM_UP_BOUND_S = 10.0
 HURRIED_ITERATIONS = 3  # the least where the ladder's time does
+LEAST_S = 1.0  # for warm-up and samples there, however long the first forward took
 LEAST_ITERATIONS = 5  # where a time limit shortens a measurement
 WINDOW = 5  # forwards; two of them must agree
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -89,6 +90,8 @@ class Meter:
         whether every rank measures this now, from a common start on. A DeviceError that names the
         forward where the device fails; on Ctrl-C Interrupted, with the samples until then.
         """
+        if plan.until is not None:
+            plan = replace(plan, until=max(plan.until, time.monotonic() + LEAST_S))
         warmed, samples = list(warm_up), list[Sample[None]]()
         group = self.group if together else Group(Rank())
         try:
