@@ -149,7 +149,7 @@ class Run:
                         self.require_time(mode)
                     with self.running(mode) as runner:
                         self.log.info(f"Measuring {mode.name} over the batch sizes...")
-                        self.sweep(runner)
+                        self.sweep(self.with_arithmetic(runner))
             self.measure_limit(main)
         except KeyboardInterrupt:
             if self.results.latency is None:
@@ -276,10 +276,7 @@ class Run:
 
     @contextlib.contextmanager
     def running(self, mode: Mode, *, first: bool = False) -> Iterator[ModeRunner]:
-        """Run a mode; but for the first it is known what the device computes in.
-
-        A KitError where the device does not have the mode after all.
-        """
+        """Run a mode; a KitError where, as far as is known by now, the device does not have it."""
         if reason := self.missing(mode):
             raise KitError(reason)
         own_gelu = self.own_gelu if mode.chip_gelu else None
@@ -288,7 +285,7 @@ class Run:
             own_gelu() if own_gelu else contextlib.nullcontext(),
             run_mode(self.setup, mode, self.images, keep=keep, log=log) as runner,
         ):
-            yield runner if first else self.with_arithmetic(runner)
+            yield runner
 
     def with_arithmetic(self, runner: ModeRunner) -> ModeRunner:
         """Return the runner with what the device computes in, measured once for each precision.
