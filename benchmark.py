@@ -155,7 +155,7 @@ def add_measuring_options(group: argparse._ArgumentGroup) -> None:
         default=BUDGET_S,
         metavar="S",
         help="seconds for the ladder, shared among its rows; a mode whose single forward takes "
-        "more than its share is skipped (default: %(default)s)",
+        "more than its share and twice the main mode's is skipped (default: %(default)s)",
     )
 
 

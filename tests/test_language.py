@@ -115,8 +115,6 @@ ENDS_THE_RUN = re.compile(
 COMPOSED = {
     "{} while {}: {}{}": "operator A failed while moving the model: 507010",
     "{} {} off": "HF32 matrix products off",
-    "a forward without the graph {}, {}": "a forward without the graph takes 7.5 s, too long for "
-    "--budget 120: raise it to measure this mode",
     "its result": "its result is off by 3.1, which no rounding of fp32 makes (0.2 is explained)",
     ", unexplained error from {}": "PASS, unexplained error from block 3",
     "the {}": "a token, the patch in row 3, column 4",

@@ -68,7 +68,7 @@ class Run:
         own_gelu: makes a context in which GELU is the chip's own; None where it always is.
         device: the device's part of the record, as it is in the main mode.
         measured: what the device computes in, by precision; None for the CPU.
-        too_slow: why the forward of a mode that was passed over is too long.
+        too_slow: how long a forward takes of a mode that was passed over for it, in s.
         interrupted: whether Ctrl-C ended the run.
         asked: the operators of one image's forward; none on ranks but the first.
         time: of the ladder, shared among its rows.
@@ -118,7 +118,7 @@ class Run:
         )
         self.device: DeviceInfo = device_info(setup, ())
         self.measured: dict[Precision, DeviceArithmetic | None] = {}
-        self.too_slow: dict[Mode, str] = {}
+        self.too_slow: dict[Mode, float] = {}
         self.interrupted = False
         self.meter = Meter(Stopwatch(setup.device), setup.health, group, log)
         self.time = Budget(options, len(options.modes), 1)
@@ -233,8 +233,11 @@ class Run:
 
     def require_time(self, mode: Mode) -> None:
         """Raise a KitError where the ladder has no time to compile a mode or to capture it."""
-        if (words := self.too_slow.get(replace(mode, graph=False))) is not None:
-            raise KitError(f"a forward without the graph {words}")
+        if (took_s := self.too_slow.get(replace(mode, graph=False))) is not None:
+            raise KitError(
+                f"a forward without the graph takes {took_s:.1f} s, too long for "
+                f"--budget {self.options.budget:g}: raise it to measure this mode"
+            )
         if mode.compiled and not self.time.left_s():
             raise KitError(
                 f"--budget {self.options.budget:g} is used up before it is compiled: raise it"
@@ -364,11 +367,11 @@ class Run:
             first = self.meter.stopwatch.time(call)
             again_ms = self.meter.stopwatch.time(call).wall_ms if first.wall_ms > most_ms else 0.0
         if again_ms > most_ms:
-            self.too_slow[runner.mode] = words = (
-                f"takes {again_ms / MS_PER_S:.1f} s, too long for --budget "
-                f"{self.options.budget:g}: raise it to measure this mode"
+            self.too_slow[runner.mode] = again_ms / MS_PER_S
+            raise KitError(
+                f"a forward takes {again_ms / MS_PER_S:.1f} s, too long for "
+                f"--budget {self.options.budget:g}: raise it to measure this mode"
             )
-            raise KitError(f"a forward {words}")
         return first.output
 
     def latency(self, checker: Checker, plan: Plan) -> Latency:
