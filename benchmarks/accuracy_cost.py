@@ -77,10 +77,13 @@ def one_image(runs: int) -> None:
             for _ in range(2):
                 exact(pixels.double())
 
-    results = measure(sides, image, log).results
+    results = measure(sides, image, pixels, log).results
     grown = (host_peak_bytes() or 0) - before  # as accuracy.py has it, before anything is repeated
     forwards()
-    pairs = [(seconds(forwards), seconds(lambda: measure(sides, image, log))) for _ in range(runs)]
+    pairs = [
+        (seconds(forwards), seconds(lambda: measure(sides, image, pixels, log)))
+        for _ in range(runs)
+    ]
     print_ratios(pairs)
     options = parse_options(["--device", "cpu"])
     small = [seconds(lambda: cover(options, sides, pixels, results, log)) for _ in range(runs)]

@@ -5,7 +5,6 @@ different images. Soak computes the same inputs again and again: a sound device 
 """
 
 import contextlib
-import hashlib
 import math
 import sys
 import time
@@ -28,6 +27,7 @@ from kit.model.model import (
     TENSORS,
     Features,
     patch_size,
+    sha256_of_tensors,
     timed_forward,
     to_host,
 )
@@ -129,7 +129,15 @@ def cover(
                         cells.append(replace(found, expected_error=bound))
                         step(1)
     sides.setup.health.after("coverage")
-    return with_cells(replace(results, coverage=tuple(cells)))
+    results = replace(results, coverage=tuple(cells))
+    if not (failed := [cell for cell in cells if not cell.passed]):
+        return results
+    first = failed[0]
+    return failing(
+        results,
+        f"{len(failed)} of {len(cells)} cells of the coverage fail, first batch "
+        f"{first.batch_size} of {first.rows}x{first.columns} in {first.mode}: {first.reason}",
+    )
 
 
 @contextlib.contextmanager
@@ -196,19 +204,6 @@ def usual(results: AccuracyResults) -> float | None:
     return max(sums) if len(sums) == len(outputs) else None
 
 
-def with_cells(results: AccuracyResults) -> AccuracyResults:
-    """Return results that a cell beyond a limit fails."""
-    failed = [cell for cell in results.coverage if not cell.passed]
-    if not failed:
-        return results
-    first = failed[0]
-    return failing(
-        results,
-        f"{len(failed)} of {len(results.coverage)} cells of the coverage fail, first batch "
-        f"{first.batch_size} of {first.rows}x{first.columns} in {first.mode}: {first.reason}",
-    )
-
-
 # ---- Soak ----------------------------------------------------------------------------------------
 
 
@@ -224,7 +219,7 @@ class Repeated:
     order: Sequence[int]
     first: Features | None = None
     forwards: int = 0
-    inside: dict[bytes, bool] = field(default_factory=dict)
+    inside: dict[str, bool] = field(default_factory=dict)
     early_ms: list[float] = field(default_factory=list)
     late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
 
@@ -233,15 +228,6 @@ class Repeated:
         early, late = (median(times) if times else None for times in (self.early_ms, self.late_ms))
         drift = late / early - 1 if early and late else None
         return SoakBatch(len(self.order), self.forwards, len(self.inside), early, late, drift)
-
-
-def digest_of(features: Features) -> bytes:
-    """Return a digest of both tensors' bits."""
-    digest = hashlib.sha256()
-    for name in TENSORS:
-        bits = getattr(features, name).contiguous().flatten().view(torch.uint8)
-        digest.update(bits.numpy().data)
-    return digest.digest()
 
 
 class SoakRun:
@@ -304,7 +290,7 @@ class SoakRun:
         setup.health.after(f"forward {self.done} of the soak")
         one.forwards += 1
         (one.early_ms if len(one.early_ms) < TIMES else one.late_ms).append(took_ms)
-        digest = digest_of(features)
+        digest = sha256_of_tensors(vars(features).items())
         inside = one.inside.get(digest)
         if inside is None:
             inside = self.judge(one, features)

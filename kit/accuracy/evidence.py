@@ -88,9 +88,9 @@ def encode(sides: Sides, saved: Sequence[Saved], judged: int) -> tuple[FeaturesF
         ),
     )
     tensors = {
-        f"{name}.{number}": getattr(features, name).contiguous().clone()
+        f"{name}.{number}": tensor.contiguous().clone()
         for number, (_, features) in enumerate(saved)
-        for name in TENSORS
+        for name, tensor in vars(features).items()
     }
     content: bytes = save(tensors, {KEY: json.dumps(asdict(evidence))})
     return info(evidence, Path(FILE), content, reviewed=False), content
@@ -200,7 +200,8 @@ def review(
     wider = given.evidence.declared.arithmetic
     if other is not None:
         require_all(given, other.features, f"in {other.info.file}")
-        wider = coarser(wider, other.evidence.declared.arithmetic)
+        both = wider, other.evidence.declared.arithmetic
+        wider = max(both, key=lambda one: LIMITS[one].relative_error)
     evidence = given.evidence
     references = References(setup.model, evidence.declared)
     side = references.fp64 if evidence.device_type == "cpu" else references.fp32
@@ -263,11 +264,6 @@ def require_all(given: FeaturesRead, found: Collection[str], where: str) -> None
                 f"{given.info.file} holds features of {image.image!r}, pixels {pixels[:16]}..., "
                 f"which is not {where}: give the images that the features are of"
             )
-
-
-def coarser(*both: Arithmetic) -> Arithmetic:
-    """Return the arithmetic with the wider limits."""
-    return max(both, key=lambda arithmetic: LIMITS[arithmetic].relative_error)
 
 
 def worst_of(

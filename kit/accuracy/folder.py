@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -254,12 +255,10 @@ class FolderRun:
         found = []
         arithmetic = self.sides.references.declared.arithmetic
         for number, (image, coming) in enumerate(zip(batch, references, strict=True)):
-            one = slice(number, number + 1)
-            device = Features(features.pooler_output[one], features.last_hidden_state[one])
-            if (size := sum(getattr(device, name).nbytes for name in TENSORS)) <= self.room:
+            device = features.map(itemgetter(slice(number, number + 1)))
+            if (size := sum(tensor.nbytes for tensor in vars(device).values())) <= self.room:
                 self.room -= size
-                kept = (getattr(device, name).clone() for name in TENSORS)
-                self.saved.append((image.about, Features(*kept)))
+                self.saved.append((image.about, device.map(torch.clone)))
             found.append(compared(image.about, device, coming.result(), arithmetic))
         return found
 
@@ -344,7 +343,7 @@ class ReferenceCache:
         path = self.path_of(input_sha256)
         if path is None:
             return
-        tensors = {name: getattr(reference, name).clone() for name in TENSORS}  # they share memory
+        tensors = vars(reference.map(torch.clone))  # they share memory
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             output.publish({path: save(tensors, {"sha256": sha256_of_tensors(tensors.items())})})

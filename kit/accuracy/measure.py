@@ -107,26 +107,35 @@ def in_full(
 
     What it computed stands first in the file of features, before the folder's batches.
     """
-    measured = measure(sides, image, log)
-    warn_of_identical_bits(measured.results, sides, log)
-    results = measured.results if folder is None else with_folder(measured.results, folder)
-    if options.explain:
-        pixels = preprocessing.preprocess(image.pixels, sides.setup.steps)
-        results = replace(results, explain=explain(sides, pixels))
     prepared = prepare(image, sides.setup.steps)
-    results = cover(options, sides, prepared.pixels, results, log)
+    pixels = prepared.pixels
+    measured = measure(sides, image, pixels, log)
+    results = measured.results
+    for name in TENSORS:
+        if not sides.self_check and getattr(results, name).identical_bits:
+            log.warning(
+                f"{name} of the device equals the CPU's to the last bit, which two processors "
+                "hardly ever do: check that the device computed at all"
+            )
+    if folder is not None:
+        results = with_folder(results, folder)
+    if options.explain:
+        results = replace(results, explain=explain(sides, pixels))
+    results = cover(options, sides, pixels, results, log)
     if options.soak is not None or options.soak_forwards is not None:
-        results = soak(options, sides, prepared.pixels, results, log)
+        results = soak(options, sides, pixels, results, log)
     kept = [(prepared.about, measured.examination.device), *saved]
     judged = 1 if folder is None else folder.images
     info, content = evidence.encode(sides, kept, judged)
     return replace(measured, results=replace(results, features=info), features=content)
 
 
-def measure(sides: Sides, image: DecodedImage, log: RunLog) -> Measured:
-    """Measure one image; a KitError where the model does not give one token per patch."""
+def measure(sides: Sides, image: DecodedImage, pixels: torch.Tensor, log: RunLog) -> Measured:
+    """Measure one image, whose preprocessed `pixels` the model takes.
+
+    A KitError where the model does not give one token per patch.
+    """
     setup, references = sides.setup, sides.references
-    pixels = preprocessing.preprocess(image.pixels, setup.steps)
     pixel_values = model_input(setup, pixels, log)
     if sides.model is references.fp32.model:
         _ = references.fp64  # copied before the model is watched
@@ -163,8 +172,7 @@ def with_overflow(run: RecordedRun) -> RecordedRun:
     largest = torch.finfo(torch.float16).max
     for record in run.stages.values():
         record.points = {name: overflowed(one, largest) for name, one in record.points.items()}
-    features = (overflowed(getattr(run.features, name), largest) for name in TENSORS)
-    return RecordedRun(Features(*features), run.stages)
+    return RecordedRun(run.features.map(lambda one: overflowed(one, largest)), run.stages)
 
 
 def with_chips_gelu(
@@ -233,13 +241,3 @@ def keep_freed_memory() -> bool:
         return False
     large = mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)  # 32-bit systems refuse it
     return bool(large and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
-
-
-def warn_of_identical_bits(results: AccuracyResults, sides: Sides, log: RunLog) -> None:
-    """Warn of identical bits where two machines cannot have them."""
-    for name in TENSORS:
-        if not sides.self_check and getattr(results, name).identical_bits:
-            log.warning(
-                f"{name} of the device equals the CPU's to the last bit, which two processors "
-                "hardly ever do: check that the device computed at all"
-            )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Literal
 
 import torch
@@ -80,7 +81,7 @@ def judge_batch(
     before: dict[int, Features] = {}
     for place, image in enumerate(order):
         at = slice(place, place + 1)
-        one = Features(*(getattr(found, name)[at].cpu() for name in TENSORS))
+        one = found.map(itemgetter(at)).map(torch.Tensor.cpu)
         if image in before and same_bits(before[image], one):
             continue
         before[image] = one
@@ -148,8 +149,8 @@ def assess(
     wrong = first_wrong(examination.stages, limits)
     if wrong is not None:
         reasons.append(wrong_sentence(*wrong, stages, grid, limits))
-    verdict = "FAIL" if reasons else "SELF-CHECK" if self_check else "PASS"
     outcome: OutcomeName = "fail" if reasons else "self-check" if self_check else "pass"
+    verdict = outcome.upper()
     if at_fault is not None and wrong is None:
         reasons.append(unexplained_sentence(at_fault, operator))
         if outcome != "fail":
@@ -332,12 +333,8 @@ def tensor_accuracy(
 ) -> TensorAccuracy:
     """Return one output tensor's part of the record."""
     whole, tokens = judged.comparison, judged.tokens
-    device, fp32, imitation, fp64 = (
-        getattr(side, name)
-        for side in (
-            examination.device, examination.fp32, examination.imitation, examination.fp64,
-        )
-    )  # fmt: skip
+    sides = examination.device, examination.fp32, examination.imitation, examination.fp64
+    device, fp32, imitation, fp64 = (getattr(side, name) for side in sides)
     return TensorAccuracy(
         shape=tuple(device.shape),
         device=torch_device,

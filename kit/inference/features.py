@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from kit.accuracy.references import declared_by
-from kit.accuracy.verdict import judge
+from kit.accuracy.verdict import judge_batch, same_bits
 from kit.inference import picture
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
@@ -27,13 +27,7 @@ from kit.model.model import (
 from kit.model.setup import Setup, model_input, move_model
 from kit.output import RunLog, alive
 from kit.pictures import subject
-from kit.records import (
-    ImageResult,
-    InferenceResults,
-    ModelInfo,
-    Repeats,
-    TensorSummary,
-)
+from kit.records import ImageResult, InferenceResults, ModelInfo, Repeats, TensorSummary
 from kit.statistics import median
 
 VALUES_SHOWN = 5
@@ -109,19 +103,28 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
         samples_ms.append(latency_ms)
     repeats, failures = compared(setup, first, others, log)
     latency_ms = median(samples_ms)
-    per_image = [image_result(inputs.first, latency_ms, first)]
-    pictures = [(inputs.first.pixels, patch_colours(setup, first, pixel_values))]
-    kept = [(str(inputs.first.path), first)]
+    per_image: list[ImageResult] = []
+    pictures: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = []
+    kept: list[tuple[str, Features]] = []
+
+    def add(image: DecodedImage, took_ms: float, features: Features, shape: torch.Size) -> None:
+        values = first_values(features.pooler_output)
+        one = ImageResult(str(image.path), image.sha256, image.width, image.height, took_ms, values)
+        per_image.append(one)
+        if len(pictures) < PICTURE_ROWS:
+            rows, columns = patch_grid(setup.model.config, shape)
+            patches = features.last_hidden_state[0, -rows * columns :].to(torch.float32).numpy()
+            pictures.append((image.pixels, picture.feature_colours(patches, rows, columns)))
+        if keep_all:
+            kept.append((str(image.path), features))
+
+    add(inputs.first, latency_ms, first, pixel_values.shape)
     for image in inputs.others(log):
         pixel_values = model_input(setup, preprocessing.preprocess(image.pixels, setup.steps))
         features, took_ms = timed_forward(setup.device, model, pixel_values)
         on_host = to_host(features)
         require_finite(on_host)
-        per_image.append(image_result(image, took_ms, on_host))
-        if len(pictures) < PICTURE_ROWS:
-            pictures.append((image.pixels, patch_colours(setup, on_host, pixel_values)))
-        if keep_all:
-            kept.append((str(image.path), on_host))
+        add(image, took_ms, on_host, pixel_values.shape)
     setup.health.after("the timed inference")
     results = InferenceResults(
         latency_ms=latency_ms,
@@ -140,20 +143,17 @@ def compared(
 ) -> tuple[Repeats, tuple[str, ...]]:
     """Hold further forwards' features of the same input against the first timed forward's.
 
-    Returns:
-        The record's part, and a reason for each tensor of which one is not finite, or further
-        away than the arithmetic's limits allow.
+    Returns the record's part, and a reason for each tensor of which one is not finite, or further
+    away than the arithmetic's limits allow.
     """
     arithmetic = declared_by(setup).arithmetic
     differing, apart = 0, [0.0]
     reasons: dict[str, str] = {}
     for other in others:
-        pairs = [(getattr(first, name), getattr(other, name)) for name in TENSORS]
-        if all(torch.equal(mine, theirs) for mine, theirs in pairs):
+        if same_bits(first, other):
             continue
         differing += 1
-        for name, (mine, theirs) in zip(TENSORS, pairs, strict=True):
-            judgement = judge(mine, theirs, arithmetic)
+        for _, name, judgement in judge_batch(first, other, [0], arithmetic):
             if not judgement.passed:
                 reasons.setdefault(name, "; ".join(judgement.reasons))
             apart.append(judgement.comparison.max_abs_diff)
@@ -168,27 +168,6 @@ def compared(
         for name, reason in reasons.items()
     )
     return Repeats(len(others), differing, largest), tuple(sentences)
-
-
-def image_result(image: DecodedImage, latency_ms: float, on_host: Features) -> ImageResult:
-    """Return one image's part of the record."""
-    return ImageResult(
-        image=str(image.path),
-        sha256=image.sha256,
-        width=image.width,
-        height=image.height,
-        latency_ms=latency_ms,
-        first_values=first_values(on_host.pooler_output),
-    )
-
-
-def patch_colours(
-    setup: Setup, on_host: Features, pixel_values: torch.Tensor
-) -> npt.NDArray[np.uint8]:
-    """Return an image's patch tokens as colours: uint8, patch rows x patch columns x 3."""
-    rows, columns = patch_grid(setup.model.config, pixel_values.shape)
-    patches = on_host.last_hidden_state[0, -rows * columns :].to(torch.float32).numpy()
-    return picture.feature_colours(patches, rows, columns)
 
 
 def summarize(on_device: torch.Tensor, on_host: torch.Tensor) -> TensorSummary:

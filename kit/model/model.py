@@ -6,7 +6,7 @@ A forward makes features out of pixels; it can be timed, and is refused where it
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,10 @@ class Features:
     # Batch x tokens x width (ViT: CLS, registers, then patches row by row).
     last_hidden_state: torch.Tensor
 
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
+        """Return what `change` makes of each tensor."""
+        return Features(change(self.pooler_output), change(self.last_hidden_state))
+
 
 TENSORS = tuple(Features.__annotations__)
 
@@ -288,7 +292,7 @@ def timed_forward(
 def to_host(features: Features) -> Features:
     """Copy the features to the CPU, in their dtype, whose largest number counts as infinity."""
     with device_errors("copying the features to the host"):
-        return Features(*(overflowed(getattr(features, name).cpu()) for name in TENSORS))
+        return features.map(lambda tensor: overflowed(tensor.cpu()))
 
 
 def overflowed(tensor: torch.Tensor, also: float = torch.inf) -> torch.Tensor:
