@@ -14,16 +14,19 @@ import torch
 
 import benchmark
 from kit.benchmark import modes, run
-from kit.benchmark.measure import Plan
+from kit.benchmark.measure import Meter, Plan
 from kit.benchmark.run import Budget
+from kit.device.health import HealthChecks
 from kit.distributed import joined, place
 from kit.errors import KitError, OutOfDeviceMemoryError
 from kit.model.model import Features
 from kit.model.runner import ModeRunner
 from kit.options import Mode, parse_modes
+from kit.output import RunLog
 from tests import report_records
 from tests.benchmark_faults import Call, break_forward
 from tests.benchmark_runs import Go, record_of
+from tests.test_benchmark_limit import SetSpeed
 
 pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`
 
@@ -167,6 +170,20 @@ def test_a_hurried_row_has_at_least_three_samples_and_no_more_than_its_time_allo
         assert plan.count(expected_ms=5000.0, group=group) == 3
         assert replace(plan, until=None).count(expected_ms=5000.0, group=group) == 5
         assert replace(plan, limit_s=None).count(expected_ms=5000.0, group=group) == 20
+
+
+@pytest.mark.parametrize(("forward_ms", "warm_up", "samples"), [(2000.0, 1, 3), (1.0, 10, 20)])
+def test_a_row_whose_time_is_up_has_a_second_or_one_forward_and_three_samples(
+    monkeypatch: pytest.MonkeyPatch, forward_ms: float, warm_up: int, samples: int
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    stopwatch = SetSpeed(lambda: forward_ms)
+    plan = Plan(iterations=20, warm_up=5, limit_s=5.0, until=990.0)
+    with joined(place()) as group:
+        meter = Meter(stopwatch, HealthChecks(stopwatch.device), group, RunLog(silent=True))
+        call: Any = lambda: None  # noqa: E731 - a forward
+        found = meter.measure(call, 8, plan, "batch 8", warm_up=[forward_ms])
+    assert (found.warm_up.iterations, found.iterations) == (warm_up, samples)
 
 
 def test_a_mode_that_fails_is_neither_the_fastest_nor_swept_however_fast_it_is() -> None:
