@@ -10,7 +10,7 @@ import torch
 
 from kit.accuracy.examine import Examination, StageErrors
 from kit.accuracy.limits import LIMITS as TABLE
-from kit.accuracy.limits import arithmetic_of, number
+from kit.accuracy.limits import Arithmetic, arithmetic_of, number
 from kit.accuracy.recorder import Stage, Stages
 from kit.accuracy.references import Declared, References
 from kit.accuracy.verdict import (
@@ -413,6 +413,7 @@ def test_a_token_is_named_by_its_place(token: int, prefix: int | None, words: st
         token, 0.5, math.nan, dataclasses.replace(STAGES, prefix_tokens=prefix), GRID
     )
     assert place_words(place) == words
+    assert words.startswith(place.kind)
     assert (place.relative_error, place.cosine) == (0.5, None)
 
 
@@ -427,3 +428,37 @@ def test_the_first_reduced_product_decides_the_limits() -> None:
 
 def test_a_figure_that_is_not_finite_is_said_so() -> None:
     assert (number(None, ".2f"), number(0.125, ".2f")) == ("not finite", "0.12")
+
+
+def test_a_wrong_operator_is_one_just_beyond_its_limit() -> None:
+    far = dataclasses.replace(OFF, relative_error=0.75, times_limit=1.5)
+    assert first_wrong([examined(far)], LIMITS) == (examined(far), far)
+
+
+def test_the_first_register_is_one_of_the_registers() -> None:
+    device = features(1.0)
+    device.last_hidden_state[0, 1] *= 1.002
+    errors = [part.relative_error for part in assessed(device=device).parts]
+    assert (errors[0], errors[2]) == (0, 0)
+    assert errors[1] and errors[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "row"),
+    [
+        *(
+            (name, (0.01, 0.999, 0.045, 0.01, 1 / 256, 0.25))
+            for name in ("fp32", "hf32", "tf32", "fp16")
+        ),
+        ("bf16", (0.05, 0.998, 0.15, 0.05, 0.05, 0.5)),
+    ],
+)
+def test_every_limit_of_the_table_is_the_published_one_or_bf16s(
+    arithmetic: Arithmetic, row: tuple[float, ...]
+) -> None:
+    one = TABLE[arithmetic]
+    figures = (
+        one.relative_error, one.cosine, one.token_relative_error,
+        one.operator_error, one.rope_and_norm_error, one.operator_token_error,
+    )  # fmt: skip
+    assert figures == row

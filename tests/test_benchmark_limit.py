@@ -257,3 +257,17 @@ def test_a_device_that_could_not_be_measured_has_no_utilization_but_a_reason() -
     found = limit.applied(before, unknown, [Operator(10**9, 10**8, 10**6)], MODES)
     assert {row.utilization for row in found.throughput} == {None}
     assert limit.summary(found, MODES[0]) == "no share of the limit: out of device memory"
+
+
+def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() -> None:
+    asked = limit.operators(tiny(), torch.randn(1, 3, SIDE, SIDE))
+    found = limit.measure(SetSpeed(lambda: 2.0), asked, 1000, [Mode("fp32", "sdpa")])
+    assert found.flops_per_image == FLOPS
+    assert found.bytes_per_image == 4 * sum(one.others for one in asked)
+    assert found.bytes_per_s == pytest.approx(2 * limit.LEAST_COPIED_BYTES / 2e-3)
+    one = found.precisions[0]
+    assert one.flops_per_s is not None
+    assert one.weight_bytes == 4000
+    assert one.attainable_throughput_ips == pytest.approx(one.flops_per_s / FLOPS)
+    assert one.attainable_latency_ms == pytest.approx(1e3 * FLOPS / one.flops_per_s)
+    assert limit.least_ms(1, 10, 4000, 1e6, 1e6) == pytest.approx(4.0)  # the weights' bytes
