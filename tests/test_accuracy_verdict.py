@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kit.accuracy.examine import Examination, StageErrors
+from kit.accuracy.limits import CRITERION, Arithmetic, arithmetic_of, mark, number, overall_text
 from kit.accuracy.limits import LIMITS as TABLE
-from kit.accuracy.limits import Arithmetic, arithmetic_of, number
 from kit.accuracy.recorder import Stage, Stages
 from kit.accuracy.references import Declared, References
 from kit.accuracy.verdict import (
@@ -462,3 +462,15 @@ def test_every_limit_of_the_table_is_the_published_one_or_bf16s(
         one.operator_error, one.rope_and_norm_error, one.operator_token_error,
     )  # fmt: skip
     assert figures == row
+
+
+def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures() -> None:
+    one_tensor = features(1.0)
+    one_tensor.pooler_output.mul_(2)
+    failed, sound, itself = assessed(device=one_tensor), assessed(), assessed(self_check=True)
+    assert overall_text(failed) == f"FAIL ({CRITERION})"
+    assert overall_text(failing(sound, "a reason")) == "FAIL (a reason)"
+    assert overall_text(sound) == f"PASS ({CRITERION})"
+    assert overall_text(itself).startswith("SELF-CHECK (no accelerator")
+    assert [mark(True, one) for one in (sound, itself)] == ["PASS", "SELF-CHECK"]
+    assert mark(False, itself) == "FAIL"

@@ -161,6 +161,11 @@ STEADY = [10.0, 10.1, 9.9, 10.0, 10.05]
         (STEADY, [9.0] * 5, 1.0, 1.0, "undecided"),  # the wait is within its noise of the limit
         (STEADY, [one - 0.2 for one in STEADY], 8.0, 1.0, "undecided"),  # the call waits itself
         ([8.0, 14.0, 10.0, 12.0, 6.0], None, 6.0, 3.2, "undecided"),  # within the samples' noise
+        ([10.0] * 5, None, 4.0, 1.0, "compute"),  # just half of the time is enough
+        ([10.0] * 5, None, 1.0, 4.0, "memory"),
+        ([10.0] * 5, [9.0] * 5, 8.0, 1.0, "undecided"),  # a wait that is just the tolerance
+        ([10.0] * 5, [9.5, 9.4, 9.6, 9.5, 9.5], 1.0, 1.0, "host"),
+        ([8.0] * 5, None, 8.0, 7.2, "undecided"),  # apart by the tolerance of the larger
     ],
 )
 def test_each_bound_is_named_where_its_inequality_holds_beyond_the_noise(
@@ -271,3 +276,8 @@ def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() ->
     assert one.attainable_throughput_ips == pytest.approx(one.flops_per_s / FLOPS)
     assert one.attainable_latency_ms == pytest.approx(1e3 * FLOPS / one.flops_per_s)
     assert limit.least_ms(1, 10, 4000, 1e6, 1e6) == pytest.approx(4.0)  # the weights' bytes
+
+
+def test_a_product_and_a_copy_take_the_shortest_of_their_samples() -> None:
+    times = iter([9.0, 2.0, 3.0])
+    assert limit.shortest_ms(SetSpeed(lambda: next(times)), lambda: None) == 2.0
