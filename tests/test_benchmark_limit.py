@@ -1,9 +1,11 @@
 """How near the limit, and what holds it back: counts by hand, known rates, known bounds."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from kit.benchmark import limit
 from kit.benchmark.limit import Operator
 from kit.device.device import Device
 from kit.device.meters import Sample, Stopwatch
+from kit.errors import OutOfDeviceMemoryError
 from kit.model import model as models
 from kit.options import Mode, parse_modes
 from kit.records import Latency, Limit, PrecisionLimit, Stage
@@ -113,6 +116,94 @@ def test_the_rate_of_products_is_the_devices_and_the_best_batch_is_found() -> No
     rate, best = limit.products_rate(SetSpeed(counted), SHAPES, torch.float32, budget_s=60)
     assert best == 4
     assert rate == pytest.approx(4 * PRODUCT_FLOPS / (sum(SHAPES.values()) * 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("rates", "tried", "found"),
+    [
+        ([100, 104, 108, 999], [1, 2, 4], (108, 4)),  # twice less than 5 % more
+        ([100, 106, 111, 116, 999], [1, 2, 4, 8], (116, 8)),
+        ([100, 90, 106, 80, 106, 999], [1, 2, 4, 8, 16], (106, 4)),
+        ([2**n for n in range(12)], [2**n for n in range(9)], (256, 256)),
+        ([100, 120, None], [1, 2, 4], (120, 2)),  # None: no memory left
+    ],
+)
+def test_the_batch_is_doubled_until_two_doublings_gain_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    rates: list[float | None],
+    tried: list[int],
+    found: tuple[float, int],
+) -> None:
+    batches: list[int] = []
+
+    def rate_of(_: Stopwatch, __: object, ___: torch.dtype, batch: int, ____: float) -> float:
+        batches.append(batch)
+        if (rate := rates[len(batches) - 1]) is None:
+            raise OutOfDeviceMemoryError("out of device memory")
+        return rate
+
+    monkeypatch.setattr(limit, "rate_of", rate_of)
+    stopwatch = SetSpeed(lambda: 1.0)
+    assert limit.products_rate(stopwatch, {(1, 1, 1): 1}, torch.float32, budget_s=60) == found
+    assert batches == tried
+
+
+def test_products_that_do_not_fit_at_all_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate_of(*_: object) -> float:
+        raise OutOfDeviceMemoryError("out of device memory")
+
+    monkeypatch.setattr(limit, "rate_of", rate_of)
+    with pytest.raises(OutOfDeviceMemoryError):
+        limit.products_rate(SetSpeed(lambda: 1.0), {(1, 1, 1): 1}, torch.float32)
+
+
+def test_no_batch_is_tried_that_would_end_after_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, batches, deadlines = 100.0, [], []
+
+    def rate_of(_: Stopwatch, __: object, ___: torch.dtype, batch: int, deadline: float) -> float:
+        nonlocal now_s
+        now_s += 1.0
+        batches.append(batch)
+        deadlines.append(deadline)
+        return float(batch)
+
+    monkeypatch.setattr(limit, "rate_of", rate_of)
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=lambda: now_s))
+    stopwatch = SetSpeed(lambda: 1.0)
+    found = limit.products_rate(stopwatch, {(1, 1, 1): 1}, torch.float32, budget_s=3.0)
+    assert (found, batches) == ((2.0, 2), [1, 2])  # the third would end at 104, the budget at 103
+    assert deadlines == [103.0, 103.0]
+
+
+def test_the_rate_of_a_batch_counts_every_image_and_every_product() -> None:
+    shapes = {(2, 3, 4): 5, (7, 1, 1): 2}
+    flops = 3 * (2 * 2 * 3 * 4 * 5 + 2 * 7 * 2)
+    stopwatch = SetSpeed(lambda: 2.0)
+    rate = limit.rate_of(stopwatch, shapes, torch.float32, 3, math.inf)
+    assert rate == pytest.approx(flops / (2.0 * 7) * 1e3)
+    # Once the time is up the smallest product stands for all of them.
+    assert limit.rate_of(stopwatch, shapes, torch.float32, 3, 0.0) == pytest.approx(
+        3 * 2 * 2 * 3 * 4 / 2.0 * 1e3
+    )
+    # A device is given its products without waiting: a call is eight of them.
+    stopwatch.device = Device("npu", 0, "set speed", 1, torch.device("cpu"))
+    assert limit.rate_of(stopwatch, shapes, torch.float32, 3, math.inf) == pytest.approx(8 * rate)
+
+
+def test_an_expanded_tensor_has_the_elements_that_are_in_memory() -> None:
+    assert limit.elements(torch.ones(3, 1, dtype=torch.float16).expand(3, 5)) == 3
+    assert limit.elements(torch.ones(4, 5)[:2]) == 10
+
+
+def test_a_convolution_in_groups_is_no_single_product() -> None:
+    def found(groups: int) -> list[limit.Shape | None]:
+        layer, image = torch.nn.Conv2d(4, 6, 3, groups=groups, bias=False), torch.ones(1, 4, 5, 7)
+        with limit.Operators(layer) as noted, torch.inference_mode():
+            layer(image)
+        return [one.product for one in noted.found]
+
+    assert found(1) == [(3 * 5, 4 * 3 * 3, 6)]
+    assert found(2) == [None]
 
 
 def test_a_copy_counts_what_it_reads_and_what_it_writes() -> None:
@@ -245,6 +336,47 @@ def test_a_model_of_known_flops_on_a_device_of_known_rates_has_the_utilization_i
     assert limit.summary(alone, MODES[0]).endswith("matrix products reach")  # nothing else measured
     small = replace(alone, throughput=found.throughput[:1])
     assert limit.summary(small, MODES[0]).endswith("memory bandwidth allows")
+
+
+def test_the_next_step_is_a_mode_that_passes_and_gains_more_than_the_tolerance() -> None:
+    results = report_records.benchmark().results
+    found = limit.applied(results, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    best = max(found.ladder, key=lambda rung: rung.best_throughput_ips or 0.0)
+    row = limit.best_row(found)
+    assert row is not None and row.throughput_ips is not None
+    gain = (best.best_throughput_ips or 0.0) / row.throughput_ips
+    assert limit.summary(found, MODES[0]).endswith(f"next step: {gain:.1f} times the images/s")
+    failed = replace(found, ladder=tuple(replace(one, verdict="FAIL") for one in found.ladder))
+    assert "next step" not in limit.summary(failed, MODES[0])
+    for share, told in ((1.09, False), (1.11, True)):
+        near = replace(best, best_throughput_ips=share * row.throughput_ips)
+        words = limit.summary(replace(found, ladder=(near,)), MODES[0])
+        assert ("next step" in words) is told
+
+
+def test_a_row_that_was_not_measured_has_no_utilization() -> None:
+    before = report_records.benchmark().results
+    rows = tuple(replace(r, status="interrupted", utilization=None) for r in before.throughput)
+    found = limit.applied(
+        replace(before, throughput=rows), FOUND, [Operator(10**9, 10**8, 10**6)], MODES
+    )
+    assert {row.utilization for row in found.throughput} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("fp32-sdpa", "fp32"),
+        ("strict-fp32-eager", "strict-fp32"),
+        ("fp32-sdpa-fast-math", "fp32-fast-math"),
+        ("bf16-sdpa-graph", "bf16"),
+    ],
+)
+def test_what_decides_how_fast_products_are_is_precision_and_fast_math(
+    name: str, precision: str
+) -> None:
+    (mode,) = parse_modes(name, Mode("fp32", "sdpa"))
+    assert limit.precision_of(mode) == precision
 
 
 def test_a_forward_faster_than_its_limit_has_no_utilization_and_the_reason_stands_there() -> None:
