@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from kit.accuracy.examine import Examination, StageErrors
-from kit.accuracy.limits import CRITERION, Arithmetic, arithmetic_of, mark, number, overall_text
+from kit.accuracy.limits import (
+    CRITERION,
+    SMALLEST_ALONE,
+    SMALLEST_LIMIT,
+    Arithmetic,
+    arithmetic_of,
+    mark,
+    number,
+    overall_text,
+)
 from kit.accuracy.limits import LIMITS as TABLE
 from kit.accuracy.recorder import Stage, Stages
 from kit.accuracy.references import Declared, References
@@ -30,9 +39,11 @@ from kit.accuracy.verdict import (
     unexplained_sentence,
     wrong_sentence,
 )
+from kit.device.arithmetic import TOLERANCES, UNIT_ROUNDOFF
 from kit.model.model import Features
 from kit.records import AccuracyResults, LimitsInfo, OperatorError, TokenPlace
 from kit.statistics import TokenErrors, VectorError
+from tests import report_records
 
 EMBEDDING, BLOCK, NORM = Stage(-1, "embeddings"), Stage(3, "layer.3"), Stage(4, "norm")
 STAGES = Stages((EMBEDDING, BLOCK, NORM), blocks=4, prefix_tokens=5)
@@ -474,3 +485,28 @@ def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures()
     assert overall_text(itself).startswith("SELF-CHECK (no accelerator")
     assert [mark(True, one) for one in (sound, itself)] == ["PASS", "SELF-CHECK"]
     assert mark(False, itself) == "FAIL"
+
+
+def test_what_is_held_by_itself_may_be_off_by_what_its_arithmetic_rounds() -> None:
+    stored = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    rounded_twice = {name: 2 * UNIT_ROUNDOFF[dtype] for name, dtype in stored.items()}
+    scores = UNIT_ROUNDOFF[torch.bfloat16] / 2
+    assert {"sum": TOLERANCES["sum"], "scores": scores, **rounded_twice} == SMALLEST_ALONE
+    assert 16 * UNIT_ROUNDOFF[torch.float32] == SMALLEST_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "words"),
+    [
+        ("bf16", "relative error < 5% and cosine similarity > 0.998, the limits of bf16)"),
+        ("fp16", "relative error < 1% and cosine similarity > 0.999, the limits of fp16)"),
+        ("hf32", f"PASS ({CRITERION})"),
+    ],
+)
+def test_overall_names_the_limits_where_they_are_not_the_published_ones(
+    arithmetic: Arithmetic, words: str
+) -> None:
+    results = dataclasses.replace(
+        report_records.accuracy().results, limits=TABLE[arithmetic], outcome="pass"
+    )
+    assert overall_text(results).endswith(words)
