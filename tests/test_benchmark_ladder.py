@@ -198,3 +198,20 @@ def test_a_mode_that_fails_is_neither_the_fastest_nor_swept_however_fast_it_is()
     state: Any = SimpleNamespace(results=SimpleNamespace(ladder=ladder), time=SimpleNamespace())
     assert run.Run.worth_a_sweep(state, main, [fp16, bf16]) == [main, bf16]
     assert state.time.sweeps == 2
+
+
+@pytest.mark.parametrize("options", [("--modes", "fp32,bf16"), ()])
+def test_a_row_of_the_ladder_alone_has_a_time_to_end_by(
+    go: Go, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    ends: set[bool] = set()
+    original = run.Run.plan
+
+    def plan(self: run.Run, batch_size: int, *, row: bool) -> Plan:
+        found = original(self, batch_size, row=row)
+        ends.add(found.until is not None)
+        return found
+
+    monkeypatch.setattr(run.Run, "plan", plan)
+    assert go(*options, "--batch-sizes", "1", "--no-report")[0] == 0
+    assert ends == {bool(options)}

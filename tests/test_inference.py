@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from safetensors import safe_open
 from transformers import AutoModel
 
 from kit import records
 from kit.inference import features
-from kit.inference.picture import PANEL_HEIGHT
+from kit.inference.picture import PANEL_HEIGHT, heading
 from kit.model import images, model, preprocessing
 from kit.model.model import Features
 from tests.models import save_tiny_convnext, save_tiny_dinov2
@@ -115,6 +115,31 @@ def test_the_picture_shows_the_image_beside_its_features(run_inference: Run, pho
     assert np.abs(np.asarray(left, int) - np.asarray(expected, int)).max() == 0
     colours = np.unique(right.reshape(-1, 3), axis=0)
     assert 20 < len(colours) <= 14 * 14
+
+
+@pytest.mark.parametrize(
+    ("has_font", "words"), [(True, "NPU x，随机权重"), (False, "NPU x, random")]
+)
+def test_the_pictures_title_is_chinese_where_the_host_has_a_font_for_it(
+    monkeypatch: pytest.MonkeyPatch, has_font: bool, words: str
+) -> None:
+    own = ImageFont.load_default(12)
+    drawn: list[str] = []
+
+    def font(*_: object) -> object:
+        if not has_font:
+            raise OSError("cannot open resource")
+        return own
+
+    def textbbox(_: object, __: object, text: str, **___: object) -> tuple[int, int, int, int]:
+        drawn.append(text)
+        return (0, 0, 90, 12)
+
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: own)
+    monkeypatch.setattr(ImageFont, "truetype", font)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "textbbox", textbbox)
+    assert heading("NPU x, random weights", 400, "zh").width == 400
+    assert drawn[0].startswith(words)
 
 
 def test_saved_features_are_the_whole_tensors(

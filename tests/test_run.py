@@ -178,6 +178,24 @@ def test_an_interrupt_in_a_destructor_is_not_lost(
     assert not list(folder.iterdir())
 
 
+def test_what_else_a_destructor_raises_reaches_the_hook_that_was_there(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("in a destructor")
+
+    def end() -> str:
+        Broken()
+        return "2026-01-01T00:00:00+00:00"
+
+    heard: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: heard.append(str(what.exc_value)))
+    monkeypatch.setattr(inference, "now", end)
+    code, _ = run_inference()
+    assert (code, heard) == (0, ["in a destructor"])
+
+
 def test_a_name_that_is_no_utf8_reaches_the_console_the_log_and_the_record(
     run_inference: Run, photo: Path, tmp_path: Path
 ) -> None:
