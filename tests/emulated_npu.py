@@ -26,8 +26,10 @@ SET_BY_THE_PATCH = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_COMPILE_DISABLE")
 
 # torch_npu has asked for these when it was imported; the stub reads the others again in a fork.
 READ_ONCE = tuple(f"{FAULT_PREFIX}{name}" for name in ("DEVICES", "DRIVER", "SOC", "VERSION"))
+# Of these the one that many tests set, to one of these chips: each has a warm Python.
+CHIP, WARM_CHIPS = "FAKECANN_SOC", ("Ascend910_9362", "Ascend310P3")
 CALL_OF_THE_RUNTIME = re.compile(r"\bacl(?!nn)")  # a fork has made some of them
-READ_LATER = ("TASK_QUEUE_ENABLE", "PYTEST_CURRENT_TEST")
+READ_LATER = (CHIP, "TASK_QUEUE_ENABLE", "NPU_PATCH_GELU", "PYTEST_CURRENT_TEST")
 
 
 class WarmPython:
@@ -44,7 +46,7 @@ class WarmPython:
         )
 
     def serves(self, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-        """Whether a fork of it is what a new process with this environment would be."""
+        """Whether a fork of it is what a new process with this environment would be, on its chip."""
         changed = {
             name
             for name in {*environment, *self.environment}
@@ -93,7 +95,7 @@ class EmulatedNpu:
 
     def __init__(self, library_folder: Path) -> None:
         self.library_folder = library_folder
-        self.warm: WarmPython | None = None
+        self.warm: dict[str, WarmPython] = {}  # by chip
 
     def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the parent's environment without its faults, offline, with `changes`.
@@ -127,9 +129,11 @@ class EmulatedNpu:
         words, folder = [str(argument) for argument in arguments], cwd or REPOSITORY
         variables = self.environment(environment)
         if not fresh:
-            self.warm = self.warm or WarmPython(self.environment())
-            if self.warm.serves(words, variables):
-                return self.warm.run(words, folder, variables, timeout_s)
+            chip = variables.get(CHIP, WARM_CHIPS[0])
+            if chip in WARM_CHIPS and chip not in self.warm:
+                self.warm[chip] = WarmPython(self.environment({CHIP: chip}))
+            if chip in self.warm and self.warm[chip].serves(words, variables):
+                return self.warm[chip].run(words, folder, variables, timeout_s)
         return subprocess.run(
             [sys.executable, *words],
             cwd=folder,
@@ -156,5 +160,5 @@ class EmulatedNpu:
 
     def close(self) -> None:
         """End what runs in the background."""
-        if self.warm:
-            self.warm.close()
+        for warm in self.warm.values():
+            warm.close()

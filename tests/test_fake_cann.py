@@ -1,5 +1,6 @@
 """The emulated NPU as a host: devices, versions, missing operators, the build and the fixture."""
 
+import itertools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.emulated_npu import REPOSITORY, SET_BY_THE_PATCH, EmulatedNpu
+from tests.emulated_npu import REPOSITORY, SET_BY_THE_PATCH, WARM_CHIPS, EmulatedNpu
 from tests.fake_cann import build
 
 HOST = """
@@ -178,8 +179,9 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "in_file"), [*zip(ENDINGS, itertools.cycle([False, True]), strict=False)]
+)
 def test_a_fork_of_the_warm_python_ends_and_prints_as_a_new_process(
     npu_host: EmulatedNpu, tmp_path: Path, ending: str, in_file: bool
 ) -> None:
@@ -187,7 +189,7 @@ def test_a_fork_of_the_warm_python_ends_and_prints_as_a_new_process(
     (tmp_path / "script.py").write_text(source)
     command = ["script.py", "-x", "y"] if in_file else ["-c", source, "-x", "y"]
     forked, new = (npu_host.run(command, cwd=tmp_path, fresh=fresh) for fresh in (False, True))
-    assert npu_host.warm and npu_host.warm.serves(command, npu_host.environment())
+    assert npu_host.warm[WARM_CHIPS[0]].serves(command, npu_host.environment())
     assert forked.returncode == new.returncode
     timeless = [re.sub(r"[\d:-]+", "N", done.stdout) for done in (forked, new)]
     assert timeless[0] == timeless[1]

@@ -127,13 +127,13 @@ def test_half_precision_agrees_with_the_cpu_as_far_as_its_mantissa(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("queue", ["0", "1"])
 def test_both_attentions_agree_with_the_cpu_in_both_task_queue_modes(
-    host: Host, attention: str, queue: str
+    host: Host, attention: str
 ) -> None:
     cpu = host.features("--device", "cpu", "--attention", attention)
-    npu = host.features("--strict-fp32", "--attention", attention, TASK_QUEUE_ENABLE=queue)
-    assert relative_error(npu, cpu) < 5e-6
+    for queue in ("0", "1"):
+        npu = host.features("--strict-fp32", "--attention", attention, TASK_QUEUE_ENABLE=queue)
+        assert relative_error(npu, cpu) < 5e-6
 
 
 def test_a_broken_operator_shows_so_the_comparison_is_not_vacuous(host: Host) -> None:
@@ -152,10 +152,11 @@ def test_an_operator_that_is_wrong_from_the_start_ends_the_run_before_the_model(
     )
 
 
-@pytest.mark.parametrize("queue", ["0", "1"])
-@pytest.mark.parametrize("call", [2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("call", "queue"), [(2, "0"), (3, "0"), (4, "0"), (7, "0"), (2, "1"), (7, "1")]
+)
 def test_a_failing_operator_ends_the_run_with_its_name_and_no_record(
-    host: Host, tmp_path_factory: pytest.TempPathFactory, queue: str, call: int
+    host: Host, tmp_path_factory: pytest.TempPathFactory, call: int, queue: str
 ) -> None:
     # Call 1 tries the dtype. Then come three blocks of the warm-up, first, middle and last, and
     # three of the timed forward.
