@@ -191,7 +191,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment
-    from kit.benchmark import pictures, report
+    from kit.benchmark import report
     from kit.benchmark.run import Run
     from kit.device import health
     from kit.model.setup import input_info, open_device, report_fallbacks, report_patch, set_up
@@ -219,7 +219,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
-    drawn = pictures.pictures(record, options.lang)
+    drawn = report.pictures(record, options.lang)
 
     def with_profile() -> Outcome:
         profile, trace = run.profile()
