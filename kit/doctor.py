@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kit import bundle
+from kit.environment import ASCEND, VISIBLE, Host, ask, minor, read_host, release
 from kit.errors import advice
-from kit.host import ASCEND, VISIBLE, Host, ask, minor, read_host, release
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEWEST_PYTHON = (3, 13)  # that was tried; kit/__init__.py refuses the old ones

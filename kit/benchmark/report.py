@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kit import records
 from kit.accuracy.limits import LIMITS, number
 from kit.benchmark.baseline import comparison
 from kit.benchmark.modes import together
@@ -12,20 +13,6 @@ from kit.environment import BINDING
 from kit.options import MODE_NAME
 from kit.output import RULE
 from kit.pictures import BLUE, GREEN, GREY, ORANGE, figure_of, png, subject
-from kit.records import (
-    BenchmarkRecord,
-    BenchmarkResults,
-    Environment,
-    LadderRow,
-    Latency,
-    Limit,
-    Phases,
-    Profile,
-    Ranks,
-    Regression,
-    RowCheck,
-    ThroughputRow,
-)
 from kit.statistics import PERCENTILES, samples_needed
 
 if TYPE_CHECKING:
@@ -44,7 +31,7 @@ ROW_INCHES = 0.36  # of a bar with its line of text
 ROW_CHARACTERS = 70  # of nine points in a line
 
 
-def lines(record: BenchmarkRecord) -> list[str]:
+def lines(record: records.BenchmarkRecord) -> list[str]:
     """Return the report: the two tables, then what the run has of the rest."""
     results, device = record.results, record.device
     found = [RULE, "Benchmark Results", RULE]
@@ -64,7 +51,7 @@ def lines(record: BenchmarkRecord) -> list[str]:
     return found
 
 
-def latency_lines(latency: Latency) -> list[str]:
+def latency_lines(latency: records.Latency) -> list[str]:
     """Return the first table: the seed's names, a mark on what few samples cannot support."""
     found = [] if latency.check is None else check_lines(latency.check)
     found.append(f"iterations: {latency.iterations}")
@@ -75,7 +62,7 @@ def latency_lines(latency: Latency) -> list[str]:
     return found
 
 
-def throughput_lines(rows: Sequence[ThroughputRow]) -> list[str]:
+def throughput_lines(rows: Sequence[records.ThroughputRow]) -> list[str]:
     """Return the second table."""
     found = [f"{'batch_size':>10}  {'throughput_ips':>14}  {'avg_latency_ms':>14}  check"]
     for row in rows:
@@ -95,7 +82,7 @@ def throughput_lines(rows: Sequence[ThroughputRow]) -> list[str]:
     return found
 
 
-def check_lines(check: RowCheck) -> list[str]:
+def check_lines(check: records.RowCheck) -> list[str]:
     """Return a row's check in a line, and the reasons of one that fails."""
     repeats = check.repeats
     limits = next(one for name, one in LIMITS.items() if name == check.arithmetic)
@@ -107,7 +94,7 @@ def check_lines(check: RowCheck) -> list[str]:
     return [words, *check.reasons]
 
 
-def phase_lines(results: BenchmarkResults) -> list[str]:
+def phase_lines(results: records.BenchmarkResults) -> list[str]:
     """Return where the time goes and what the peaks of memory were."""
     names = {
         "import_ms": "import",
@@ -130,7 +117,7 @@ def phase_lines(results: BenchmarkResults) -> list[str]:
     return found if results.limit is None else found + limit_lines(results.limit, results.phases)
 
 
-def limit_lines(limit: Limit, phases: Phases) -> list[str]:
+def limit_lines(limit: records.Limit, phases: records.Phases) -> list[str]:
     """Return how near the limit the run is, and what a stream of images would reach."""
     found = [f"limit: {limit.summary}"]
     if (attainable := limit.precisions[0].attainable_latency_ms) is not None:
@@ -141,7 +128,7 @@ def limit_lines(limit: Limit, phases: Phases) -> list[str]:
     return [*found, f"bound: {limit.bound}"] if limit.bound is not None else found
 
 
-def profile_lines(profile: Profile) -> list[str]:
+def profile_lines(profile: records.Profile) -> list[str]:
     """Return where a forward's time goes: the operators that take longest, and how busy it was."""
     width = min(max((len(one.name) for one in profile.operators), default=8), LONGEST_NAME)
     found = [RULE, f"Profile of {profile.forwards} forwards ({profile.profiler})", RULE]
@@ -157,7 +144,7 @@ def profile_lines(profile: Profile) -> list[str]:
     return [*found, words, RULE]
 
 
-def rank_lines(ranks: Ranks) -> list[str]:
+def rank_lines(ranks: records.Ranks) -> list[str]:
     """Return each rank's latency, and all ranks' throughput."""
     found = [
         f"rank {one.rank}: {one.torch_device} on {one.host}, p50_ms {one.latency.p50_ms:.2f}"
@@ -173,7 +160,7 @@ def rank_lines(ranks: Ranks) -> list[str]:
     return found
 
 
-def regression_lines(regression: Regression) -> list[str]:
+def regression_lines(regression: records.Regression) -> list[str]:
     """Return old, new and ratio of every figure, and the verdict."""
     width = max((len(one.name) for one in regression.comparisons), default=0)
     found = [f"Baseline: {regression.baseline} ({regression.baseline_started_at})"]
@@ -189,7 +176,7 @@ def regression_lines(regression: Regression) -> list[str]:
     return found
 
 
-def ladder_lines(record: BenchmarkRecord) -> list[str]:
+def ladder_lines(record: records.BenchmarkRecord) -> list[str]:
     """Return the ladder, the modes that are missing, and the lines that it ends with."""
     results = record.results
     width = max((len(row.mode) for row in results.ladder), default=4)
@@ -207,7 +194,7 @@ def ladder_lines(record: BenchmarkRecord) -> list[str]:
     return found
 
 
-def conditions(environment: Environment) -> str:
+def conditions(environment: records.Environment) -> str:
     """Return the host's threads and cores, and what was set for them."""
     found = [f"Host: threads {environment.cpu_threads}"]
     if environment.cpu_affinity is not None:
@@ -219,7 +206,7 @@ def conditions(environment: Environment) -> str:
     return "; ".join(found)
 
 
-def ladder_line(row: LadderRow, width: int) -> str:
+def ladder_line(row: records.LadderRow, width: int) -> str:
     """Return one rung."""
     peak = row.memory.device_peak_bytes
     cells = (
@@ -247,7 +234,7 @@ def shown(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
 
 
-def last_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
+def last_lines(results: records.BenchmarkResults, on_cpu: bool) -> list[str]:
     """Return the ladder's answers: the fastest mode within the published limits, and of all."""
     rows = {row.mode: row for row in results.ladder}
     main, found = rows.get(results.mode), []
@@ -278,7 +265,7 @@ def last_lines(results: BenchmarkResults, on_cpu: bool) -> list[str]:
 # ---- Pictures: latency, throughput, and the ladder as bars ---------------------------------------
 
 
-def pictures(record: BenchmarkRecord, language: str) -> Mapping[str, Callable[[], bytes]]:
+def pictures(record: records.BenchmarkRecord, language: str) -> Mapping[str, Callable[[], bytes]]:
     """Return what draws each PNG file that the results have something for, by its name."""
     results = record.results
     drawn: dict[str, Callable[[], bytes]] = {}
@@ -291,12 +278,12 @@ def pictures(record: BenchmarkRecord, language: str) -> Mapping[str, Callable[[]
     return drawn
 
 
-def titled(record: BenchmarkRecord, heading: str) -> str:
+def titled(record: records.BenchmarkRecord, heading: str) -> str:
     """Return a picture's title."""
     return f"{heading}\n{subject(record.model, record.device.type, record.device.name)}"
 
 
-def draw_latency(record: BenchmarkRecord) -> "Figure":
+def draw_latency(record: records.BenchmarkRecord) -> "Figure":
     """Return every sample in its order, warm-up first, and the percentiles as lines."""
     latency = record.results.latency
     assert latency is not None  # as pictures asks
@@ -333,13 +320,13 @@ def plain_log(axes: "Axes") -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def sweeps(results: BenchmarkResults) -> dict[str, list[ThroughputRow]]:
+def sweeps(results: records.BenchmarkResults) -> dict[str, list[records.ThroughputRow]]:
     """Return the batch sizes with a throughput, of the main mode and of the two fastest others.
 
     Of the ladder only modes that pass, and that were measured at more than one batch size.
     """
 
-    def measured(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
+    def measured(rows: Sequence[records.ThroughputRow]) -> list[records.ThroughputRow]:
         return sorted((row for row in rows if row.throughput_ips), key=lambda row: row.batch_size)
 
     found = {results.mode: measured(results.throughput)}
@@ -350,7 +337,7 @@ def sweeps(results: BenchmarkResults) -> dict[str, list[ThroughputRow]]:
     return {mode: rows for mode, rows in found.items() if rows}
 
 
-def draw_throughput(record: BenchmarkRecord) -> "Figure":
+def draw_throughput(record: records.BenchmarkRecord) -> "Figure":
     """Return throughput over the batch size, on logarithmic axes, and the limit of each precision.
 
     The main mode's stands in figures, with its percent of the limit where that is known.
@@ -389,7 +376,7 @@ def draw_throughput(record: BenchmarkRecord) -> "Figure":
     return figure
 
 
-def attainable(results: BenchmarkResults) -> dict[str, float]:
+def attainable(results: records.BenchmarkResults) -> dict[str, float]:
     """Return the images per second that the device's own products allow, by precision.
 
     A precision with a reason has no utilization: what was measured of it is no limit.
@@ -409,7 +396,7 @@ def percent(share: float) -> str:
     return f"{share * 100:{'.0f' if share >= 0.1 else '.2g'}} %"
 
 
-def draw_ladder(record: BenchmarkRecord) -> "Figure":
+def draw_ladder(record: records.BenchmarkRecord) -> "Figure":
     """Return the modes as bars, the fastest at batch 1 on top; those that fail are grey."""
     results = record.results
     rows = sorted(results.ladder, key=lambda row: row.latency.p50_ms)
@@ -433,7 +420,7 @@ def draw_ladder(record: BenchmarkRecord) -> "Figure":
     return figure
 
 
-def rung_words(row: LadderRow) -> str:
+def rung_words(row: records.LadderRow) -> str:
     """Return what stands on a mode's bar: its speed, its error and its share of the limit."""
     error = row.relative_error
     words = f"{row.latency.p50_ms:.2f} ms, "
