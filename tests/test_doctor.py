@@ -255,7 +255,7 @@ def test_the_cuda_build_is_offered_where_it_was_seen_to_start() -> None:
     for cann, offered in (("9.1.0", True), ("8.2.RC1", False)):
         given = ready(cann=Cann(version=cann), versions={"torch-npu": ""})
         found = tuple(check(given) for check in doctor.CHECKS)
-        text = doctor.Diagnosis(given, found, doctor.prescribe(given)).as_text()
+        text = doctor.as_text(found, doctor.prescribe(given))
         assert text.endswith("it is the CUDA build, larger, which starts too.") is offered
 
 

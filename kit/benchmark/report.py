@@ -248,11 +248,7 @@ def last_lines(results: records.BenchmarkResults, on_cpu: bool) -> list[str]:
         best = rows[name]
         text = f"{words}: {name}, {best.latency.p50_ms:.2f} ms at batch 1"
         if main is not None and main is not best and main.verdict != "FAIL":
-            one = comparison(name, main.latency.samples_ms, best.latency.samples_ms, math.inf)
-            if one.status == "same":
-                text += f", no faster than {main.mode} beyond the noise"
-            else:
-                text += f", {1 / one.ratio:.2f} times as fast as {main.mode}"
+            text += f", {compared(main, best)}"
         found.append(text)
     passing = [row for row in results.ladder if row.verdict != "FAIL" and row.best_throughput_ips]
     if passing:
@@ -260,6 +256,14 @@ def last_lines(results: records.BenchmarkResults, on_cpu: bool) -> list[str]:
         rate = f"{best.best_throughput_ips:.2f} at batch {best.best_batch_size}"
         found[-1] += f"; most images/s: {best.mode}, {rate}"
     return [line + (" (CPU against CPU: validates no NPU)" if on_cpu else "") for line in found]
+
+
+def compared(main: records.LadderRow, best: records.LadderRow) -> str:
+    """Return how much faster than the main mode a mode is, where that is beyond the noise."""
+    one = comparison(best.mode, main.latency.samples_ms, best.latency.samples_ms, math.inf)
+    if one.status == "same":
+        return f"no faster than {main.mode} beyond the noise"
+    return f"{1 / one.ratio:.2f} times as fast as {main.mode}"
 
 
 # ---- Pictures: latency, throughput, and the ladder as bars ---------------------------------------
