@@ -46,7 +46,8 @@ LARGEST_NUMBER = 1e18
 SHOWN_CHARACTERS = 1000  # of one value
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 UNDERSCORE_AT_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
+LINE_START = re.compile(r"^(\s*)(?=#|[=\-]{2}|[+\-](?:\s|$))")  # of a heading, a rule or a list
+LINE_NUMBER = re.compile(r"^(\s*\d+)(?=[.)](?:\s|$))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
@@ -131,12 +132,16 @@ def environment(language: str, *, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    formats = (data_uri, breakable, code_span, fence, raw)
+    formats = (data_uri, breakable, code_span, fence)
     texts = (command_line, shareable, validation_block, results_block)
     made.filters |= {one.__name__: one for one in (*formats, *texts)}
     filters = Filters(load_words(language))
     names = (name for name in vars(Filters) if not name.startswith("_") and name != "words")
-    made.filters |= {"published": distances, "mark": Cell}
+    made.filters |= {
+        "published": distances,
+        "mark": Cell,
+        "raw": lambda line: Markup(visible(line)),
+    }
     made.filters |= {name: getattr(filters, name) for name in names}
     style = "\n" + (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -169,13 +174,7 @@ def as_markdown(value: object) -> Markup:
     text = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = MARKDOWN_SPECIAL.sub(r"\\\1", text)
     text = UNDERSCORE_AT_EDGE.sub(r"\\_", text)
-    return Markup(LINE_START.sub(escaped_start, text))
-
-
-def escaped_start(found: re.Match[str]) -> str:
-    """Return the start of a line that would begin a heading, a rule or a list, as plain text."""
-    space, start = found.groups()
-    return f"{space}{start}\\" if start.isdigit() else f"{space}\\{start}"
+    return Markup(LINE_NUMBER.sub(r"\1\\", LINE_START.sub(r"\1\\", text)))
 
 
 def code_span(value: object) -> Markup:
@@ -192,11 +191,6 @@ def fence(lines: Iterable[str]) -> Markup:
     """Return a fence that none of the lines can close."""
     runs = [len(run) for line in lines for run in re.findall("`+", line)]
     return Markup("`" * max(3, max(runs, default=0) + 1))
-
-
-def raw(line: str) -> Markup:
-    """Return a line between fences, its control characters seen."""
-    return Markup(visible(line))
 
 
 # ---- Filters: from a record's value to a cell ----------------------------------------------------
