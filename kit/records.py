@@ -3,18 +3,7 @@
 The one definition of the records: the scripts fill these types, output.py writes them, the report
 and --baseline decode them, and docs/write_records.py makes the JSON Schema and docs/records.md of
 them. The comment beside or above a field is its description there. Unknown values are None, so that
-the JSON stays valid.
-
-History of SCHEMA_VERSION:
-    1.0  first version
-    2.0  accuracy's fields have standard names: budget is expected_error, token_budget
-         expected_token_error, against_truth fp64_relative_error, cpu_against_truth
-         cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
-    2.1  environment has host_id, git_origin and cann_library; accuracy has features, against,
-         coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
-         references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
-         pipeline_ips and pipeline_stage; inference has failures; an operator's error its
-         smallest_limit
+the JSON stays valid. CHANGELOG.md has the history of SCHEMA_VERSION.
 """
 
 import json
