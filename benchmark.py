@@ -17,7 +17,6 @@ output/benchmark.log (what the console shows), pictures (output/benchmark_*.png)
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -65,8 +64,74 @@ LONGEST_S = 86_400.0
 def make_parser() -> OneLineParser:
     """Return the parser of this script's options."""
     parser = shared_parser("benchmark", __doc__ or "")
-    add_measuring_options(parser.add_argument_group("measuring"))
-    add_comparing_options(parser.add_argument_group("comparing"))
+    add = parser.add_argument_group("measuring").add_argument
+    add(
+        "--iterations",
+        type=whole_number(1, LARGEST_COUNT),
+        metavar="N",
+        help="timed forwards (default: 20; fewer, at least 5, where those of one "
+        "row of the sweep or the ladder would take longer than 5 s)",
+    )
+    add(
+        "--warmup",
+        type=whole_number(0, LARGEST_COUNT),
+        default=WARM_UP,
+        metavar="N",
+        help="least number of warm-up forwards; more follow until times are steady, at most 100 or "
+        "10 s (default: %(default)s)",
+    )
+    add(
+        "--min-seconds",
+        type=number(0, LONGEST_S, " of seconds"),
+        default=0.0,
+        metavar="S",
+        help="continue each measurement for at least this long (default: %(default)s)",
+    )
+    add(
+        "--batch-sizes",
+        type=batch_sizes(LARGEST_BATCH),
+        default=BATCH_SIZES,
+        metavar="N,N,...|auto",
+        help="batch sizes of the sweep; auto doubles until memory or throughput ends "
+        "(default: %(default)s)",
+    )
+    add(
+        "--modes",
+        metavar="all|NAME,...",
+        help="the speed ladder: PRECISION[-ATTENTION] with a precision of "
+        f"{', '.join(PRECISIONS)}, then any of {' '.join(SUFFIXES.values())} in this order; the "
+        "first is the main mode (default: one mode, from --dtype, --strict-fp32 and --attention, "
+        "and no ladder)",
+    )
+    add(
+        "--profile",
+        action="store_true",
+        help="at the end, profile a few forwards of the main mode with torch.profiler "
+        "(torch_npu.profiler): the operators that take longest, and OUTPUT_DIR/"
+        "benchmark_trace.json for ui.perfetto.dev",
+    )
+    add(
+        "--budget",
+        type=number(1, LONGEST_S, " of seconds"),
+        default=BUDGET_S,
+        metavar="S",
+        help="seconds for the ladder, shared among its rows; a mode whose single forward takes "
+        "more than its share and twice the main mode's is skipped (default: %(default)s)",
+    )
+    add = parser.add_argument_group("comparing").add_argument
+    add(
+        "--baseline",
+        type=some_path,
+        metavar="FILE.json",
+        help="an earlier record of the same device, mode and weights to compare with",
+    )
+    add(
+        "--max-regression",
+        type=number(0, 1e6, " of percent"),
+        metavar="PERCENT",
+        help="with --baseline: exit with 1 when something is slower by more than this, and by more "
+        f"than the noise of both runs (default: {MAX_REGRESSION_PERCENT:g})",
+    )
     return parser
 
 
@@ -102,80 +167,6 @@ def parse_options(argv: Sequence[str] | None = None) -> BenchmarkOptions:
     )
 
 
-def add_measuring_options(group: argparse._ArgumentGroup) -> None:
-    """Add what says how long, what and in which modes to measure."""
-    group.add_argument(
-        "--iterations",
-        type=whole_number(1, LARGEST_COUNT),
-        metavar="N",
-        help="timed forwards (default: 20; fewer, at least 5, where those of one "
-        "row of the sweep or the ladder would take longer than 5 s)",
-    )
-    group.add_argument(
-        "--warmup",
-        type=whole_number(0, LARGEST_COUNT),
-        default=WARM_UP,
-        metavar="N",
-        help="least number of warm-up forwards; more follow until times are steady, at most 100 or "
-        "10 s (default: %(default)s)",
-    )
-    group.add_argument(
-        "--min-seconds",
-        type=number(0, LONGEST_S, " of seconds"),
-        default=0.0,
-        metavar="S",
-        help="continue each measurement for at least this long (default: %(default)s)",
-    )
-    group.add_argument(
-        "--batch-sizes",
-        type=batch_sizes(LARGEST_BATCH),
-        default=BATCH_SIZES,
-        metavar="N,N,...|auto",
-        help="batch sizes of the sweep; auto doubles until memory or throughput ends "
-        "(default: %(default)s)",
-    )
-    group.add_argument(
-        "--modes",
-        metavar="all|NAME,...",
-        help="the speed ladder: PRECISION[-ATTENTION] with a precision of "
-        f"{', '.join(PRECISIONS)}, then any of {' '.join(SUFFIXES.values())} in this order; the "
-        "first is the main mode (default: one mode, from --dtype, --strict-fp32 and --attention, "
-        "and no ladder)",
-    )
-    group.add_argument(
-        "--profile",
-        action="store_true",
-        help="at the end, profile a few forwards of the main mode with torch.profiler "
-        "(torch_npu.profiler): the operators that take longest, and OUTPUT_DIR/"
-        "benchmark_trace.json for ui.perfetto.dev",
-    )
-    group.add_argument(
-        "--budget",
-        type=number(1, LONGEST_S, " of seconds"),
-        default=BUDGET_S,
-        metavar="S",
-        help="seconds for the ladder, shared among its rows; a mode whose single forward takes "
-        "more than its share and twice the main mode's is skipped (default: %(default)s)",
-    )
-
-
-def add_comparing_options(group: argparse._ArgumentGroup) -> None:
-    """Add what says which earlier record to compare with, and how much slower is too much."""
-    group.add_argument(
-        "--baseline",
-        type=some_path,
-        metavar="FILE.json",
-        help="an earlier record of the same device, mode and weights to compare with",
-    )
-    group.add_argument(
-        "--max-regression",
-        type=number(0, 1e6, " of percent"),
-        metavar="PERCENT",
-        help="with --baseline: exit with 1 when something is slower by more than this, and by more "
-        f"than the noise of both runs (default: {MAX_REGRESSION_PERCENT:g})",
-    )
-
-
 def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     """Measure the model in one mode or all of them; writes no files.
 
@@ -191,7 +182,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     start = time.perf_counter()  # without quick_imports: the phase is what any script pays
     import npu_patch  # before everything that imports torch; the weights are hashed meanwhile
     from kit import environment
-    from kit.benchmark import pictures, report
+    from kit.benchmark import report
     from kit.benchmark.run import Run
     from kit.device import health
     from kit.model.setup import input_info, open_device, report_fallbacks, report_patch, set_up
@@ -219,7 +210,7 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
         results=baseline.compared(options, old, run.results) if old else run.results,
         warnings=tuple(log.warnings),
     )
-    drawn = pictures.pictures(record, options.lang)
+    drawn = report.pictures(record, options.lang)
 
     def with_profile() -> Outcome:
         profile, trace = run.profile()

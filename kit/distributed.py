@@ -68,22 +68,11 @@ def share_cores(where: Rank) -> None:
         torch.set_num_threads(cores(where))
 
 
-def require_meeting_point() -> None:
-    """Check the address at which torchrun's ranks meet; KitError where there is none."""
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-    if not address or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
-        raise KitError(
-            f"MASTER_ADDR is {address!r} and MASTER_PORT {port[:20]!r}, where the other ranks "
-            "cannot be met: start with torchrun"
-        )
-
-
+@dataclass(frozen=True)
 class Group:
-    """All processes of a run; with one, waiting and agreeing cost nothing."""
+    """All processes of a run, connected by joined; with one, waiting and agreeing cost nothing."""
 
-    def __init__(self, where: Rank) -> None:
-        """Stand for the processes; nothing is connected yet (see joined)."""
-        self.place = where
+    place: Rank
 
     @property
     def size(self) -> int:
@@ -121,8 +110,16 @@ def joined(where: Rank) -> Iterator[Group]:
     if where.world_size == 1:
         yield group
         return
-    require_meeting_point()
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+        raise KitError(
+            f"MASTER_ADDR is {address!r} and MASTER_PORT {port[:20]!r}, where the other ranks "
+            "cannot be met: start with torchrun"
+        )
     from torch import distributed
+
+    def end_by_torchrun(number: int, frame: FrameType | None) -> None:
+        raise KitError("torchrun ended this rank: another rank died, or the run was stopped")
 
     before = signal.signal(signal.SIGTERM, end_by_torchrun)
     try:
@@ -132,11 +129,6 @@ def joined(where: Rank) -> Iterator[Group]:
         distributed.destroy_process_group()  # not after an error: it would wait for the lost
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def end_by_torchrun(number: int, frame: FrameType | None) -> None:
-    """Answer SIGTERM by a KitError."""
-    raise KitError("torchrun ended this rank: another rank died, or the run was stopped")
 
 
 @contextlib.contextmanager

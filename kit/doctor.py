@@ -17,14 +17,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kit import bundle
+from kit.environment import ASCEND, VISIBLE, Host, ask, minor, read_host, release
 from kit.errors import advice
-from kit.host import ASCEND, VISIBLE, Host, ask, minor, read_host, release
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEWEST_PYTHON = (3, 13)  # that was tried; kit/__init__.py refuses the old ones
@@ -317,56 +317,38 @@ def try_npu(host: Host) -> Check:
     return Check("NPU", problem or "computes wrongly", False, fix)
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """All that the command says."""
-
-    host: Host
-    checks: tuple[Check, ...]
-    prescription: Prescription
-
-    @property
-    def ready(self) -> bool:
-        """Whether the NPU computes."""
-        return self.checks[-1].right is True
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what --json prints."""
-        return {
-            "schema_version": 2,
-            "ready": self.ready,
-            "checks": [asdict(check) for check in self.checks],
-            "install": {**asdict(self.prescription), "pair": self.prescription.pair._asdict()},
-            "host": asdict(self.host),
-        }
-
-    def as_text(self) -> str:
-        """Return a line a check, and what to install where the pair is not known to be right."""
-        marks = {True: "right ", False: "WRONG ", None: "unsure"}
-        lines = [
-            f"{marks[check.right]}  {check.name:<18} {check.value}"
-            + (f" -> {check.fix}" if check.fix else "")
-            for check in self.checks
-        ]
-        paired = {"torch", "torch-npu", "pairing with CANN"}
-        if any(check.right is not True for check in self.checks if check.name in paired):
-            pair, commands = self.prescription.pair, self.prescription.commands
-            why = self.prescription.reason
-            lines += ["", f"Install torch {pair.torch} and torch-npu {pair.torch_npu}, {why}:"]
-            lines += [f"    {command}" for command in commands]
-            if pair.torch in pairs().cuda_build_starts:
-                lines.append("Without --index-url it is the CUDA build, larger, which starts too.")
-        return "\n".join(lines)
+def as_text(checks: Sequence[Check], install: Prescription) -> str:
+    """Return a line a check, and what to install where the pair is not known to be right."""
+    marks = {True: "right ", False: "WRONG ", None: "unsure"}
+    lines = [
+        f"{marks[check.right]}  {check.name:<18} {check.value}"
+        + (f" -> {check.fix}" if check.fix else "")
+        for check in checks
+    ]
+    paired = {"torch", "torch-npu", "pairing with CANN"}
+    if any(check.right is not True for check in checks if check.name in paired):
+        pair, why = install.pair, install.reason
+        lines += ["", f"Install torch {pair.torch} and torch-npu {pair.torch_npu}, {why}:"]
+        lines += [f"    {command}" for command in install.commands]
+        if pair.torch in pairs().cuda_build_starts:
+            lines.append("Without --index-url it is the CUDA build, larger, which starts too.")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     """Print the diagnosis, or pack it; return the exit code."""
     host = read_host()
     checks = (*(check(host) for check in CHECKS), try_npu(host))
-    diagnosis = Diagnosis(host, checks, prescribe(host))
+    install, ready = prescribe(host), checks[-1].right is True
+    text = as_text(checks, install)
+    report = {
+        "schema_version": 2,
+        "ready": ready,
+        "checks": [asdict(check) for check in checks],
+        "install": {**asdict(install), "pair": install.pair._asdict()},
+        "host": asdict(host),
+    }
     if "--bundle" in arguments:
-        paths = arguments[arguments.index("--bundle") + 1 :]
-        return bundle.pack(diagnosis.as_json(), diagnosis.as_text(), paths)
-    as_json = "--json" in arguments
-    print(json.dumps(diagnosis.as_json(), indent=2) if as_json else diagnosis.as_text())  # noqa: T201
-    return int(not diagnosis.ready)
+        return bundle.pack(report, text, arguments[arguments.index("--bundle") + 1 :])
+    print(json.dumps(report, indent=2) if "--json" in arguments else text)  # noqa: T201
+    return int(not ready)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar, get_args
+from typing import Literal, NoReturn, TypeVar, cast, get_args
 
 from kit.errors import KitError
 from kit.language import LANGUAGES, default_language
@@ -164,12 +164,8 @@ def frozen(kind: type[AnyOptions], parsed: argparse.Namespace, **changes: object
 
 def mode_of(dtype: str, attention: Attention, *, strict: bool) -> Mode:
     """Return the mode that --dtype, --attention and --strict-fp32 ask for."""
-    return Mode(as_precision("strict-fp32" if strict and dtype == "fp32" else dtype), attention)
-
-
-def as_precision(text: str) -> Precision:
-    """Return the precision of this name."""
-    return next(precision for precision in PRECISIONS if precision == text)
+    precision = "strict-fp32" if strict and dtype == "fp32" else dtype
+    return Mode(cast("Precision", precision), attention)
 
 
 def parse_modes(text: str, base: Mode) -> tuple[Mode, ...]:
@@ -204,9 +200,9 @@ def _parse_mode(name: str, base: Mode) -> Mode:
             f"--modes: {name!r} is no mode: use all, or names such as fp32, bf16-sdpa, "
             "strict-fp32-eager, fp16-sdpa-graph with commas between them"
         )
-    attention = next((a for a in ATTENTIONS if a == match["attention"]), base.attention)
+    attention = cast("Attention", match["attention"] or base.attention)
     ends = {field: bool(match[field]) for field in SUFFIXES}
-    return Mode(as_precision(match["precision"]), attention, **ends)
+    return Mode(cast("Precision", match["precision"]), attention, **ends)
 
 
 # ---- Types of arguments --------------------------------------------------------------------------
@@ -328,12 +324,8 @@ def shared_parser(script: str, description: str) -> OneLineParser:
         "it beside them; nothing is downloaded",
     )
     add("--dtype", choices=DTYPES, default="fp32", help=f"compute type {DEFAULT}")
-    add(
-        "--attention",
-        choices=ATTENTIONS,
-        default="sdpa",
-        help=f"attention implementation {DEFAULT}",
-    )
+    words = f"attention implementation {DEFAULT}"
+    add("--attention", choices=ATTENTIONS, default="sdpa", help=words)
     add(
         "--seed",
         type=whole_number(0, LARGEST_SEED),

@@ -140,8 +140,6 @@ def require_writable_file(path: Path) -> None:
     try:
         if not path.parent.is_dir():
             raise KitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         stage(path, b"").unlink()
     except OSError as error:
         raise write_error(path, error) from error
@@ -157,8 +155,6 @@ def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
     try:
         for path, content in files.items():
             path.parent.mkdir(exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             staged.append((stage(path, content), path))
         for temporary, path in staged:
             temporary.replace(path)
@@ -175,8 +171,10 @@ def publish(files: Mapping[Path, bytes], gone: Iterable[Path] = ()) -> None:
 def stage(path: Path, content: bytes) -> Path:
     """Write content to a new hidden file beside `path`, on the disk, and return it.
 
-    Where that fails the hidden file is gone and the OSError raised.
+    Where that fails, or `path` is a folder, the hidden file is gone and the OSError raised.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:

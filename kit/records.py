@@ -1,30 +1,15 @@
 """What a run leaves behind, as frozen dataclasses: the shape of output/<script>.json.
 
 The one definition of the records: the scripts fill these types, output.py writes them, the report
-and --baseline decode them, and the JSON Schema and docs/records.md are made from them
-(`python3 -m kit.records` writes those again). The comment beside or above a field is its
-description there. Unknown values are None, so that the JSON stays valid.
-
-History of SCHEMA_VERSION:
-    1.0  first version
-    2.0  accuracy's fields have standard names: budget is expected_error, token_budget
-         expected_token_error, against_truth fp64_relative_error, cpu_against_truth
-         cpu_fp64_relative_error; folder.resumed is gone; inference has samples_ms and repeats
-    2.1  environment has host_id, git_origin and cann_library; accuracy has features, against,
-         coverage and soak; benchmark's rows have check, their status may be 'failed', phases has
-         references_ms; benchmark has limit, its rows utilization and bound, phases decode_ms,
-         pipeline_ips and pipeline_stage; inference has failures; an operator's error its
-         smallest_limit
+and --baseline decode them, and docs/write_records.py makes the JSON Schema and docs/records.md of
+them. The comment beside or above a field is its description there. Unknown values are None, so that
+the JSON stays valid. CHANGELOG.md has the history of SCHEMA_VERSION.
 """
 
-import inspect
 import json
 import re
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 SCHEMA_VERSION = "2.1"
 
@@ -892,101 +877,3 @@ class _Version:
     """What is asked of a record first."""
 
     schema_version: str
-
-
-# ---- JSON Schema and docs/records.md -------------------------------------------------------------
-
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-MARK = "<!-- What follows is written by python3 -m kit.records. -->\n"
-
-
-def schema(record: type[Record]) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of a record: every field is required, no other allowed."""
-    import msgspec  # as in decode
-
-    _, parts = msgspec.json.schema_components([record], ref_template="#/$defs/{name}")
-    parts = json.loads(json.dumps(parts))  # a default that is a tuple is a list there
-    for name, part in parts.items():
-        comments = _comments(globals()[name])
-        part["properties"] = {
-            key: {"description": comments[key], **part["properties"][key]} for key in comments
-        }
-        part |= {"required": list(comments), "additionalProperties": False}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **parts.pop(record.__name__),
-        "$defs": dict(sorted(parts.items())),
-    }
-
-
-def _comments(kind: type) -> dict[str, str]:
-    """Return the comment on each field of a dataclass, inherited ones first."""
-    found: dict[str, str] = {}
-    above: list[str] = []
-    sources = map(inspect.getsource, kind.mro()[-2::-1])
-    for line in "\n".join(sources).split("\n"):
-        if field := re.match(r"    (\w+): [^#]+?(?:  # (.+))?$", line):
-            found[field[1]] = field[2] or " ".join(above)
-        comment = re.match(r"    # (.+)", line)
-        above = [*above, comment[1]] if comment else []
-    return found
-
-
-def documentation() -> str:
-    """Return docs/records.md: its introduction as it is, the tables as the types are."""
-    introduction = (DOCS / "records.md").read_text(encoding="utf-8").partition(MARK)[0]
-    shared, known = schema(Record), set[str]()
-    parts = [introduction + MARK, "## In every record\n", _table(shared)]
-    parts += _objects(shared["properties"], shared["$defs"], known)
-    for script, record in RECORDS.items():
-        whole = schema(record)
-        parts.append(f"## `results` of {script}.json\n")
-        parts += _objects(whole["properties"], whole["$defs"], known)
-    return "\n".join(parts)
-
-
-def _objects(part: object, whole: Mapping[str, Any], known: set[str]) -> Iterator[str]:
-    """Yield heading, sentence and table of each object in a part that is not yet known."""
-    for name in re.findall(r"#/\$defs/(\w+)", json.dumps(part)):
-        if name not in known:
-            known.add(name)
-            yield f"### {name}\n\n{whole[name]['description']}\n\n{_table(whole[name])}"
-            yield from _objects(whole[name], whole, known)
-
-
-def _table(part: Mapping[str, Any]) -> str:
-    """Return one row per field."""
-    lines = ["| field | type | meaning |", "| --- | --- | --- |"]
-    for name, entry in part["properties"].items():
-        meaning = entry["description"].replace("|", "\\|")
-        lines.append(f"| `{name}` | {_type_words(entry)} | {meaning} |")
-    return "\n".join([*lines, ""])
-
-
-def _type_words(field: Mapping[str, Any]) -> str:
-    """Return a field's type as a reader sees it, with a link where it is an object."""
-    if "$ref" in field:
-        name = field["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in field:
-        return " or ".join(_type_words(choice) for choice in field["anyOf"])
-    if "enum" in field:
-        return " or ".join(f"`{choice}`" for choice in field["enum"])
-    if field["type"] == "array":
-        return f"list of {_type_words(field['items'])}"
-    if field["type"] == "object":
-        return f"names to {_type_words(field['additionalProperties'])}"
-    return str(field["type"])
-
-
-def main() -> int:
-    """Write every record's JSON Schema, and docs/records.md."""
-    for script, record in RECORDS.items():
-        text = json.dumps(schema(record), indent=2, ensure_ascii=False)
-        (DOCS / "schema" / f"{script}.schema.json").write_text(f"{text}\n", encoding="utf-8")
-    (DOCS / "records.md").write_text(documentation(), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

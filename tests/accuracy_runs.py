@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 from PIL import Image
 
-from kit import records
 from kit.run import ROOT
+from tests.schemas import hold_to_schema
 
 SCRIPT = ROOT / "accuracy.py"
 FOLDER_COUNT = 11
@@ -22,7 +21,7 @@ Run = Callable[..., tuple[int, Path]]
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the record of a run, held to its schema."""
     record: dict[str, Any] = json.loads((folder / "accuracy.json").read_text("utf-8"))
-    jsonschema.validate(record, records.schema(records.RECORDS["accuracy"]))
+    hold_to_schema(record)
     return record
 
 

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 import benchmark
-from kit import records
 from kit.device.meters import Sample, Stopwatch
+from tests.schemas import hold_to_schema
 
 QUICK = ("--device", "cpu", "--iterations", "4", "--batch-sizes", "1,2", "--warmup", "0")
 
@@ -23,7 +21,7 @@ def run(folder: Path, weights: Path, photo: Path, *options: str) -> int:
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the record, held to its schema."""
     record: dict[str, Any] = json.loads((folder / "benchmark.json").read_text("utf-8"))
-    jsonschema.validate(record, records.schema(records.RECORDS["benchmark"]))
+    hold_to_schema(record)
     return record
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import npu_patch
-from kit import bundle, doctor, environment, host
+from kit import bundle, doctor, environment
 from kit.doctor import Check, Pair
-from kit.host import Cann, Host
+from kit.environment import Cann, Host
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
 from tests.test_npu_patch_hosts import _fake_torch_npu
 
@@ -135,7 +135,7 @@ def test_the_diagnosis_without_a_chip_says_so(npu_host: EmulatedNpu) -> None:
 
 def test_lines_that_cann_prints_do_not_disturb_the_answer() -> None:
     noise = "os.write(1, b'[INFO] lines\\n')\nprint('more')\n"
-    assert host.ask(f"{noise}os.write(answer, b'{{\"chips\": 2}}')\n{noise}") == (
+    assert environment.ask(f"{noise}os.write(answer, b'{{\"chips\": 2}}')\n{noise}") == (
         {"chips": 2},
         "",
     )
@@ -144,8 +144,8 @@ def test_lines_that_cann_prints_do_not_disturb_the_answer() -> None:
 def test_a_child_that_is_killed_leaves_its_last_words() -> None:
     words = "what():  Duplicated key 'pinned_reserve_segment_size_mb' found"
     code = f"os.write(2, b'''terminate called\\n  {words}\\nmore'''); os.abort()"
-    assert host.ask(code) == ({}, words)
-    assert host.ask("os.abort()") == ({}, "exit code -6")
+    assert environment.ask(code) == ({}, words)
+    assert environment.ask("os.abort()") == ({}, "exit code -6")
 
 
 # ---- Versions and pairs ------------------------------------------------------------------------
@@ -156,8 +156,8 @@ def test_the_table_is_sound() -> None:
     assert table.recommended == Pair("2.12.0", "2.12.0", "9.1.0")
     assert len({row.torch_npu for row in table.rows}) == len(table.rows) > 20
     for row in table.rows:
-        assert host.release(row.torch_npu)[:3] == host.release(row.torch)
-        assert len(host.minor(row.cann)) == 2
+        assert environment.release(row.torch_npu)[:3] == environment.release(row.torch)
+        assert len(environment.minor(row.cann)) == 2
         assert row.torch in table.python_of_torch
 
 
@@ -173,7 +173,7 @@ def test_the_table_is_sound() -> None:
     ],
 )
 def test_cann_versions_are_read_as_major_and_minor(version: str, number: tuple[int, ...]) -> None:
-    assert host.minor(version) == number
+    assert environment.minor(version) == number
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_the_cuda_build_is_offered_where_it_was_seen_to_start() -> None:
     for cann, offered in (("9.1.0", True), ("8.2.RC1", False)):
         given = ready(cann=Cann(version=cann), versions={"torch-npu": ""})
         found = tuple(check(given) for check in doctor.CHECKS)
-        text = doctor.Diagnosis(given, found, doctor.prescribe(given)).as_text()
+        text = doctor.as_text(found, doctor.prescribe(given))
         assert text.endswith("it is the CUDA build, larger, which starts too.") is offered
 
 
@@ -320,7 +320,7 @@ def ascend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an empty /usr/local/Ascend, and a home without one."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
-    monkeypatch.setattr(host, "ask", lambda code, **variables: ({}, "not asked"))
+    monkeypatch.setattr(environment, "ask", lambda code, **variables: ({}, "not asked"))
     (tmp_path / "Ascend").mkdir()
     return tmp_path / "Ascend"
 
@@ -329,7 +329,7 @@ def test_cann_8_5_is_found_in_its_new_place(ascend: Path) -> None:
     cann_folder(ascend / "cann-8.5.0", "8.5.0")
     (ascend / "cann").symlink_to("cann-8.5.0")
     (ascend / "cann-8.5.0" / "set_env.sh").touch()
-    found = host.read_host(ascend)
+    found = environment.read_host(ascend)
     assert (found.cann_on_disk, found.set_env) == ("8.5.0", str(ascend / "cann" / "set_env.sh"))
     check = checks(found)["CANN"]
     assert check.value == "found 8.5.0, not loaded (not asked)"
@@ -340,14 +340,14 @@ def test_cann_8_3_is_found_in_its_old_place(ascend: Path) -> None:
     cann_folder(ascend / "ascend-toolkit" / "8.3.RC2", "8.3.RC2")
     (ascend / "ascend-toolkit" / "latest").symlink_to("8.3.RC2")
     (ascend / "ascend-toolkit" / "set_env.sh").touch()
-    found = host.read_host(ascend)
+    found = environment.read_host(ascend)
     assert found.cann_on_disk == "8.3.RC2"
     assert checks(found)["CANN"].fix == f"Load CANN: source {ascend}/ascend-toolkit/set_env.sh"
 
 
 def test_cann_s_folder_names_its_version_where_no_file_does(ascend: Path) -> None:
     cann_folder(ascend / "cann-9.0.0-beta.2")
-    assert host.read_host(ascend).cann_on_disk == "9.0.0-beta.2"
+    assert environment.read_host(ascend).cann_on_disk == "9.0.0-beta.2"
 
 
 def test_the_loaded_cann_is_looked_at_before_others(
@@ -356,11 +356,11 @@ def test_the_loaded_cann_is_looked_at_before_others(
     cann_folder(ascend / "cann-8.5.0", "8.5.0")
     cann_folder(tmp_path / "mine", "9.1.0")
     monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path / "mine"))
-    assert host.read_host(ascend).cann_on_disk == "9.1.0"
+    assert environment.read_host(ascend).cann_on_disk == "9.1.0"
 
 
 def test_a_host_without_cann_hears_of_both_places(ascend: Path) -> None:
-    fix = checks(host.read_host(ascend))["CANN"].fix
+    fix = checks(environment.read_host(ascend))["CANN"].fix
     assert f"source {RULE}/cann/set_env.sh" in fix
     assert f"source {RULE}/ascend-toolkit/set_env.sh" in fix
 
@@ -374,12 +374,12 @@ def test_the_driver_s_file_is_read(ascend: Path, content: str | None, version: s
         (ascend / "driver").mkdir()
         file = ascend / "driver" / "version.info"
         file.write_bytes(content.encode(errors="surrogateescape"))
-    assert host.read_host(ascend).driver_file == version
+    assert environment.read_host(ascend).driver_file == version
 
 
 @pytest.mark.parametrize("garbage", ["\ufffd\ufffd(\x01", "driver version is too old", "", None])
 def test_a_driver_version_that_cannot_be_read_costs_nothing(garbage: str | None) -> None:
-    given = ready(driver_file=None, cann=Cann(driver=host.readable(garbage), chips=1))
+    given = ready(driver_file=None, cann=Cann(driver=environment.readable(garbage), chips=1))
     assert checks(given)["driver"] == Check("driver", "of unknown version", None)
 
 
@@ -430,7 +430,7 @@ def test_torch_s_build_is_read_without_importing_it(
     (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\n")
     spec = importlib_spec(tmp_path / "torch")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    assert host._torch_build() == build
+    assert environment._torch_build() == build
 
 
 def importlib_spec(folder: Path) -> types.SimpleNamespace:
@@ -507,7 +507,9 @@ def test_the_driver_s_libraries_that_are_there_need_only_the_path(ascend: Path) 
     folder = ascend / "driver" / "lib64" / "driver"
     folder.mkdir(parents=True)
     (folder / "libascend_hal.so").touch()
-    found = dataclasses.replace(host.read_host(ascend), cann=Cann(problem="libascend_hal.so: no"))
+    found = dataclasses.replace(
+        environment.read_host(ascend), cann=Cann(problem="libascend_hal.so: no")
+    )
     assert checks(found)["CANN"].fix == f"export LD_LIBRARY_PATH={folder}:$LD_LIBRARY_PATH"
 
 
@@ -572,7 +574,7 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_the_line_with_the_cause_is_found(text: str, line: str) -> None:
-    assert host.last_words(text) == line
+    assert environment.last_words(text) == line
 
 
 # ---- The bundle --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -15,19 +14,19 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors import safe_open
 from transformers import AutoModel
 
-from kit import records
 from kit.inference import features
 from kit.inference.picture import PANEL_HEIGHT, heading
 from kit.model import images, model, preprocessing
 from kit.model.model import Features
 from tests.models import save_tiny_convnext, save_tiny_dinov2
+from tests.schemas import hold_to_schema
 
 Run = Callable[..., tuple[int, Path]]
 
 
 def record_of(folder: Path) -> dict[str, object]:
     record: dict[str, object] = json.loads((folder / "inference.json").read_text("utf-8"))
-    jsonschema.validate(record, records.schema(records.RECORDS["inference"]))
+    hold_to_schema(record)
     return record
 
 

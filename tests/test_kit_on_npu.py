@@ -6,14 +6,13 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit import records
 from tests.emulated_npu import EmulatedNpu
 from tests.models import save_tiny_vit
+from tests.schemas import hold_to_schema
 
 BLOCKS = 2  # of the tiny model
 CHIP = "Ascend910_9362 (emulated)"
@@ -42,7 +41,7 @@ class Host:
     def record(self) -> dict[str, Any]:
         """Return the record of the last run, held to its schema."""
         record: dict[str, Any] = json.loads((self.folder / "inference.json").read_text("utf-8"))
-        jsonschema.validate(record, records.schema(records.RECORDS["inference"]))
+        hold_to_schema(record)
         return record
 
     def features(self, *options: str, **environment: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kit import language, pictures
-from kit.benchmark.pictures import draw_latency, draw_throughput
+from kit.benchmark.report import draw_latency, draw_throughput
 from kit.language import default_language, translated
 from kit.options import shared_parser
 from kit.pictures import png

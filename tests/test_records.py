@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,15 +16,16 @@ import pytest
 
 from kit import records
 from tests.report_records import everything, write
+from tests.schemas import DOCS, shipped_schema
+
+WRITER = runpy.run_path(str(DOCS / "write_records.py"))
 
 
 @pytest.mark.parametrize("script", records.RECORDS)
 def test_the_shipped_schema_is_that_of_the_dataclasses(script: str) -> None:
-    shipped = (records.DOCS / "schema" / f"{script}.schema.json").read_text("utf-8")
-    assert json.loads(shipped) == records.schema(records.RECORDS[script]), (
-        "run python3 -m kit.records"
-    )
-    jsonschema.Draft202012Validator.check_schema(json.loads(shipped))
+    shipped = shipped_schema(script)
+    assert shipped == WRITER["schema"](records.RECORDS[script]), "run python3 docs/write_records.py"
+    jsonschema.Draft202012Validator.check_schema(shipped)
 
 
 def test_a_record_with_a_field_removed_or_added_does_not_pass(
@@ -31,7 +33,7 @@ def test_a_record_with_a_field_removed_or_added_does_not_pass(
 ) -> None:
     _, folder = run_inference()
     record = json.loads((folder / "inference.json").read_text("utf-8"))
-    validator = jsonschema.Draft202012Validator(records.schema(records.RECORDS["inference"]))
+    validator = jsonschema.Draft202012Validator(shipped_schema("inference"))
     assert validator.is_valid(record)
     for name in record:
         smaller = copy.deepcopy(record)
@@ -43,25 +45,25 @@ def test_a_record_with_a_field_removed_or_added_does_not_pass(
 
 @pytest.mark.parametrize("script", records.RECORDS)
 def test_every_field_is_described(script: str) -> None:
-    whole = records.schema(records.RECORDS[script])
+    whole = shipped_schema(script)
     for part in (whole, *whole["$defs"].values()):
         for name, field in part["properties"].items():
             assert field["description"], name
 
 
-COLLECT = records.DOCS / "collect.py"
+COLLECT = DOCS / "collect.py"
 
 
 def test_the_shipped_documentation_is_that_of_the_dataclasses() -> None:
-    shipped = (records.DOCS / "records.md").read_text(encoding="utf-8")
-    assert shipped == records.documentation(), "run python3 -m kit.records"
+    shipped = (DOCS / "records.md").read_text(encoding="utf-8")
+    assert shipped == WRITER["documentation"](), "run python3 docs/write_records.py"
     assert f"`schema_version` is `{records.SCHEMA_VERSION}`" in shipped
 
 
 @pytest.mark.parametrize("script", records.RECORDS)
 def test_every_field_of_every_object_is_in_it(script: str) -> None:
-    text = records.documentation()
-    whole = records.schema(records.RECORDS[script])
+    text = WRITER["documentation"]()
+    whole = shipped_schema(script)
     for name, part in whole["$defs"].items():
         section = text.split(f"### {name}\n")[1].split("\n#")[0]
         for field, described in part["properties"].items():
@@ -70,7 +72,7 @@ def test_every_field_of_every_object_is_in_it(script: str) -> None:
 
 
 def test_every_link_in_it_leads_somewhere() -> None:
-    text = records.documentation()
+    text = WRITER["documentation"]()
     headings = {line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")}
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 20
@@ -78,7 +80,7 @@ def test_every_link_in_it_leads_somewhere() -> None:
         if link.startswith("#"):
             assert link[1:] in headings, link
         else:
-            assert (records.DOCS / link).is_file(), link
+            assert (DOCS / link).is_file(), link
 
 
 def collect(*folders: Path) -> tuple[int, list[dict[str, str]], str]:

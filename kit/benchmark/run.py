@@ -61,24 +61,16 @@ MS_PER_S = 1e3
 
 
 class Run:
-    """One run; `results` grows as it goes on, so that Ctrl-C leaves what there is.
-
-    Attributes:
-        images: different ones, of which every batch is made.
-        own_gelu: makes a context in which GELU is the chip's own; None where it always is.
-        device: the device's part of the record, as it is in the main mode.
-        measured: what the device computes in, by precision; None for the CPU.
-        too_slow: how long a forward takes of a mode that was passed over for it, in s.
-        interrupted: whether Ctrl-C ended the run.
-        asked: the operators of one image's forward; none on ranks but the first.
-        time: of the ladder, shared among its rows.
-    """
+    """One run; `results` grows as it goes on, so that Ctrl-C leaves what there is."""
 
     def __init__(
         self, options: BenchmarkOptions, setup: Setup, inputs: Inputs, import_ms: float,
         group: Group, log: RunLog, own_gelu: OwnGelu | None = None,
     ) -> None:  # fmt: skip
-        """Time decoding and preprocessing, and compute the references on the CPU."""
+        """Time decoding and preprocessing, and compute the references on the CPU.
+
+        `own_gelu` makes a context in which GELU is the chip's own; None where it always is.
+        """
         self.options, self.setup, self.group, self.log = options, setup, group, log
         self.own_gelu = own_gelu
         pixels, path = inputs.first.pixels, inputs.first.path
@@ -86,9 +78,10 @@ class Run:
         decode_ms = median_ms(lambda: decode(path))
         count = min(MOST_IMAGES, max(2, *(options.batch_sizes or (MOST_IMAGES,))))
         start = time.perf_counter()
-        self.images = different_images(setup, inputs, count, group, log)
+        self.images = different_images(setup, inputs, count, group, log)  # every batch is of these
         references_ms = (time.perf_counter() - start) * MS_PER_S
         one = self.images.pixels[:1]
+        # The operators of one image's forward; none on ranks but the first.
         self.asked = limit.operators(setup.model, one) if group.place.leads else ()
         self.results = BenchmarkResults(
             mode=options.modes[0].name,
@@ -116,10 +109,11 @@ class Run:
             scaling_efficiency=None,
             regression=None,
         )
-        self.device: DeviceInfo = device_info(setup, ())
+        self.device: DeviceInfo = device_info(setup, ())  # as it is in the main mode
+        # What the device computes in, by precision; None for the CPU.
         self.measured: dict[Precision, DeviceArithmetic | None] = {}
-        self.too_slow: dict[Mode, float] = {}
-        self.interrupted = False
+        self.too_slow: dict[Mode, float] = {}  # s of a forward that a mode was passed over for
+        self.interrupted = False  # by Ctrl-C
         self.meter = Meter(Stopwatch(setup.device), setup.health, group, log)
         self.time = Budget(options, len(options.modes), 1)
 
@@ -150,27 +144,22 @@ class Run:
                     with self.running(mode) as runner:
                         self.log.info(f"Measuring {mode.name} over the batch sizes...")
                         self.sweep(self.with_arithmetic(runner))
-            self.measure_limit(main)
+            if self.asked:
+                try:
+                    self.results = self.limited(main)
+                except DeviceError as error:  # everything else is measured and checked
+                    self.log.warning(f"No limit: {error}")
         except KeyboardInterrupt:
             if self.results.latency is None:
                 raise
             self.interrupted = True
             self.log.warning("Interrupted: what was measured is kept and marked partial")
 
-    def measure_limit(self, main: Mode) -> None:
-        """Measure what the device reaches, and hold every row and a stream of images against it.
-
-        A device that fails here costs the limit alone: everything else is measured and checked.
-        """
-        if not self.asked:
-            return
-        try:
-            self.results = self.limited(main)
-        except DeviceError as error:
-            self.log.warning(f"No limit: {error}")
-
     def limited(self, main: Mode) -> BenchmarkResults:
-        """Return the results with the limit; a DeviceError where the device fails."""
+        """Return the results with what the device reaches, each row and a stream held against it.
+
+        A DeviceError where the device fails.
+        """
         setup, stopwatch = self.setup, self.meter.stopwatch
         measured = {main.name, *(row.mode for row in self.results.ladder)}
         ran = [mode for mode in self.options.modes if mode.name in measured]
@@ -265,10 +254,10 @@ class Run:
             self.setup.health.after(str(problem))
             if any(row.mode == mode.name for row in self.results.ladder):
                 self.end_sweep(mode, problem)
-                return
-            skipped = (*self.results.skipped_modes, SkippedMode(mode.name, str(problem)))
-            self.results = replace(self.results, skipped_modes=skipped)
-            self.log.info(f"Skipped {mode.name}: {problem}")
+            else:
+                skipped = (*self.results.skipped_modes, SkippedMode(mode.name, str(problem)))
+                self.results = replace(self.results, skipped_modes=skipped)
+                self.log.info(f"Skipped {mode.name}: {problem}")
 
     def end_sweep(self, mode: Mode, problem: KitError) -> None:
         """Warn that a mode's sweep goes no further, if the device still computes."""
@@ -295,11 +284,11 @@ class Run:
 
         A KitError where fp32 was asked for and products are reduced all the same.
         """
-        precision, ladder = runner.mode.precision, self.options.ladder
+        precision = runner.mode.precision
         if precision not in self.measured:
-            own_gelu = self.own_gelu if ladder else None  # a further mode may need to know
-            measured = with_arithmetic(runner.setup, self.log, own_gelu).arithmetic
-            self.measured[precision] = measured
+            own_gelu = self.own_gelu if self.options.ladder else None  # another mode may need it
+            setup = with_arithmetic(runner.setup, self.log, own_gelu)
+            self.measured[precision] = setup.arithmetic
         setup = replace(runner.setup, arithmetic=self.measured[precision])
         return replace(runner, setup=setup)
 
@@ -484,22 +473,14 @@ class Run:
 
 @dataclass
 class Budget:
-    """The ladder's time, shared among the rows that are still to come.
-
-    Attributes:
-        modes: to be measured at batch 1.
-        sweeps: to follow.
-        done: modes and sweeps that are finished.
-        started: when, in s of the monotonic clock.
-        main_s: what the first mode took, which is measured at length.
-    """
+    """The ladder's time, shared among the rows that are still to come."""
 
     options: BenchmarkOptions
-    modes: int
-    sweeps: int
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    main_s: float = 0.0
+    modes: int  # to be measured at batch 1
+    sweeps: int  # to follow
+    done: int = 0  # modes and sweeps that are finished
+    started: float = field(default_factory=time.monotonic)  # in s of that clock
+    main_s: float = 0.0  # what the first mode took, which is measured at length
 
     def work(self, first: int, last: int | None = None) -> float:
         """Return what steps cost, in rows at batch 1: from one on, up to another or the last."""
@@ -539,19 +520,13 @@ def work_of(batch_size: int) -> float:
 
 @dataclass
 class Sweep:
-    """One mode's sweep over batch sizes; under torchrun all ranks make it together.
-
-    Attributes:
-        plan: gives the plan of a row, as it is then.
-        rows: the rows so far, in the order they were measured.
-        scaling: all ranks' rows so far; none with one process.
-    """
+    """One mode's sweep over batch sizes; under torchrun all ranks make it together."""
 
     runner: ModeRunner
     meter: Meter
-    plan: Callable[..., Plan]
-    rows: list[ThroughputRow] = field(default_factory=list)
-    scaling: list[ScalingRow] = field(default_factory=list)
+    plan: Callable[..., Plan]  # gives the plan of a row, as it is then
+    rows: list[ThroughputRow] = field(default_factory=list)  # in the order they were measured
+    scaling: list[ScalingRow] = field(default_factory=list)  # of all ranks; none with one process
 
     def run(self, batch_sizes: Iterable[int] | None) -> None:
         """Measure the batch sizes in ascending order; None doubles until nothing is gained.
@@ -595,13 +570,12 @@ class Sweep:
                 if isinstance(interrupt, Interrupted):
                     latency = interrupt.latency
                 if latency is not None:
-                    self.rows.append(row(latency, "interrupted", None, None, searched))
+                    self.rows.append(row(latency, "interrupted", searched))
                 raise
         if latency.check is not None and latency.check.verdict == "FAIL":
-            failed = row(latency, "failed", None, None, searched)
-            self.rows.append(replace(failed, throughput_ips=None, avg_latency_ms=None))
+            self.rows.append(row(latency, "failed", searched))
             return True
-        self.rows.append(row(latency, "measured", queued_ips, peak_bytes, searched))
+        self.rows.append(row(latency, "measured", searched, queued_ips, peak_bytes))
         if meter.group.size > 1:
             busy = meter.group.gather((latency, alone), "the ranks' throughput")
             self.scaling.append(scaling_row(batch_size, busy))
@@ -655,10 +629,8 @@ class Sweep:
             middle = (fits + fails) // 2
             with contextlib.ExitStack() as stack:
                 here = self.prepared(middle, stack, told=False) is not None
-            if all(self.meter.group.gather(here, "whether the batch fits")):
-                fits = middle
-            else:
-                fails = middle
+            everywhere = all(self.meter.group.gather(here, "whether the batch fits"))
+            fits, fails = (middle, fails) if everywhere else (fits, middle)
         if fits > largest:
             self.measured(fits, searched=True)
 
@@ -696,11 +668,13 @@ def doubling() -> list[int]:
 
 
 def row(
-    latency: Latency, status: RowStatus, queued_ips: float | None, peak_bytes: int | None,
-    searched: bool,
+    latency: Latency, status: RowStatus, searched: bool, queued_ips: float | None = None,
+    peak_bytes: int | None = None,
 ) -> ThroughputRow:  # fmt: skip
-    """Return a row from its samples."""
+    """Return a row from its samples; one whose check failed has no throughput."""
     size, mean_ms = latency.batch_size, latency.mean_ms
+    if status == "failed":
+        return ThroughputRow(size, status, searched, None, None, None, latency, None)
     ips = size / mean_ms * MS_PER_S
     return ThroughputRow(size, status, searched, ips, mean_ms, queued_ips, latency, peak_bytes)
 

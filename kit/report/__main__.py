@@ -16,6 +16,7 @@ from pathlib import Path
 from kit import output
 from kit.errors import KitError
 from kit.options import OneLineParser, add_language, some_path
+from kit.run import refuse
 
 
 def verify(folder: Path, language: str) -> tuple[list[str], int]:
@@ -72,17 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.publish(made, outdated(options.folder, made) if options.card else ())
         log.line(f"Wrote {', '.join(str(path) for path in made)}")
     except KitError as error:
-        output.complain(f"error: {error}")
-        return 2
+        return refuse(str(error))
     except BrokenPipeError:
         output.detach_stdout()
-        output.complain("error: the reader of the console output went away")
-        return 2
+        return refuse("the reader of the console output went away")
     except ModuleNotFoundError as error:
-        output.complain(
-            f"error: the package {error.name} is not installed: pip install {error.name}"
-        )
-        return 2
+        return refuse(f"the package {error.name} is not installed: pip install {error.name}")
     return 0
 
 

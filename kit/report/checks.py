@@ -39,23 +39,14 @@ FIGURES: dict[str, Callable[[NDArray[np.float64]], object]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a record, and what comes out where it is computed again.
+    """One claim of a record, and what comes out where it is computed again."""
 
-    Attributes:
-        file: the record's file.
-        field: the claim's place in it.
-        recorded: what stands there.
-        computed: what comes out, or what it must be within.
-        method: what it was computed from; 'none' where nothing in the record can confirm it.
-        agrees: whether the two agree; None for a claim that nothing confirms.
-    """
-
-    file: str
-    field: str
+    file: str  # the record's
+    field: str  # the claim's place in it
     recorded: str
-    computed: str
-    method: Method
-    agrees: bool | None
+    computed: str  # what comes out, or what it must be within
+    method: Method  # what it was computed from; 'none' where nothing in the record can confirm it
+    agrees: bool | None  # None for a claim that nothing confirms
 
 
 @dataclass(frozen=True)
@@ -71,27 +62,25 @@ class Part:
 
     def at(self, field: str) -> "Part":
         """Return a part of this one."""
-        return Part(self.record, attrgetter(field)(self.value), self.path(field))
+        place = f"{self.place}.{field}" if self.place else field
+        return Part(self.record, attrgetter(field)(self.value), place)
 
     def rows(self, field: str) -> Iterator["Part"]:
         """Yield the entries of a list, as many as are checked."""
-        for number, row in enumerate(attrgetter(field)(self.value)[:CHECKED_ROWS]):
-            yield Part(self.record, row, f"{self.path(field)}[{number}]")
-
-    def path(self, field: str) -> str:
-        """Return the place of a field in the record."""
-        return f"{self.place}.{field}" if self.place else field
+        whole = self.at(field)
+        for number, row in enumerate(whole.value[:CHECKED_ROWS]):
+            yield Part(self.record, row, f"{whole.place}[{number}]")
 
     def claim(
         self, field: str, recorded: object, computed: str, method: Method, agrees: bool | None
     ) -> Claim:
         """Return a claim of one field."""
-        file = f"{self.record.script}.json"
-        return Claim(file, self.path(field), shown(recorded), computed, method, agrees)
+        file, place = f"{self.record.script}.json", self.at(field).place
+        return Claim(file, place, shown(recorded), computed, method, agrees)
 
     def same(self, field: str, computed: object, method: Method, recorded: object = ...) -> Claim:
         """Return the check that a claim is what comes out, floats up to their rounding."""
-        recorded = attrgetter(field)(self.value) if recorded is ... else recorded
+        recorded = self.at(field).value if recorded is ... else recorded
         agrees = recorded == computed
         if isinstance(recorded, float) or isinstance(computed, float):
             both = real(recorded), real(computed)
@@ -103,7 +92,7 @@ class Part:
         recorded: object = ...,
     ) -> Claim:  # fmt: skip
         """Return the check that a claim lies between two bounds, give or take their rounding."""
-        recorded = attrgetter(field)(self.value) if recorded is ... else recorded
+        recorded = self.at(field).value if recorded is ... else recorded
         low, high = real(least), real(most)
         slack = TOLERANCE * max(abs(low), abs(high) if math.isfinite(high) else 0.0) + 1e-12
         agrees = low - slack <= real(recorded) <= high + slack
@@ -111,7 +100,7 @@ class Part:
 
     def open(self, field: str, *, long: bool = False) -> Claim:
         """Return a claim that nothing in the record can confirm; a long one is not shown."""
-        return self.claim(field, "…" if long else attrgetter(field)(self.value), "", "none", None)
+        return self.claim(field, "…" if long else self.at(field).value, "", "none", None)
 
 
 def shown(value: object) -> str:
@@ -156,21 +145,16 @@ def is_inside(
 
 
 def check(records: Records, now: datetime) -> Iterator[Claim]:
-    """Yield every claim of the records that was computed again, and those that cannot be.
-
-    Args:
-        records: those of one folder.
-        now: when this is asked.
-    """
-    of_script = {
-        "inference": check_inference,
-        "benchmark": check_benchmark,
-        "accuracy": check_accuracy,
-    }
+    """Yield every claim of a folder's records that was computed again, and those that cannot be."""
     for record in records.found():
         part = Part(record, record)
         yield from check_header(part, now)
-        yield from of_script[record.script](part)
+        if record is records.inference:
+            yield from check_inference(part)
+        elif record is records.benchmark:
+            yield from check_benchmark(part)
+        else:
+            yield from check_accuracy(part)
 
 
 def check_header(part: Part, now: datetime) -> Iterator[Claim]:
@@ -324,14 +308,10 @@ def check_mode(part: Part) -> Iterator[Claim]:
     precision = f"{'strict-' * row.strict_fp32}{row.dtype}{'-fast-math' * row.fast_math}"
     yield from check_utilization(part, precision)
     yield from check_sweep(part, precision)
-    rates = [
-        (one.throughput_ips, one.batch_size)
-        for one in row.throughput
-        if one.throughput_ips is not None
-    ]
-    rate, batch = max(rates, key=lambda found: found[0], default=(None, None))
-    yield part.same("best_throughput_ips", rate, "rows")
-    yield part.same("best_batch_size", batch, "rows")
+    measured = [one for one in row.throughput if one.throughput_ips is not None]
+    best = max(measured, key=lambda one: one.throughput_ips or 0.0, default=None)
+    yield part.same("best_throughput_ips", best and best.throughput_ips, "rows")
+    yield part.same("best_batch_size", best and best.batch_size, "rows")
     every = [row.latency, *(one.latency for one in row.throughput)]
     found = [one.check for one in every if one is not None and one.check is not None]
     verdict = "SELF-CHECK" if part.record.device.type == "cpu" else "PASS"

@@ -9,6 +9,7 @@ from pathlib import Path
 from kit import outside
 from kit.errors import KitError
 from kit.records import (
+    RECORDS,
     AccuracyRecord,
     AnyRecord,
     BenchmarkRecord,
@@ -20,7 +21,7 @@ from kit.records import (
 
 LARGEST_PICTURE_BYTES = 32 << 20
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SCRIPTS = ("inference", "benchmark", "accuracy")
+SCRIPTS = tuple(RECORDS)
 PICTURES = {
     "inference": ("inference_features.png",),
     "benchmark": ("benchmark_latency.png", "benchmark_throughput.png", "benchmark_ladder.png"),
@@ -32,34 +33,22 @@ PICTURE_AGE_LIMIT_S = 5.0
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture beside its record.
+    """A picture beside its record."""
 
-    Attributes:
-        name: of its file, which the Markdown links.
-        png: its bytes; empty where it cannot be shown.
-        problem: why not: absent, unreadable or older than its record; empty where it can.
-    """
-
-    name: str
-    png: bytes = b""
-    problem: str = ""
+    name: str  # of its file, which the Markdown links
+    png: bytes = b""  # empty where it cannot be shown
+    problem: str = ""  # why not: absent, unreadable or older than its record
 
 
 @dataclass(frozen=True)
 class Records:
-    """What lies in an output folder.
-
-    Attributes:
-        inference, benchmark, accuracy: None where there is no record that can be read.
-        problems: why a file that is there cannot be read, by its script.
-        pictures: by the names of their files.
-    """
+    """What lies in an output folder; None for a record that is not there or cannot be read."""
 
     inference: InferenceRecord | None = None
     benchmark: BenchmarkRecord | None = None
     accuracy: AccuracyRecord | None = None
-    problems: Mapping[str, str] = field(default_factory=dict)
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)  # why it cannot be, by its script
+    pictures: Mapping[str, Picture] = field(default_factory=dict)  # by the names of their files
 
     def found(self) -> list[Record]:
         """Return the records that can be read."""
@@ -71,11 +60,7 @@ class Records:
 
 
 def started_at(record: Record) -> datetime:
-    """Return when a record's run started.
-
-    Raises:
-        ValueError: where the record has no time with an offset from UTC.
-    """
+    """Return when a record's run started; ValueError without a time with an offset from UTC."""
     found = datetime.fromisoformat(record.started_at)
     if found.tzinfo is None:
         raise ValueError("no offset from UTC")
@@ -83,11 +68,7 @@ def started_at(record: Record) -> datetime:
 
 
 def load_records(folder: Path) -> Records:
-    """Return the records and pictures in a folder.
-
-    Raises:
-        ModuleNotFoundError: where msgspec, which decodes records, is not installed.
-    """
+    """Return the records and pictures in a folder; ModuleNotFoundError without msgspec."""
     problems: dict[str, str] = {}
     return Records(
         inference=load_record(folder, "inference", InferenceRecord, problems),
@@ -134,7 +115,7 @@ def load_picture(path: Path, record: Path) -> Picture:
         content = outside.read_bytes(path, "picture", LARGEST_PICTURE_BYTES)
         age_s = record.stat().st_mtime - path.stat().st_mtime
     except (KitError, OSError):
-        return Picture(path.name, problem="unreadable")
+        content, age_s = b"", 0.0
     if not content.startswith(PNG_SIGNATURE):
         return Picture(path.name, problem="unreadable")
     if age_s > PICTURE_AGE_LIMIT_S:

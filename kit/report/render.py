@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -24,11 +24,7 @@ from kit.language import Words, load_words, translated
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.options import script_words
 from kit.output import encoded
-from kit.records import (
-    Record,
-    Statistics,
-    TokenPlace,
-)
+from kit.records import Record, Statistics, TokenPlace
 from kit.report.checks import held_to
 from kit.report.load import PICTURES, SCRIPTS, Picture, Records, load_records
 from kit.report.verdict import (
@@ -50,7 +46,8 @@ LARGEST_NUMBER = 1e18
 SHOWN_CHARACTERS = 1000  # of one value
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 UNDERSCORE_AT_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-LINE_START = re.compile(r"^(\s*)(#|[=\-]{2}|[+\-](?=\s|$)|\d+(?=[.)](?:\s|$)))")
+LINE_START = re.compile(r"^(\s*)(?=#|[=\-]{2}|[+\-](?:\s|$))")  # of a heading, a rule or a list
+LINE_NUMBER = re.compile(r"^(\s*\d+)(?=[.)](?:\s|$))")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # Checked against modelscope 1.40 and atomgit 1.0.17; both take a folder's content.
 UPLOADS = ("modelscope upload OWNER/NAME {}", "python3 -m atomgit upload {} --repo-id OWNER/NAME")
@@ -63,15 +60,10 @@ CellKind = Literal["text", "code", "number", "good", "bad", "doubtful"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One value as a reader sees it.
-
-    Attributes:
-        text: the value.
-        kind: how it is set; 'good', 'bad' and 'doubtful' get a mark beside their colour.
-    """
+    """One value as a reader sees it."""
 
     text: str
-    kind: CellKind = "text"
+    kind: CellKind = "text"  # 'good', 'bad' and 'doubtful' get a mark beside their colour
 
     def __str__(self) -> str:
         """Return the text, for the middle of a sentence."""
@@ -81,19 +73,11 @@ class Cell:
 def files(
     folder: Path, language: str, now: datetime | None = None, *, card: bool = False
 ) -> dict[Path, bytes]:
-    """Return report.html and report.md on all records in a folder, and the files of a model card.
+    """Return report.html and report.md on all records in a folder; with `card` a model card's too.
 
-    Args:
-        folder: the output folder.
-        language: zh or en.
-        now: when the report is made.
-        card: whether to make card/README.md, and what lies beside it, too.
-
-    Raises:
-        ModuleNotFoundError: where msgspec or jinja2 is not installed.
+    `now` is when the report is made. ModuleNotFoundError without msgspec or jinja2.
     """
-    words = load_words(language)
-    records = load_records(folder)
+    words, records = load_words(language), load_records(folder)
     runs, commands = records.found(), installing(records)
     beside = files_of_card(folder, records) if card and runs else {}
     types = {"cpu" if emulated(run) else run.device.type for run in runs}
@@ -110,9 +94,8 @@ def files(
         "files": sorted(beside),
     }
     found = {folder / "card" / name: content for name, content in beside.items()}
-    templates = {"report.html": "report.html", "report.md": "report.md"}
-    templates |= {"card/README.md": "card.md"} if beside else {}
-    for name, template in templates.items():
+    names = {"report.html": "report.html", "report.md": "report.md", "card.md": "card/README.md"}
+    for template, name in names.items() if beside else [*names.items()][:2]:
         made = environment(language, html=template.endswith(".html"))
         text = made.get_template(template).render(values)
         found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
@@ -149,10 +132,17 @@ def environment(language: str, *, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    formats = (data_uri, breakable, code_span, fence, raw)
+    formats = (data_uri, breakable, code_span, fence)
     texts = (command_line, shareable, validation_block, results_block)
     made.filters |= {one.__name__: one for one in (*formats, *texts)}
-    made.filters |= {"published": distances, "mark": Cell, **Filters(load_words(language)).all()}
+    filters = Filters(load_words(language))
+    names = (name for name in vars(Filters) if not name.startswith("_") and name != "words")
+    made.filters |= {
+        "published": distances,
+        "mark": Cell,
+        "raw": lambda line: Markup(visible(line)),
+    }
+    made.filters |= {name: getattr(filters, name) for name in names}
     style = "\n" + (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {"style": Markup(style), "style_hash": digest, "line_break": Markup("\n")}
@@ -160,13 +150,9 @@ def environment(language: str, *, html: bool) -> Environment:
 
 
 def visible(value: object) -> str:
-    """Return a value as text, its control characters seen, those that turn its direction too.
-
-    Raises:
-        TypeError: for None, which a template must have a word for.
-    """
+    """Return a value as text, its control characters seen, those that turn its direction too."""
     if value is None:
-        raise TypeError("a value that is not there")
+        raise TypeError("a value that is not there")  # which a template must have a word for
     text = str(value)
     if len(text) > SHOWN_CHARACTERS:
         text = f"{text[:SHOWN_CHARACTERS]}…"
@@ -188,13 +174,7 @@ def as_markdown(value: object) -> Markup:
     text = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = MARKDOWN_SPECIAL.sub(r"\\\1", text)
     text = UNDERSCORE_AT_EDGE.sub(r"\\_", text)
-    return Markup(LINE_START.sub(escaped_start, text))
-
-
-def escaped_start(found: re.Match[str]) -> str:
-    """Return the start of a line that would begin a heading, a rule or a list, as plain text."""
-    space, start = found.groups()
-    return f"{space}{start}\\" if start.isdigit() else f"{space}\\{start}"
+    return Markup(LINE_NUMBER.sub(r"\1\\", LINE_START.sub(r"\1\\", text)))
 
 
 def code_span(value: object) -> Markup:
@@ -213,11 +193,6 @@ def fence(lines: Iterable[str]) -> Markup:
     return Markup("`" * max(3, max(runs, default=0) + 1))
 
 
-def raw(line: str) -> Markup:
-    """Return a line between fences, its control characters seen."""
-    return Markup(visible(line))
-
-
 # ---- Filters: from a record's value to a cell ----------------------------------------------------
 
 
@@ -226,11 +201,6 @@ class Filters:
     """The filters that both templates share, in one language."""
 
     words: Words
-
-    def all(self) -> dict[str, Callable[..., object]]:
-        """Return them by name."""
-        names = (name for name in vars(Filters) if name[0] != "_" and name not in ("all", "words"))
-        return {name: getattr(self, name) for name in names}
 
     def number(self, value: float | None, spec: str = "", unit: str = "") -> Cell:
         """Return a number in a format specification with its unit."""

@@ -26,6 +26,7 @@ from kit.report.load import SCRIPTS, Records, started_at
 
 State = Literal["validated", "failed", "incomplete"]
 Kind = Literal["good", "bad", "doubtful"]
+Answer = tuple[str, Kind]  # the key of its words, and how it is marked
 Sentence = tuple[str, Mapping[str, object]]  # the key of its words, and what is filled in
 
 STALE_AFTER = timedelta(days=1)  # between the runs of one report
@@ -53,58 +54,35 @@ SAME = (
 
 @dataclass(frozen=True)
 class Headline:
-    """The figures that a reader looks for first, computed again; None where there is none.
+    """The figures that a reader looks for first, computed again; None where there is none."""
 
-    Attributes:
-        latency_ms: median latency of one image.
-        throughput_ips: most images per second, and `batch_size` that gave it.
-        utilization: the share of the device's own limit at that batch size.
-        relative_error: the larger one of the two outputs.
-        share_of_limit: how near the outputs come to the kit's limits, 1 at the nearest one.
-    """
-
-    latency_ms: float | None = None
-    throughput_ips: float | None = None
-    batch_size: int | None = None
-    utilization: float | None = None
-    relative_error: float | None = None
-    share_of_limit: float | None = None
+    latency_ms: float | None = None  # median, of one image
+    throughput_ips: float | None = None  # most images per second
+    batch_size: int | None = None  # that gave it
+    utilization: float | None = None  # the share of the device's own limit at that batch size
+    relative_error: float | None = None  # the larger one of the two outputs
+    share_of_limit: float | None = None  # how near the kit's limits they come: 1 is the limit
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was proven and what was not.
+    """What was proven and what was not."""
 
-    Attributes:
-        state: for programs and colours.
-        answers: by script, the key of its answer's words, and how it is marked.
-        headline: the first figures.
-        failures: what failed or contradicts itself.
-        reasons: what else keeps this from being validated.
-        remarks: what a reader must note too.
-        checks: every claim with how it was checked.
-    """
-
-    state: State
-    answers: Mapping[str, tuple[str, Kind]]
+    state: State  # for programs and colours
+    answers: Mapping[str, Answer]  # by script
     headline: Headline
-    failures: tuple[str, ...]
-    reasons: tuple[str, ...]
-    remarks: tuple[str, ...]
+    failures: tuple[str, ...]  # what failed or contradicts itself
+    reasons: tuple[str, ...]  # what else keeps this from being validated
+    remarks: tuple[str, ...]  # what a reader must note too
     checks: tuple[Claim, ...]
 
 
 def conclude(records: Records, words: Words, now: datetime) -> Verdict:
-    """Return the verdict.
+    """Return the verdict on one output folder's records, at the time of the report.
 
     Failed: a record says so, or contradicts itself. Validated: all three records are there, whole
     and of one setup, on an NPU with identified weights and no operator on the CPU, at the kit's
     defaults or stricter, and nothing failed. Incomplete: everything else.
-
-    Args:
-        records: of one output folder.
-        words: in the report's language.
-        now: when the report is made.
     """
     checks = tuple(check(records, now))
     wrong = [one for one in checks if one.agrees is False]
@@ -116,7 +94,7 @@ def conclude(records: Records, words: Words, now: datetime) -> Verdict:
         tuple(dict.fromkeys(say(words, key, **values) for key, values in found))
         for found in (
             [*failed_runs(records), *contradictions],
-            [*why_not(records, now), *out_of_date(records, now), *differences(records)],
+            [*why_not(records), *apart(records, now)],
             remarks(records),
         )
     )
@@ -157,9 +135,9 @@ def say(words: Words, key: str, **values: object) -> str:
 # ---- The first figures and answers ---------------------------------------------------------------
 
 
-def answers(records: Records) -> dict[str, tuple[str, Kind]]:
+def answers(records: Records) -> dict[str, Answer]:
     """Return each script's answer: does it run, how fast is it, are its numbers right."""
-    found: dict[str, tuple[str, Kind]] = dict.fromkeys(SCRIPTS, ("not_shown", "doubtful"))
+    found: dict[str, Answer] = dict.fromkeys(SCRIPTS, ("not_shown", "doubtful"))
     if records.inference is not None:
         found["inference"] = runs(records.inference)
     if records.benchmark is not None:
@@ -171,7 +149,7 @@ def answers(records: Records) -> dict[str, tuple[str, Kind]]:
     return found
 
 
-def runs(record: InferenceRecord) -> tuple[str, Kind]:
+def runs(record: InferenceRecord) -> Answer:
     """Return whether the model runs on the NPU."""
     if not (record.results.pooler_output.finite and record.results.last_hidden_state.finite):
         return "not_finite", "bad"
@@ -184,7 +162,7 @@ def runs(record: InferenceRecord) -> tuple[str, Kind]:
     return "runs", "good" if record.device.cpu_fallbacks == () else "doubtful"
 
 
-def is_fast(record: BenchmarkRecord) -> tuple[str, Kind]:
+def is_fast(record: BenchmarkRecord) -> Answer:
     """Return whether its speed was measured."""
     if (regression := record.results.regression) is not None and not regression.passed:
         return "slower", "bad"
@@ -267,7 +245,7 @@ def failing_modes(results: BenchmarkResults) -> list[str]:
     return [row.mode for row in results.ladder if row.verdict == "FAIL"]
 
 
-def why_not(records: Records, now: datetime) -> Iterator[Sentence]:
+def why_not(records: Records) -> Iterator[Sentence]:
     """Yield what keeps the records from proving everything, the gravest first."""
     found = records.found()
     if kinds := {record.device.type for record in found} - {"npu"}:
@@ -349,38 +327,26 @@ def identified(records: Records) -> bool:
     return any(record.model.source in HUBS for record in records.found())
 
 
-def beside_newest(records: Records) -> Iterator[tuple[Record, Record, dict[str, object]]]:
-    """Yield each record with the newest one, and what a sentence on the two names."""
-    if newest := records.newest():
-        for record in records.found():
-            yield (
-                record,
-                newest,
-                {
-                    "file": f"{record.script}.json",
-                    "started_at": record.started_at,
-                    "anchor": f"{newest.script}.json",
-                    "anchor_started_at": newest.started_at,
-                },
-            )
-
-
-def out_of_date(records: Records, now: datetime) -> Iterator[Sentence]:
-    """Yield the runs that were long before the newest one, or long before this report."""
-    for record, newest, names in beside_newest(records):
+def apart(records: Records, now: datetime) -> Iterator[Sentence]:
+    """Yield the runs long before the newest one or this report, then those of another setup."""
+    mixed = []
+    if (newest := records.newest()) is None:
+        return
+    for record in records.found():
+        names: dict[str, object] = {
+            "file": f"{record.script}.json",
+            "started_at": record.started_at,
+            "anchor": f"{newest.script}.json",
+            "anchor_started_at": newest.started_at,
+        }
         if started_at(newest) - started_at(record) > STALE_AFTER:
             yield sentence("stale", **names)
         if now - started_at(record) > OLD_AFTER:
             yield sentence("old", **names)
-
-
-def differences(records: Records) -> Iterator[Sentence]:
-    """Yield a sentence for each record that is not of the newest one's setup."""
-    for record, newest, names in beside_newest(records):
         pairs = zip(setup(record).items(), setup(newest).values(), strict=True)
-        unlike = [f"{name}: {mine} ≠ {its}" for (name, mine), its in pairs if mine != its]
-        if unlike:
-            yield sentence("mixed", **names, differences="; ".join(unlike))
+        if unlike := [f"{name}: {mine} ≠ {its}" for (name, mine), its in pairs if mine != its]:
+            mixed.append(sentence("mixed", **names, differences="; ".join(unlike)))
+    yield from mixed
 
 
 def setup(record: Record) -> dict[str, str]:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kit import doctor, host
+from kit import doctor, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 # As run.py, but for any torch: that some pairs abort is what is to be seen.
@@ -124,7 +124,7 @@ def install(torch_npu: str, folder: Path, options: argparse.Namespace) -> Path:
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
     """Return the exit code and the line that says why."""
-    return f"exit {done.returncode}: {host.last_words(done.stdout)[:300]}"
+    return f"exit {done.returncode}: {environment.last_words(done.stdout)[:300]}"
 
 
 def idioms(python: Path) -> tuple[str, list[str]]:
@@ -220,12 +220,12 @@ def resolves(wanted: tuple[str, ...], machine: str, python: str) -> str:
 def resolve(row: doctor.Pair, machine: str, python: str) -> str:
     """Return what pip says of the doctor's commands for a host; "-" where it prescribes others."""
     prescribed = doctor.prescribe(
-        host.Host(
+        environment.Host(
             python=python,
             machine=machine,
             versions={"torch": row.torch},
-            missing=host.CANN_PACKAGES,
-            cann=host.Cann(version=row.cann),
+            missing=environment.CANN_PACKAGES,
+            cann=environment.Cann(version=row.cann),
         )
     )
     if prescribed.pair != row:
