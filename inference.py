@@ -43,11 +43,7 @@ def make_parser() -> OneLineParser:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
-    """Return the options.
-
-    Raises:
-        KitError: for options that make no sense.
-    """
+    """Return the options; KitError for those that make no sense."""
     options = frozen(InferenceOptions, make_parser().parse_args(argv))
     if options.save_features and options.save_features.suffix != ".safetensors":
         # Not one of the kit's own results then, which it would overwrite.
@@ -58,8 +54,7 @@ def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
 def run(options: InferenceOptions, log: RunLog) -> Outcome:
     """Compute the features of one image, or of every image in a folder; writes no files.
 
-    Raises:
-        KitError: where the input, the weights or the device do not allow it.
+    Raises KitError where the input, the weights or the device do not allow it.
     """
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported

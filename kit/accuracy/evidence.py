@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from kit import outside
@@ -125,9 +125,30 @@ def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
 
     A KitError where it is damaged, or of other weights or sizes.
     """
+    import msgspec  # a run on a device does not need it
+
     content = outside.read_bytes(path, option, LARGEST_FILE_BYTES)
     damaged = f"{option} {path} is no whole file of saved features"
-    evidence = decode(content, damaged)
+    features: dict[str, list[Saved]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(KEY, "")
+        evidence = msgspec.json.decode(said, type=Evidence)
+        tensors = load(content)
+        for number, image in enumerate(evidence.images):
+            one = Features(*(tensors[f"{name}.{number}"] for name in TENSORS))
+            features.setdefault(image.pixels_sha256, []).append((image, one))
+    except (
+        OSError, SafetensorError, msgspec.MsgspecError, LookupError, ValueError, TypeError,
+        RecursionError,
+    ) as error:  # fmt: skip
+        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
+    words = (evidence.weights_sha256, evidence.preprocessing, evidence.device)
+    if not features or not all(map(str.isprintable, words)):
+        raise KitError(f"{damaged} (no image, or no words): {AGAIN}")
+    dtype = evidence.declared.dtype
+    if any(tensor.dtype != DTYPES[dtype] for tensor in tensors.values()):
+        raise KitError(f"{damaged} (a tensor is not {dtype}): {AGAIN}")
     weights, steps = setup.model_info.sha256, str(setup.steps)
     if evidence.weights_sha256 != weights:
         raise KitError(
@@ -140,47 +161,7 @@ def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
             f"{option} {path} is of images prepared otherwise ({evidence.preprocessing[:200]}; "
             f"here: {steps}): give the same --size and the same preprocessor_config.json"
         )
-    features = tensors_of(content, evidence, damaged)
     return FeaturesRead(info(evidence, path, content, reviewed=True), evidence, features)
-
-
-def decode(content: bytes, damaged: str) -> Evidence:
-    """Return what a safetensors file says of itself; a KitError that begins with `damaged`."""
-    import msgspec  # a run on a device does not need it
-
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= len(content) - 8:
-        raise KitError(f"{damaged}: {AGAIN}")
-    header = outside.json_object(content[8 : 8 + length], damaged, AGAIN)
-    metadata = header.get("__metadata__")
-    text = metadata.get(KEY) if isinstance(metadata, dict) else None
-    try:
-        evidence = msgspec.json.decode(text if isinstance(text, str) else "", type=Evidence)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
-    words = (evidence.weights_sha256, evidence.preprocessing, evidence.device)
-    if not evidence.images or not all(map(str.isprintable, words)):
-        raise KitError(f"{damaged} (no image, or no words): {AGAIN}")
-    return evidence
-
-
-def tensors_of(content: bytes, evidence: Evidence, damaged: str) -> dict[str, list[Saved]]:
-    """Return each image's features by the hash of its pixels.
-
-    A KitError where a tensor is missing or of another type than the file declares.
-    """
-    found: dict[str, list[Saved]] = {}
-    dtype = DTYPES[evidence.declared.dtype]
-    try:
-        tensors = load(content)
-        for number, image in enumerate(evidence.images):
-            features = Features(*(tensors[f"{name}.{number}"] for name in TENSORS))
-            found.setdefault(image.pixels_sha256, []).append((image, features))
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
-    if any(tensor.dtype != dtype for tensor in tensors.values()):
-        raise KitError(f"{damaged} (a tensor is not {evidence.declared.dtype}): {AGAIN}")
-    return found
 
 
 # ---- Judging -------------------------------------------------------------------------------------

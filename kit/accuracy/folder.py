@@ -11,10 +11,10 @@ import itertools
 import json
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -33,8 +33,7 @@ from kit.accuracy.verdict import judge
 from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
-from kit.model import images
-from kit.model.images import DecodedImage, Inputs
+from kit.model.images import DecodedImage, Inputs, ahead, decode_or_tell
 from kit.model.model import (
     TENSORS,
     Features,
@@ -100,10 +99,8 @@ def prepare(image: DecodedImage, steps: Preprocessing) -> Prepared:
 
 def decode_and_prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenImage:
     """Decode and preprocess one file; a broken one is a result, not an error."""
-    try:
-        return prepare(images.decode(path), steps)
-    except KitError as error:
-        return BrokenImage(str(path), str(error))
+    image = decode_or_tell(path)
+    return image if isinstance(image, BrokenImage) else prepare(image, steps)
 
 
 @dataclass(frozen=True)
@@ -172,8 +169,11 @@ class FolderRun:
         self, paths: Sequence[Path], rounds: int, step: Callable[[int], object]
     ) -> Iterator[Compared]:
         """Compare this rank's images, in step with the other ranks: so many rounds of a batch."""
+        steps = self.sides.setup.steps
         with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
-            finished = self.finish_batches(self.batches(self.stream(paths, decoders)), references)
+            work = partial(decode_and_prepare, steps=steps)
+            stream = ahead(decoders, work, paths, 2 * self.batch_size + self.workers)
+            finished = self.finish_batches(self.batches(stream), references)
             for _ in range(rounds):
                 found = next(finished, [])
                 yield from found
@@ -181,18 +181,6 @@ class FolderRun:
                 step(sum(self.group.gather(len(found), "the progress")))
             # Inputs of several shapes make more batches than counted.
             yield from itertools.chain.from_iterable(finished)
-
-    def stream(
-        self, paths: Iterable[Path], decoders: ThreadPoolExecutor
-    ) -> Iterator[Prepared | BrokenImage]:
-        """Yield every image in order while the next ones are being decoded."""
-        pending: deque[Future[Prepared | BrokenImage]] = deque()
-        for path in paths:
-            pending.append(decoders.submit(decode_and_prepare, path, self.sides.setup.steps))
-            if len(pending) > 2 * self.batch_size + self.workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
     def batches(self, stream: Iterable[Prepared | BrokenImage]) -> Iterator[list[Prepared]]:
         """Yield sound images in batches of one input shape; broken ones are named and counted."""

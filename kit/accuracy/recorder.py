@@ -95,10 +95,7 @@ def find_stages(model: PreTrainedModel) -> Stages:
 
 
 def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
-    """Return the operator class of a point.
-
-    That is a module's path in its stage with .input or .output, or the stage's own two.
-    """
+    """Return the class of a point: a module's path with .input or .output, or the stage's own."""
     if stage.number < 0 and point in ("input", "output"):
         return "input" if point == "input" else "embedding"
     if stage.number >= stages.blocks:
@@ -131,7 +128,6 @@ class AttentionInputs(TorchFunctionMode):
     """Shows the queries and keys that enter an attention's products while it is active."""
 
     def __init__(self, show: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
-        """Call `show` with each query and key."""
         super().__init__()
         self.show = show
 
@@ -159,7 +155,6 @@ class StageWatch:
     """
 
     def __init__(self, *, detail: bool) -> None:
-        """Prepare to watch."""
         self.detail = detail
         self.current: int | None = None
         self._calls: Counter[tuple[int, str]] = Counter()
@@ -282,30 +277,21 @@ class StageRecord:
 
 
 class Recorder(StageWatch):
-    """Records the stages of one model, by number, while it is watched."""
+    """Records one call's stages, by number; all tensors must be on one type of device.
 
-    def __init__(self, device_type: str, *, detail: bool, share: bool) -> None:
-        """Prepare to record tensors that must all be on one type of device.
+    `share` keeps the tensors themselves instead of copies, for a model on the CPU without inference
+    mode: safe where none has another version afterwards than in `versions`.
+    """
 
-        `share` keeps the tensors themselves instead of copies, for a model on the CPU without
-        inference mode; `changed` tells whether that was safe.
-        """
+    def __init__(
+        self, stages: Sequence[Stage], device_type: str, *, detail: bool, share: bool
+    ) -> None:
         super().__init__(detail=detail)
         self.device_type = device_type
         self.share = share
-        self.stages: dict[int, StageRecord] = {}
-        self._versions: list[tuple[torch.Tensor, int]] = []
-        self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @contextlib.contextmanager
-    def watching(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
-        """Record these stages of `model` in the block."""
         self.stages = {stage.number: StageRecord() for stage in stages}
-        try:
-            with super().watching(model, stages):
-                yield
-        finally:
-            self._copies.clear()
+        self.versions: list[tuple[torch.Tensor, int]] = []
+        self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a stage's input."""
@@ -326,11 +312,6 @@ class Recorder(StageWatch):
         self.stages[stage.number].points["output"] = copied
         self._copies = {content_of(output): (output, copied)}  # the next stage's input
 
-    def changed(self) -> bool:
-        """Return whether the model has written into a tensor that was shared; to be asked once."""
-        versions, self._versions = self._versions, []  # which would keep every tensor alive
-        return any(tensor._version != version for tensor, version in versions)
-
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy on the CPU; the same one for the same tensor with the same content."""
         content = content_of(tensor)
@@ -339,7 +320,7 @@ class Recorder(StageWatch):
         require_on(tensor, self.device_type)
         share = self.share and not tensor.is_inference()
         if share:
-            self._versions.append((tensor, tensor._version))
+            self.versions.append((tensor, tensor._version))
         copied = tensor if share else tensor.detach().to("cpu", copy=True)
         self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
@@ -360,10 +341,10 @@ def recorded(
     tensors count no writing. A KitError where a tensor is not on the device.
     """
     for share in (True, False) if device_type == "cpu" else (False,):
-        recorder = Recorder(device_type, detail=detail, share=share)
+        recorder = Recorder(stages, device_type, detail=detail, share=share)
         with recorder.watching(model, stages):
             result = call()
-        if not recorder.changed():
+        if all(tensor._version == version for tensor, version in recorder.versions):
             break
     return result, recorder.stages
 

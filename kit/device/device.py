@@ -62,9 +62,14 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
     if kind == "cpu":
         return Device("cpu", None, cpu_name(), 1, torch.device("cpu"))
     if kind != accelerator or count == 0:
+        missing, reason = "GPU", "torch sees no CUDA device"
+        if kind == "npu":
+            missing, reason = "NPU", patch_reason
+        elif patched:
+            reason = "this is an NPU host: use --device npu"
         raise KitError(
-            f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} is available "
-            f"here ({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
+            f"--device {requested}: no {missing} is available here ({reason}); "
+            "use --device auto or cpu"
         )
     index = int(index_text or local_rank)
     several = count > 1
@@ -105,15 +110,6 @@ def quiet_libraries() -> None:
     """
     warnings.filterwarnings("ignore", "TypedStorage is deprecated", module=r"torch_npu\.")
     warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
-
-
-def no_device_reason(kind: str, patched: bool, patch_reason: str) -> str:
-    """Return why there is no device of this kind, in the words that fit the host."""
-    if kind == "npu":
-        return patch_reason
-    if patched:
-        return "this is an NPU host: use --device npu"
-    return "torch sees no CUDA device"
 
 
 # The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers.

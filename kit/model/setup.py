@@ -102,24 +102,23 @@ def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Set
 
     A KitError where the weights, the size or the dtype do not fit.
     """
-    folder = inputs.weights.folder
+    folder, hashed = inputs.weights.folder, inputs.weights_sha256
+    log.info(f"Loading model from: {folder or f'seeded random weights (seed {options.seed})'}")
     if folder is None:
-        log.info(f"Loading model from: seeded random weights (seed {options.seed})")
         log.warning(
             "No weights found: the features mean nothing, shapes and speed are real; "
             f"{HOW_TO_DOWNLOAD}"
         )
-        start = time.perf_counter()
+    start = time.perf_counter()
+    if folder is None:
         model = models.random_model(options.seed, options.attention)
-        load_ms = (time.perf_counter() - start) * 1e3
+    else:
+        model = models.load(folder, options.attention)
+    load_ms = (time.perf_counter() - start) * 1e3
+    if hashed is None:
         sha256 = models.sha256_of_tensors(model.state_dict().items())
     else:
-        log.info(f"Loading model from: {folder}")
-        start = time.perf_counter()
-        model = models.load(folder, options.attention)
-        load_ms = (time.perf_counter() - start) * 1e3
-        assert inputs.weights_sha256 is not None  # it is hashed wherever there is a folder
-        sha256 = inputs.weights_sha256.result()
+        sha256 = hashed.result()
     steps = preprocessing.load(folder)
     if options.size is not None:
         steps = steps.with_size(options.size)
@@ -224,19 +223,6 @@ def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if view & bit]
         every.append((-pixels if view & 4 else pixels).flip(axes))
     return torch.cat(every)
-
-
-def places(batch_size: int, images: int, moved: int = 0) -> list[int]:
-    """Return which image stands in each place of a batch.
-
-    By the sum of the place's digits: neighbours differ, and so do places a power of `images`
-    apart, so that an exchange shows, and an image in place of another.
-    """
-
-    def digit_sum(place: int) -> int:
-        return place if place < images else place % images + digit_sum(place // images)
-
-    return [(digit_sum(place) + moved) % images for place in range(batch_size)]
 
 
 def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
