@@ -38,12 +38,13 @@ from kit.output import RunLog
 from kit.records import AccuracyResults, CoverageCell, Soak, SoakBatch, SoakDeviation, SoakEnd
 from kit.statistics import compare, finite, median
 
-SMALL_BATCHES, BATCHES = (1, 8), (1, 2, 3, 4, 8)
+Size = tuple[int, int]
+SMALL_BATCHES, BATCHES = [1, 8], [1, 2, 3, 4, 8]
 SMALL_IMAGES, IMAGES = 4, 8  # different ones; a larger batch holds them again and again
-SMALL_GRIDS, GRIDS = ((7, 9),), ((7, 9), (15, 15), (9, 21))  # in patches: odd, small, not square
+SMALL_GRIDS: list[Size] = [(7, 9)]  # in patches: odd, small, not square
+GRIDS = [*SMALL_GRIDS, (15, 15), (9, 21)]
 MOST_DIGESTS = 10_000  # so that a device that never repeats itself takes no more memory
 TIMES = 25  # at the beginning and at the end, whose medians are compared
-Size = tuple[int, int]
 
 
 def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Images | None:
@@ -102,13 +103,12 @@ def cover(
     main = mode_of(options.dtype, options.attention, strict=options.strict_fp32)
     own: Size = (pixels.shape[-2], pixels.shape[-1])
     patch = patch_size(sides.setup.model.config)
-    sizes = [own, *((rows * patch, columns * patch) for rows, columns in SMALL_GRIDS)]
-    batches: tuple[int, ...] = SMALL_BATCHES
-    number = SMALL_IMAGES
+    batches, grids, number = SMALL_BATCHES, SMALL_GRIDS, SMALL_IMAGES
     if options.coverage:
-        sizes += [(rows * patch, columns * patch) for rows, columns in GRIDS]
+        batches, grids, number = sorted({*BATCHES, options.batch_size}), GRIDS, IMAGES
+    sizes = [own, *((rows * patch, columns * patch) for rows, columns in grids)]
+    if options.coverage:
         sizes.append((2 * own[0], 2 * own[1]))
-        batches, number = tuple(sorted({*BATCHES, options.batch_size})), IMAGES
     modes, every = options.modes or (main,), []
     for size in dict.fromkeys(sizes):
         if (images := expected_of(sides, pixels, size, number)) is not None:
@@ -195,13 +195,13 @@ def explained_by(sides: Sides) -> Callable[[Images], float | None]:
 
 def usual(results: AccuracyResults) -> float | None:
     """Return the same figure of the run's own image."""
-    outputs = (results.pooler_output, results.last_hidden_state)
-    on_cpu = results.reference == "CPU fp64"
-    errors = [
-        (one.expected_error, 0.0 if on_cpu else one.cpu_fp64_relative_error) for one in outputs
-    ]
-    sums = [one + two for one, two in errors if one is not None and two is not None]
-    return max(sums) if len(sums) == len(outputs) else None
+    sums = []
+    for one in (results.pooler_output, results.last_hidden_state):
+        cpu = 0.0 if results.reference == "CPU fp64" else one.cpu_fp64_relative_error
+        if one.expected_error is None or cpu is None:
+            return None
+        sums.append(one.expected_error + cpu)
+    return max(sums)
 
 
 # ---- Soak ----------------------------------------------------------------------------------------
@@ -234,7 +234,6 @@ class SoakRun:
     """Computes the same inputs again and again, in changing batch sizes."""
 
     def __init__(self, options: AccuracyOptions, sides: Sides, images: Images) -> None:
-        """Put the batches on the device."""
         self.sides, self.images = sides, images
         self.mode = mode_of(options.dtype, options.attention, strict=options.strict_fp32).name
         self.repeated = []
@@ -313,25 +312,22 @@ class SoakRun:
 
     def deviating(self, first: Features, features: Features, *, inside: bool) -> SoakDeviation:
         """Return where a result differs most from the first one of the same batch."""
-        largest = -1.0
-        place: tuple[str, int, int | None] = ("", 0, None)
+        differences = {}
         for name in TENSORS:
             one, other = (getattr(side, name).double() for side in (first, features))
-            difference = (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-            if (most := float(difference.max())) > largest:
-                index = np.unravel_index(int(difference.argmax()), difference.shape)
-                token = int(index[1]) if difference.ndim == 3 else None
-                largest, place = most, (name, int(index[0]), token)
-        tensor, image, token = place
+            differences[name] = (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+        tensor = max(TENSORS, key=lambda name: float(differences[name].max()))
+        difference = differences[tensor]
+        index = np.unravel_index(int(difference.argmax()), difference.shape)
         return SoakDeviation(
             forward=self.done,
             at=datetime.now().astimezone().isoformat(timespec="seconds"),
             after_s=time.monotonic() - self.start,
             batch_size=len(first.pooler_output),
             tensor=tensor,
-            image=image,
-            token=token,
-            largest_difference=finite(largest),
+            image=int(index[0]),
+            token=int(index[1]) if difference.ndim == 3 else None,
+            largest_difference=finite(float(difference.max())),
             passed=inside,
         )
 
@@ -348,13 +344,11 @@ def soak(
     assert images is not None  # the run's own size
     found = SoakRun(options, sides, images).run(log)
     results = replace(results, soak=found)
-    if found.end == "device error" or found.beyond_limits:
-        reason = (
-            f"{found.beyond_limits} of {found.forwards} forwards of the soak are beyond a limit"
-        )
-        if found.end == "device error":
-            reason = "the device failed in the soak"
-        return failing(results, f"{reason}, {found.reason}")
+    if found.end == "device error":
+        return failing(results, f"the device failed in the soak, {found.reason}")
+    if found.beyond_limits:
+        wrong = f"{found.beyond_limits} of {found.forwards} forwards of the soak"
+        return failing(results, f"{wrong} are beyond a limit, {found.reason}")
     if found.first_deviation is not None:
         log.warning(
             "The same input gave other bits, inside the limits, first in forward "

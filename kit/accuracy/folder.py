@@ -33,7 +33,7 @@ from kit.accuracy.verdict import judge
 from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
-from kit.model.images import DecodedImage, Inputs, ahead, decode_or_tell
+from kit.model.images import DecodedImage, Inputs, ahead, decode_or_tell, sound
 from kit.model.model import (
     TENSORS,
     Features,
@@ -116,7 +116,6 @@ class FolderRun:
     """One run over a folder's images, or over one rank's share of them."""
 
     def __init__(self, options: AccuracyOptions, sides: Sides, group: Group, log: RunLog) -> None:
-        """Prepare the run; nothing is computed yet."""
         self.sides = sides
         self.group = group
         self.log = log
@@ -169,11 +168,11 @@ class FolderRun:
         self, paths: Sequence[Path], rounds: int, step: Callable[[int], object]
     ) -> Iterator[Compared]:
         """Compare this rank's images, in step with the other ranks: so many rounds of a batch."""
-        steps = self.sides.setup.steps
         with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
-            work = partial(decode_and_prepare, steps=steps)
-            stream = ahead(decoders, work, paths, 2 * self.batch_size + self.workers)
-            finished = self.finish_batches(self.batches(stream), references)
+            work = partial(decode_and_prepare, steps=self.sides.setup.steps)
+            prepared = ahead(decoders, work, paths, 2 * self.batch_size + self.workers)
+            batches = self.batches(sound(prepared, self.log, self.broken))
+            finished = self.finish_batches(batches, references)
             for _ in range(rounds):
                 found = next(finished, [])
                 yield from found
@@ -182,21 +181,11 @@ class FolderRun:
             # Inputs of several shapes make more batches than counted.
             yield from itertools.chain.from_iterable(finished)
 
-    def batches(self, stream: Iterable[Prepared | BrokenImage]) -> Iterator[list[Prepared]]:
-        """Yield sound images in batches of one input shape; broken ones are named and counted."""
-        batch: list[Prepared] = []
-        for image in stream:
-            if isinstance(image, BrokenImage):
-                self.broken.append(image)
-                self.log.warning(f"Left out: {image.reason}")
-                continue
-            other_shape = batch and batch[0].pixels.shape != image.pixels.shape
-            if len(batch) == self.batch_size or other_shape:
+    def batches(self, images: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+        """Yield images in batches of one input shape."""
+        for _, alike in itertools.groupby(images, lambda image: image.about.shape):
+            while batch := list(itertools.islice(alike, self.batch_size)):
                 yield batch
-                batch = []
-            batch.append(image)
-        if batch:
-            yield batch
 
     def finish_batches(
         self, batches: Iterable[list[Prepared]], references: ThreadPoolExecutor
@@ -292,12 +281,11 @@ def about(sides: Sides) -> dict[str, object]:
 class ReferenceCache:
     """CPU references on the disk, one file for each image, found by content; `hits` were found.
 
-    What a killed run has computed is found again by the next one. A file that is damaged is as
-    good as none.
+    In `folder`, None nowhere; they depend on `about` and the input. What a killed run has computed
+    is found again by the next one. A file that is damaged is as good as none.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, object], log: RunLog) -> None:
-        """Keep references in `folder`, None nowhere; they depend on `about` and the input."""
         self.folder = folder
         self.about = json.dumps(about, sort_keys=True, default=str)
         self.log = log

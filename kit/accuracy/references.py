@@ -32,13 +32,7 @@ from kit.accuracy.recorder import (
     require_on,
     with_main_input,
 )
-from kit.device.arithmetic import (
-    STORED,
-    OwnGelu,
-    found,
-    multiplies_in,
-    rounded_to,
-)
+from kit.device.arithmetic import STORED, OwnGelu, found, multiplies_in, rounded_to
 from kit.device.device import DTYPES, float_modes
 from kit.model.model import Features, features_of, use_attention
 from kit.model.setup import Setup, move_model, with_arithmetic
@@ -187,7 +181,6 @@ class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
     """
 
     def __init__(self, declared: Declared) -> None:
-        """Compute as `declared` says."""
         super().__init__()  # type: ignore[no-untyped-call] # torch's own base is untyped
         self.imitated = imitations(declared)
 
@@ -242,7 +235,6 @@ class Side:
     """
 
     def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
-        """Take the model as it is."""
         self.model = model
         self.declared = declared
 
@@ -310,13 +302,12 @@ class ReferenceRuns:
 
 
 class References:
-    """All CPU sides of one model, each made when it is first asked for."""
+    """All CPU sides of one model: on the CPU, fp32, in evaluation mode; it is not changed.
+
+    Its fp64 copy is begun at once in a thread, while the device has its first work.
+    """
 
     def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
-        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed.
-
-        Its fp64 copy is begun at once in a thread, while the device has its first work.
-        """
         self.stages = find_stages(model)
         self.declared = declared
         self.fp32 = Side(model, Declared())

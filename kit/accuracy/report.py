@@ -11,7 +11,6 @@ from kit.model.model import TENSORS
 from kit.records import (
     AccuracyRecord,
     AccuracyResults,
-    BlockAccuracy,
     Cause,
     CoverageCell,
     FeaturesComparison,
@@ -28,11 +27,9 @@ SMALL_SET = 4  # cells of a coverage that one line says
 def report(record: AccuracyRecord) -> list[str]:
     """Return the `Accuracy Validation Results` block, then the kit's own lines."""
     results = record.results
-    lines = validation_block(results)
-    lines += ["", verdict_line(record)]
+    lines = [*validation_block(results), "", verdict_line(record)]
     lines += [f"  {reason}" for reason in results.reasons]
-    lines += arithmetic_lines(record)
-    lines += ["", *columns(record), "", *blocks(results)]
+    lines += [*arithmetic_lines(record), "", *columns(record), "", *blocks(results)]
     if results.explain:
         lines += ["", *causes(results)]
     if results.folder is not None:
@@ -60,11 +57,9 @@ def verdict_line(record: AccuracyRecord) -> str:
         remarks = [f"{file.declared} on {file.device}, as {file.file} says; its blocks unseen"]
     if results.source == "random":
         remarks.append("random weights: the features mean nothing, the arithmetic is real")
-    if results.folder is not None:
-        folder = results.folder
-        remarks.append(
-            f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
-        )
+    if (folder := results.folder) is not None:
+        count = f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
+        remarks.append(count)
     return f"Verdict: {results.verdict} ({'; '.join(remarks)})"
 
 
@@ -145,7 +140,7 @@ def tolerance_line(results: AccuracyResults) -> str:
     tensors = (results.pooler_output, results.last_hidden_state)
     limits = results.limits
     errors = [t.relative_error for t in tensors if t.relative_error is not None]
-    cosines = [t.cosine for t in tensors if t.cosine is not None]
+    cosine = min((t.cosine for t in tensors if t.cosine is not None), default=1.0)
     tokens = [t.worst_token.relative_error for t in tensors if t.worst_token.relative_error]
     given = (
         f"Limits ({limits.arithmetic}): relative error < {limits.relative_error:g}, "
@@ -153,9 +148,10 @@ def tolerance_line(results: AccuracyResults) -> str:
     )
     if any(t.relative_error is None or t.worst_token.relative_error is None for t in tensors):
         return f"{given}; no tolerance would pass what is not finite"
+    just_below = 1 - just_above(1 - cosine) if cosine < 1 else 1 - 1e-9
     return (
         f"{given}; would just pass: relative error < {just_above(max(errors)):.3g}, "
-        f"cosine > {just_below(min(cosines)):.15g}, "
+        f"cosine > {just_below:.15g}, "
         f"worst token < {just_above(max(tokens, default=0.0)):.3g}"
     )
 
@@ -168,11 +164,6 @@ def just_above(value: float) -> float:
     return (math.floor(value / step) + 1) * step
 
 
-def just_below(cosine: float) -> float:
-    """Return the cosine with its distance from 1 rounded up."""
-    return 1 - just_above(1 - cosine) if cosine < 1 else 1 - 1e-9
-
-
 def blocks(results: AccuracyResults) -> list[str]:
     """Return the error after every block and the operator nearest to its limit."""
     if reviewed(results):
@@ -183,20 +174,18 @@ def blocks(results: AccuracyResults) -> list[str]:
         "Error after each block (against fp64), and the worst operator on its own input:",
         f"{'block':>10}{'device':>12}{'CPU fp32':>12}{'explained':>12}  worst operator",
     ]
-    return lines + [block_line(block) for block in results.blocks]
-
-
-def block_line(block: BlockAccuracy) -> str:
-    """Return one block's line."""
-    worst, tail = block.worst_operator, "-"
-    if worst is not None:
-        share = number(worst.times_limit, ".0%").replace("%", " %")
-        tail = f"{worst.operator} ({worst.name}) at {share} of its limit"
-    flag = "" if block.explained else "  UNEXPLAINED"
-    if block.explained and not block.sum_explained:
-        flag = "  (the error after it is not explained)"
-    errors = brief(block.relative_error, block.cpu_relative_error, block.expected_error)
-    return f"{block_name(block.block, block.name):>10}{errors}  {tail}{flag}"
+    for block in results.blocks:
+        worst, tail, flag = block.worst_operator, "-", ""
+        if worst is not None:
+            share = number(worst.times_limit, ".0%").replace("%", " %")
+            tail = f"{worst.operator} ({worst.name}) at {share} of its limit"
+        if not block.explained:
+            flag = "  UNEXPLAINED"
+        elif not block.sum_explained:
+            flag = "  (the error after it is not explained)"
+        errors = brief(block.relative_error, block.cpu_relative_error, block.expected_error)
+        lines.append(f"{block_name(block.block, block.name):>10}{errors}  {tail}{flag}")
+    return lines
 
 
 def causes(results: AccuracyResults) -> list[str]:
@@ -206,13 +195,9 @@ def causes(results: AccuracyResults) -> list[str]:
         "reference: its distance from a CPU in the declared arithmetic that imitates the cause):",
     ]
     for cause in results.explain:
-        if cause.note:
-            lines.append(f"  {cause.cause} ({cause.where}): {cause.note}")
-            continue
-        lines.append(
-            f"  {cause.cause} ({cause.where}): {number(cause.before, '.3g')} -> "
-            f"{number(cause.relative_error, '.3g')}, {nearness(cause)}"
-        )
+        before, after = number(cause.before, ".3g"), number(cause.relative_error, ".3g")
+        words = cause.note or f"{before} -> {after}, {nearness(cause)}"
+        lines.append(f"  {cause.cause} ({cause.where}): {words}")
     return lines
 
 

@@ -158,15 +158,9 @@ def use_strict_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-@contextlib.contextmanager
-def strict_fp32(active: bool) -> Iterator[None]:
+def strict_fp32(active: bool) -> contextlib.AbstractContextManager[None]:
     """Turn TF32 (on an NPU: HF32) off within the block, where `active`, and restore it after."""
-    matmul, convolution = (
-        backend.allow_tf32 and not active
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn)
-    )
-    with reduced_fp32(matmul=matmul, convolution=convolution):
-        yield
+    return reduced_fp32(matmul=False, convolution=False) if active else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -156,11 +156,7 @@ class Inputs:
     def others(self, log: RunLog) -> Iterator[DecodedImage]:
         """Yield the images after the first; a broken one is named in a warning and left out."""
         with ThreadPoolExecutor(1, "decode") as pool:
-            for image in ahead(pool, decode_or_tell, self.paths[1:], 1):
-                if isinstance(image, BrokenImage):
-                    log.warning(f"Left out: {image.reason}")
-                else:
-                    yield image
+            yield from sound(ahead(pool, decode_or_tell, self.paths[1:], 1), log, [])
 
 
 def ahead(
@@ -176,6 +172,16 @@ def ahead(
         yield pending.popleft().result()
 
 
+def sound(found: Iterable[T | BrokenImage], log: RunLog, broken: list[BrokenImage]) -> Iterator[T]:
+    """Yield what could be decoded; warn of what is `broken`, and put it there."""
+    for image in found:
+        if isinstance(image, BrokenImage):
+            log.warning(f"Left out: {image.reason}")
+            broken.append(image)
+        else:
+            yield image
+
+
 def gather(options: Options, root: Path, log: RunLog) -> Inputs:
     """Find and check the images and the weights that the options name.
 
@@ -189,25 +195,16 @@ def gather(options: Options, root: Path, log: RunLog) -> Inputs:
         found = weights.find(options.weights, root)
         if options.identify is not None:
             found = weights.identify(options.identify, found, log)
-    first, broken = first_decodable(paths, log)
-    is_folder = options.image is not None and paths != (options.image,)
-    return Inputs(is_folder, paths[len(broken) :], broken, first, found, hash_in_background(found))
-
-
-def first_decodable(
-    paths: tuple[Path, ...], log: RunLog
-) -> tuple[DecodedImage, tuple[BrokenImage, ...]]:
-    """Return the first image that can be decoded, and the broken ones before it; else KitError."""
     broken: list[BrokenImage] = []
-    for path in paths:
-        image = decode_or_tell(path)
-        if isinstance(image, DecodedImage):
-            return image, tuple(broken)
-        if len(paths) == 1:
-            raise KitError(image.reason)
-        log.warning(f"Left out: {image.reason}")
-        broken.append(image)
-    raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
+    if len(paths) == 1:
+        first = decode(paths[0])
+    elif (decoded := next(sound(map(decode_or_tell, paths), log, broken), None)) is not None:
+        first = decoded
+    else:
+        raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
+    is_folder = options.image is not None and paths != (options.image,)
+    hashed = hash_in_background(found)
+    return Inputs(is_folder, paths[len(broken) :], tuple(broken), first, found, hashed)
 
 
 def hash_in_background(found: Weights) -> Future[str] | None:
