@@ -178,25 +178,18 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit.accuracy.report import report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
-        from kit.model.setup import (
-            device_info,
-            input_info,
-            open_device,
-            report_fallbacks,
-            report_patch,
-            set_up,
-        )
+        from kit.model import setup as setups
         from kit.records import AccuracyRecord
 
     keep_freed_memory()
     with distributed.joined(distributed.place()) as group:
         distributed.share_cores(group.place)
-        patch = report_patch(npu_patch.status(), log)
-        device = open_device(options, patch, log, group.place.local_rank)
+        patch = setups.report_patch(npu_patch.status(), log)
+        device = setups.open_device(options, patch, log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
         own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
         with health.watch(device.type == "npu") as fallen:
-            setup = set_up(options, inputs, device, log)
+            setup = setups.set_up(options, inputs, device, log)
             files: dict[Path, bytes] = {}
             drawn: Mapping[str, Draw] = {}
             if options.features is not None:
@@ -206,7 +199,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
                 setup, results, shape = measured.setup, measured.results, measured.input_shape
                 files = {options.output_dir / evidence.FILE: measured.features}
                 drawn = pictures(measured, options.lang)
-    report_fallbacks(fallen, log)
+    setups.report_fallbacks(fallen, log)
     images = 1 if results.folder is None else results.folder.images
     stopped = results.soak is not None and results.soak.end == "interrupted"
     record = AccuracyRecord(
@@ -214,9 +207,9 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=device_info(setup, fallen.names),
+        device=setups.device_info(setup, fallen.names),
         model=setup.model_info,
-        input=input_info(setup, inputs, shape, images),
+        input=setups.input_info(setup, inputs, shape, images),
         results=results,
         warnings=tuple(log.warnings),
     )

@@ -23,14 +23,8 @@ from kit.accuracy.verdict import failing, judge_batch
 from kit.device.device import device_errors
 from kit.device.meters import PeakMemory, host_peak_bytes
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
-from kit.model.model import (
-    TENSORS,
-    Features,
-    patch_size,
-    sha256_of_tensors,
-    timed_forward,
-    to_host,
-)
+from kit.model import model as models
+from kit.model.model import TENSORS, Features, timed_forward
 from kit.model.runner import Images, ModeRunner, run_mode
 from kit.model.setup import Setup, model_input, views
 from kit.options import AccuracyOptions, Mode, mode_of
@@ -102,7 +96,7 @@ def cover(
     """Return the results of one image with a cell for each batch size, input size and mode."""
     main = mode_of(options.dtype, options.attention, strict=options.strict_fp32)
     own: Size = (pixels.shape[-2], pixels.shape[-1])
-    patch = patch_size(sides.setup.model.config)
+    patch = models.patch_size(sides.setup.model.config)
     batches, grids, number = SMALL_BATCHES, SMALL_GRIDS, SMALL_IMAGES
     if options.coverage:
         batches, grids, number = sorted({*BATCHES, options.batch_size}), GRIDS, IMAGES
@@ -165,7 +159,7 @@ def compute_cell(runner: ModeRunner, batch_size: int, moved: int) -> CoverageCel
         given = batch.flip(-1) if runner.mode.graph else batch
         with device_errors(f"covering {mode}, batch {batch_size}"), runner.forwards(given) as call:
             given.copy_(batch)
-            found = to_host(call())
+            found = models.to_host(call())
     except (CaptureError, OutOfDeviceMemoryError) as error:
         rows, columns = images.pixels.shape[-2:]
         return CoverageCell(mode, batch_size, rows, columns, len(set(order)),
@@ -285,11 +279,11 @@ class SoakRun:
         self.done += 1
         setup = self.sides.setup
         found, took_ms = timed_forward(setup.device, self.sides.model, one.batch)
-        features = to_host(found)
+        features = models.to_host(found)
         setup.health.after(f"forward {self.done} of the soak")
         one.forwards += 1
         (one.early_ms if len(one.early_ms) < TIMES else one.late_ms).append(took_ms)
-        digest = sha256_of_tensors(vars(features).items())
+        digest = models.sha256_of_tensors(vars(features).items())
         inside = one.inside.get(digest)
         if inside is None:
             inside = self.judge(one, features)

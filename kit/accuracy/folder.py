@@ -33,15 +33,9 @@ from kit.accuracy.verdict import judge
 from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
+from kit.model import model as models
 from kit.model.images import DecodedImage, Inputs, ahead, decode_or_tell, sound
-from kit.model.model import (
-    TENSORS,
-    Features,
-    forward,
-    require_patch_tokens,
-    sha256_of_tensors,
-    to_host,
-)
+from kit.model.model import TENSORS, Features
 from kit.model.preprocessing import Preprocessing, preprocess
 from kit.model.setup import model_input
 from kit.options import AccuracyOptions
@@ -209,10 +203,10 @@ class FolderRun:
         pixel_values = model_input(setup, torch.cat(pixels))
         with device_errors("computing a batch"):
             require_on(pixel_values, setup.device.type)
-            features = forward(self.sides.model, pixel_values)
+            features = models.forward(self.sides.model, pixel_values)
             require_on(features.last_hidden_state, setup.device.type)
             synchronize(setup.device)
-        on_host = to_host(features)
+        on_host = models.to_host(features)
         setup.health.after("a batch")
         return on_host
 
@@ -221,7 +215,7 @@ class FolderRun:
         if (kept := self.cache.read(image.about.input_sha256)) is not None:
             return kept
         found = self.sides.reference.features(image.pixels)
-        require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
+        models.require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
         self.cache.write(image.about.input_sha256, found)
         return found
 
@@ -309,7 +303,7 @@ class ReferenceCache:
                 digest = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        if digest != sha256_of_tensors(tensors.items()):
+        if digest != models.sha256_of_tensors(tensors.items()):
             return None
         self.hits += 1
         return Features(**tensors)
@@ -320,9 +314,10 @@ class ReferenceCache:
         if path is None:
             return
         tensors = vars(reference.map(torch.clone))  # they share memory
+        digest = {"sha256": models.sha256_of_tensors(tensors.items())}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            output.publish({path: save(tensors, {"sha256": sha256_of_tensors(tensors.items())})})
+            output.publish({path: save(tensors, digest)})
         except (OSError, KitError) as error:
             self.folder = None
             self.log.warning(f"CPU references are no longer kept on the disk: {error}")

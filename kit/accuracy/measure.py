@@ -21,17 +21,9 @@ from kit.device.device import Device, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
 from kit.model import images, preprocessing
+from kit.model import model as models
 from kit.model.images import DecodedImage, Inputs
-from kit.model.model import (
-    TENSORS,
-    Features,
-    features_of,
-    forward,
-    overflowed,
-    patch_grid,
-    require_patch_tokens,
-    to_host,
-)
+from kit.model.model import TENSORS, Features
 from kit.model.setup import Setup, model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog, alive
@@ -145,9 +137,9 @@ def measure(sides: Sides, image: DecodedImage, pixels: torch.Tensor, log: RunLog
         device = with_overflow(device)
     setup.health.after("the recorded forward")
     runs = references.run(pixels)
-    require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
+    models.require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
     examination = examine(device, references, runs, sides.factor)
-    grid = patch_grid(setup.model.config, pixels.shape)
+    grid = models.patch_grid(setup.model.config, pixels.shape)
     results = assess(
         examination,
         references,
@@ -171,8 +163,9 @@ def with_overflow(run: RecordedRun) -> RecordedRun:
     """
     largest = torch.finfo(torch.float16).max
     for record in run.stages.values():
-        record.points = {name: overflowed(one, largest) for name, one in record.points.items()}
-    return RecordedRun(run.features.map(lambda one: overflowed(one, largest)), run.stages)
+        for name, one in record.points.items():
+            record.points[name] = models.overflowed(one, largest)
+    return RecordedRun(run.features.map(lambda one: models.overflowed(one, largest)), run.stages)
 
 
 def with_chips_gelu(
@@ -183,7 +176,7 @@ def with_chips_gelu(
     if sides.own_gelu is None or own in {None, found(sides.setup.arithmetic, "GELU")}:
         return None
     with device_errors("computing with the chip's own GELU"), sides.own_gelu():
-        features = to_host(forward(sides.model, pixel_values))
+        features = models.to_host(models.forward(sides.model, pixel_values))
     pooled, hidden = (
         finite(compare_tensors(getattr(reference, name), getattr(features, name)).relative_error)
         for name in TENSORS
@@ -198,7 +191,7 @@ def run_device(
 
     def watched() -> Features:  # the tensors count what is written into them, as in no_grad alone
         with torch.no_grad():
-            return features_of(model, model(pixel_values.clone()))
+            return models.features_of(model, model(pixel_values.clone()))
 
     with device_errors("computing the forward pass"):
         for parameter in model.parameters():
@@ -208,7 +201,7 @@ def run_device(
         synchronize(device)
     for name in TENSORS:
         require_on(getattr(features, name), device.type)
-    return RecordedRun(to_host(features), record)
+    return RecordedRun(models.to_host(features), record)
 
 
 def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:

@@ -3,28 +3,18 @@
 import math
 from collections.abc import Sequence
 
+from kit import records
 from kit.accuracy.limits import number, validation_block
 from kit.accuracy.verdict import block_name, place_words
 from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
 from kit.model.model import TENSORS
-from kit.records import (
-    AccuracyRecord,
-    AccuracyResults,
-    Cause,
-    CoverageCell,
-    FeaturesComparison,
-    FolderAccuracy,
-    ImageAccuracy,
-    Soak,
-    TensorAccuracy,
-)
 
 WORSE = 1.1  # times the figure before; less is the last places of sums
 SMALL_SET = 4  # cells of a coverage that one line says
 
 
-def report(record: AccuracyRecord) -> list[str]:
+def report(record: records.AccuracyRecord) -> list[str]:
     """Return the `Accuracy Validation Results` block, then the kit's own lines."""
     results = record.results
     lines = [*validation_block(results), "", verdict_line(record)]
@@ -48,7 +38,7 @@ def brief(*values: float | None) -> str:
     return "".join(f"{number(value, '.3g'):>12}" for value in values)
 
 
-def verdict_line(record: AccuracyRecord) -> str:
+def verdict_line(record: records.AccuracyRecord) -> str:
     """Return the verdict with what qualifies it."""
     results = record.results
     remarks = [f"{results.declared} on {LABELS[record.device.type]} ({record.device.name})"]
@@ -63,12 +53,12 @@ def verdict_line(record: AccuracyRecord) -> str:
     return f"Verdict: {results.verdict} ({'; '.join(remarks)})"
 
 
-def reviewed(results: AccuracyResults) -> bool:
+def reviewed(results: records.AccuracyResults) -> bool:
     """Return whether saved features were judged, and no device has run."""
     return results.features is not None and results.features.reviewed
 
 
-def arithmetic_lines(record: AccuracyRecord) -> list[str]:
+def arithmetic_lines(record: records.AccuracyRecord) -> list[str]:
     """Return a line for each operator that does not compute in what was asked for."""
     measured, results = record.device.arithmetic, record.results
     if measured is None:
@@ -104,7 +94,7 @@ def arithmetic_lines(record: AccuracyRecord) -> list[str]:
     return lines
 
 
-def columns(record: AccuracyRecord) -> list[str]:
+def columns(record: records.AccuracyRecord) -> list[str]:
     """Return the three columns, the parts, the worst token, its tail and the tolerance."""
     results = record.results
     label = "saved" if reviewed(results) else LABELS[record.device.type]
@@ -113,7 +103,7 @@ def columns(record: AccuracyRecord) -> list[str]:
         f"{'':24}{label:>12}{'CPU fp32':>12}{'explained':>12}",
     ]
     for name in TENSORS:
-        tensor: TensorAccuracy = getattr(results, name)
+        tensor: records.TensorAccuracy = getattr(results, name)
         errors = tensor.fp64_relative_error, tensor.cpu_fp64_relative_error, tensor.expected_error
         lines.append(f"{name:24}{brief(*errors)}")
     lines += [
@@ -135,7 +125,7 @@ def columns(record: AccuracyRecord) -> list[str]:
     ]
 
 
-def tolerance_line(results: AccuracyResults) -> str:
+def tolerance_line(results: records.AccuracyResults) -> str:
     """Return the limits and the tightest ones that this run would just pass."""
     tensors = (results.pooler_output, results.last_hidden_state)
     limits = results.limits
@@ -164,7 +154,7 @@ def just_above(value: float) -> float:
     return (math.floor(value / step) + 1) * step
 
 
-def blocks(results: AccuracyResults) -> list[str]:
+def blocks(results: records.AccuracyResults) -> list[str]:
     """Return the error after every block and the operator nearest to its limit."""
     if reviewed(results):
         return ["Saved features show the outputs alone: no block was compared"]
@@ -188,7 +178,7 @@ def blocks(results: AccuracyResults) -> list[str]:
     return lines
 
 
-def causes(results: AccuracyResults) -> list[str]:
+def causes(results: records.AccuracyResults) -> list[str]:
     """Return what --explain found."""
     lines = [
         "Known causes, one by one, by last_hidden_state (device: its error against fp64;",
@@ -201,7 +191,7 @@ def causes(results: AccuracyResults) -> list[str]:
     return lines
 
 
-def nearness(cause: Cause) -> str:
+def nearness(cause: records.Cause) -> str:
     """Return what a switch makes of the difference: what it removes, or how much worse it is."""
     if cause.removes is None or cause.relative_error is None or not cause.before:
         return "removes -"
@@ -211,7 +201,7 @@ def nearness(cause: Cause) -> str:
     return f"{float(f'{times:.2g}'):,.{int(times < 10)}f} times worse: not this".replace(",", " ")
 
 
-def folder_lines(folder: FolderAccuracy) -> list[str]:
+def folder_lines(folder: records.FolderAccuracy) -> list[str]:
     """Return the folder's lines."""
     percentiles = (
         f"p{item.percent:g} {number(item.relative_error, '.3g')}" for item in folder.percentiles
@@ -232,7 +222,7 @@ def folder_lines(folder: FolderAccuracy) -> list[str]:
     return lines
 
 
-def image_line(image: ImageAccuracy) -> str:
+def image_line(image: records.ImageAccuracy) -> str:
     """Return one image's line."""
     return (
         f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
@@ -240,7 +230,7 @@ def image_line(image: ImageAccuracy) -> str:
     )
 
 
-def against_lines(against: FeaturesComparison) -> list[str]:
+def against_lines(against: records.FeaturesComparison) -> list[str]:
     """Return how far another device's features are."""
     return [
         f"Against {against.features.device} ({against.features.file}), "
@@ -249,7 +239,7 @@ def against_lines(against: FeaturesComparison) -> list[str]:
     ]
 
 
-def coverage_lines(cells: Sequence[CoverageCell]) -> list[str]:
+def coverage_lines(cells: Sequence[records.CoverageCell]) -> list[str]:
     """Return the cells: one line for the small set where all pass, else a table."""
     failed = sum(not cell.passed for cell in cells)
     errors = [cell.relative_error for cell in cells if cell.relative_error is not None]
@@ -273,7 +263,7 @@ def coverage_lines(cells: Sequence[CoverageCell]) -> list[str]:
     return lines
 
 
-def soak_lines(soak: Soak) -> list[str]:
+def soak_lines(soak: records.Soak) -> list[str]:
     """Return what the soak found."""
     lines = [
         f"Soak: {soak.forwards} forwards in {soak.seconds:.0f} s ({soak.end}), "

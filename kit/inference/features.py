@@ -20,18 +20,10 @@ from safetensors.torch import save
 from kit.accuracy.references import declared_by
 from kit.accuracy.verdict import judge_batch, same_bits
 from kit.language import translated
+from kit.model import model as models
 from kit.model import preprocessing
 from kit.model.images import DecodedImage, Inputs
-from kit.model.model import (
-    TENSORS,
-    Features,
-    not_finite,
-    patch_grid,
-    require_finite,
-    require_patch_tokens,
-    timed_forward,
-    to_host,
-)
+from kit.model.model import TENSORS, Features, timed_forward
 from kit.model.setup import Setup, model_input, move_model
 from kit.output import RunLog, alive
 from kit.pictures import INK, subject
@@ -109,14 +101,14 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     setup.health.after("the warm-up")
     log.info("Running timed inference...")
     on_device, latency_ms = timed_forward(setup.device, model, pixel_values)
-    first, others, samples_ms = to_host(on_device), [to_host(warm_up)], [latency_ms]
-    if not_finite(first) and not not_finite(others[0]):
+    first, others, samples_ms = models.to_host(on_device), [models.to_host(warm_up)], [latency_ms]
+    if models.not_finite(first) and not models.not_finite(others[0]):
         first, others = others[0], [first]
-    require_finite(first)
-    require_patch_tokens(model, first, pixel_values.shape)
+    models.require_finite(first)
+    models.require_patch_tokens(model, first, pixel_values.shape)
     while len(samples_ms) < MOST_FORWARDS and sum(samples_ms) + median(samples_ms) < WITHIN_MS:
         again, latency_ms = timed_forward(setup.device, model, pixel_values)
-        others.append(to_host(again))
+        others.append(models.to_host(again))
         samples_ms.append(latency_ms)
     repeats, failures = compared(setup, first, others, log)
     latency_ms = median(samples_ms)
@@ -129,7 +121,7 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
         one = ImageResult(str(image.path), image.sha256, image.width, image.height, took_ms, values)
         per_image.append(one)
         if len(pictures) < PICTURE_ROWS:
-            rows, columns = patch_grid(setup.model.config, shape)
+            rows, columns = models.patch_grid(setup.model.config, shape)
             patches = features.last_hidden_state[0, -rows * columns :].to(torch.float32).numpy()
             colours = (255 * as_colours(principal_components(patches))).round().astype(np.uint8)
             pictures.append((image.pixels, colours.reshape(rows, columns, 3)))
@@ -140,8 +132,8 @@ def extract(setup: Setup, inputs: Inputs, log: RunLog, *, keep_all: bool) -> Fou
     for image in inputs.others(log):
         pixel_values = model_input(setup, preprocessing.preprocess(image.pixels, setup.steps))
         features, took_ms = timed_forward(setup.device, model, pixel_values)
-        on_host = to_host(features)
-        require_finite(on_host)
+        on_host = models.to_host(features)
+        models.require_finite(on_host)
         add(image, took_ms, on_host, pixel_values.shape)
     setup.health.after("the timed inference")
     results = InferenceResults(
