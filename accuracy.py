@@ -174,8 +174,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit import environment
         from kit.accuracy import evidence
         from kit.accuracy.measure import compare, keep_freed_memory
-        from kit.accuracy.pictures import pictures
-        from kit.accuracy.report import report
+        from kit.accuracy.report import pictures, report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
         from kit.model import setup as setups

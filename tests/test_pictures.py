@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kit import pictures
-from kit.accuracy import pictures as of_accuracy
+from kit.accuracy import report as of_accuracy
 from kit.accuracy.measure import Measured
 from kit.benchmark.pictures import draw_ladder, draw_latency, draw_throughput, percent
 from kit.inference import features as of_inference

@@ -202,9 +202,8 @@ class FolderRun:
         pixels += [pixels[-1]] * (self.batch_size - len(pixels))
         pixel_values = model_input(setup, torch.cat(pixels))
         with device_errors("computing a batch"):
-            require_on(pixel_values, setup.device.type)
             features = models.forward(self.sides.model, pixel_values)
-            require_on(features.last_hidden_state, setup.device.type)
+            require_on(setup.device.type, pixel_values, *vars(features).values())
             synchronize(setup.device)
         on_host = models.to_host(features)
         setup.health.after("a batch")

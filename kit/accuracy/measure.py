@@ -194,13 +194,10 @@ def run_device(
             return models.features_of(model, model(pixel_values.clone()))
 
     with device_errors("computing the forward pass"):
-        for parameter in model.parameters():
-            require_on(parameter, device.type)
-        require_on(pixel_values, device.type)
+        require_on(device.type, pixel_values, *model.parameters())
         features, record = recorded(watched, model, stages.all, device.type, detail=True)
         synchronize(device)
-    for name in TENSORS:
-        require_on(getattr(features, name), device.type)
+    require_on(device.type, *vars(features).values())
     return RecordedRun(models.to_host(features), record)
 
 

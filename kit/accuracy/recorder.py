@@ -317,7 +317,7 @@ class Recorder(StageWatch):
         content = content_of(tensor)
         if content in self._copies:
             return self._copies[content][1]
-        require_on(tensor, self.device_type)
+        require_on(self.device_type, tensor)
         share = self.share and not tensor.is_inference()
         if share:
             self.versions.append((tensor, tensor._version))
@@ -357,10 +357,11 @@ def content_of(tensor: torch.Tensor) -> tuple[int, int]:
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
-def require_on(tensor: torch.Tensor, device_type: str) -> None:
-    """Check that a tensor is on the device that its side claims to be; else a KitError."""
-    if tensor.device.type != device_type:
-        raise KitError(
-            f"a tensor that should be on the {device_type} is on {tensor.device}: "
-            "device and reference were mixed up, so their comparison would mean nothing"
-        )
+def require_on(device_type: str, *tensors: torch.Tensor) -> None:
+    """Check that tensors are on the device that their side claims to be; else a KitError."""
+    for tensor in tensors:
+        if tensor.device.type != device_type:
+            raise KitError(
+                f"a tensor that should be on the {device_type} is on {tensor.device}: "
+                "device and reference were mixed up, so their comparison would mean nothing"
+            )

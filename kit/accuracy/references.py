@@ -11,7 +11,7 @@ Sources: HF32 has fp32's exponent and 11 mantissa bits, rounded to nearest, ties
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,9 +40,6 @@ from kit.output import RunLog
 from kit.records import GeluForm, Products
 
 Operator = Any  # torch's overloads have no type of their own
-Arguments = tuple[Any, ...]
-Imitated = Callable[[Operator, Arguments, dict[str, Any]], Any]
-
 aten = torch.ops.aten
 # Operators whose inputs a matrix unit may round, and where these inputs stand.
 PRODUCTS = {
@@ -126,54 +123,6 @@ def declared_by(setup: Setup) -> Declared:
 # ---- Imitation -----------------------------------------------------------------------------------
 
 
-def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
-    """Return what runs an operator with the inputs at these places rounded, or its result too.
-
-    Attention's result is no product alone, and is not rounded.
-    """
-    stored = products if products.endswith(STORED) else "fp32"
-
-    def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
-        rounded = (
-            rounded_to(products, value.float()).to(value.dtype) if index in places else value
-            for index, value in enumerate(args)
-        )
-        result = operator(*rounded, **kwargs)
-        if stored == "fp32" or not isinstance(result, torch.Tensor):
-            return result
-        return rounded_to(stored, result).to(result.dtype)
-
-    return call
-
-
-def added_up_in_fp32(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> torch.Tensor:
-    """Run an operator on half-precision inputs in fp32, and round its result."""
-    half = next(value.dtype for value in args if isinstance(value, torch.Tensor))
-    wide = (value.float() if isinstance(value, torch.Tensor) else value for value in args)
-    found: torch.Tensor = operator(*wide, **kwargs)
-    return found.to(half)
-
-
-def imitations(declared: Declared) -> dict[Operator, Imitated]:
-    """Return what takes an operator's place where the declared arithmetic is not the CPU's."""
-    taken: dict[Operator, Imitated] = {}
-    if declared.gelu == "tanh":
-        taken[aten.gelu.default] = lambda operator, args, _: operator(args[0], approximate="tanh")
-    if declared.dtype != "fp32":
-        return taken | dict.fromkeys(ADDED_UP_IN_FP32, added_up_in_fp32)
-    for products, rounded in (
-        (declared.matmul, PRODUCTS),
-        (declared.attention or declared.matmul, ATTENTION),
-        (declared.convolution, CONVOLUTIONS),
-    ):
-        if products != "fp32":
-            taken |= {
-                operator: with_rounded_inputs(places, products)
-                for operator, places in rounded.items()
-            }
-    return taken
-
-
 class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
     """Computes in the declared arithmetic while it is active; use it without gradients.
 
@@ -182,20 +131,45 @@ class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
 
     def __init__(self, declared: Declared) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's own base is untyped
-        self.imitated = imitations(declared)
+        self.declared = declared
+        self.rounded = {
+            operator: (places, products)
+            for products, operators in (
+                (declared.matmul, PRODUCTS),
+                (declared.attention or declared.matmul, ATTENTION),
+                (declared.convolution, CONVOLUTIONS),
+            )
+            for operator, places in operators.items()
+            if products != "fp32" and declared.dtype == "fp32"
+        }
 
     def __torch_dispatch__(
         self,
         func: Operator,
         types: Sequence[type],
-        args: Arguments = (),
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operator returns
-        """Run one operator, or what imitates it."""
-        imitated = self.imitated.get(func)
-        if imitated is None:
-            return func(*args, **(kwargs or {}))
-        return imitated(func, args, dict(kwargs or {}))
+        """Run one operator as the declared arithmetic does."""
+        given = dict(kwargs or {})
+        if func is aten.gelu.default and self.declared.gelu == "tanh":
+            return func(args[0], approximate="tanh")
+        if func in ADDED_UP_IN_FP32 and self.declared.dtype != "fp32":
+            half = next(value.dtype for value in args if isinstance(value, torch.Tensor))
+            wide = (one.float() if isinstance(one, torch.Tensor) else one for one in args)
+            return func(*wide, **given).to(half)
+        if func not in self.rounded:
+            return func(*args, **given)
+        places, products = self.rounded[func]
+        rounded = (
+            rounded_to(products, value.float()).to(value.dtype) if index in places else value
+            for index, value in enumerate(args)
+        )
+        result = func(*rounded, **given)
+        # Attention's result, a tuple, is no product alone.
+        if products.endswith(STORED) and isinstance(result, torch.Tensor):
+            return rounded_to(products, result).to(result.dtype)
+        return result
 
 
 def in_declared_type(model: PreTrainedModel, declared: Declared) -> PreTrainedModel:
@@ -251,12 +225,10 @@ class Side:
 
         `pixels` are float32, batch x 3 x rows x columns.
         """
-        for parameter in self.model.parameters():
-            require_on(parameter, "cpu")
+        require_on("cpu", *self.model.parameters())
         dtype = next(self.model.parameters()).dtype
         features = features_of(self.model, self.model(pixels.to(dtype, copy=True)))
-        require_on(features.last_hidden_state, "cpu")
-        require_on(features.pooler_output, "cpu")
+        require_on("cpu", *vars(features).values())
         return features
 
     def features(self, pixels: torch.Tensor) -> Features:

@@ -4,7 +4,6 @@ No torch, but for a download: bad input is refused at once, and hashing can run 
 of torch and transformers. A download arrives whole or not at all.
 """
 
-import contextlib
 import fcntl
 import fnmatch
 import hashlib
@@ -13,7 +12,7 @@ import math
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -249,8 +248,12 @@ def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
     folder = given or root / DEFAULT_FOLDERS[-1]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent):
+        descriptor = os.open(folder.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # given back however the process ends
             return fetch_locked(HUBS[hub], folder, log)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KitError(
             f"cannot write {error.filename or folder}: {error.strerror or error}; "
@@ -314,17 +317,6 @@ def identify(name: str, found: Weights, log: RunLog) -> Weights:
     except KitError as error:
         log.warning(f"Not kept beside the weights: {error}")
     return Weights(found.folder, hub.source)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; the system gives it back however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
