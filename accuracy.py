@@ -161,10 +161,7 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
 
 
 def run(options: AccuracyOptions, log: RunLog) -> Outcome:
-    """Compare the device with the CPU on one image, or on a folder of them; writes no result.
-
-    Raises KitError where the input, the weights or the device do not allow it.
-    """
+    """Compare the device with the CPU on one image, or a folder's; KitError where it cannot."""
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 

@@ -52,10 +52,7 @@ def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
 
 
 def run(options: InferenceOptions, log: RunLog) -> Outcome:
-    """Compute the features of one image, or of every image in a folder; writes no files.
-
-    Raises KitError where the input, the weights or the device do not allow it.
-    """
+    """Compute the features of one image, or of a folder's; KitError where that cannot be done."""
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 

@@ -6,7 +6,6 @@ different images. Soak computes the same inputs again and again: a sound device 
 
 import contextlib
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -235,8 +234,7 @@ class SoakRun:
             order = images.places(batch_size)
             batch = model_input(sides.setup, images.pixels[order])
             self.repeated.append(Repeated(batch, order))
-        self.most = options.soak_forwards or sys.maxsize
-        self.seconds = math.inf if options.soak is None else 60 * options.soak
+        self.options = options
         self.start = time.monotonic()
         self.done = self.beyond = 0
         self.deviation: SoakDeviation | None = None
@@ -248,11 +246,12 @@ class SoakRun:
     def run(self, log: RunLog) -> Soak:
         """Go on for as long as was asked for; Ctrl-C and a device that fails keep what there is."""
         end: SoakEnd = "complete"
-        total = self.most if self.most < sys.maxsize else None
-        with log.bar(total, "soak") as step:
+        forwards, minutes = self.options.soak_forwards, self.options.soak
+        stop = math.inf if minutes is None else self.start + 60 * minutes
+        with log.bar(forwards, "soak") as step:
             try:
                 for one in cycle(self.repeated):
-                    if self.done >= self.most or time.monotonic() - self.start >= self.seconds:
+                    if self.done == forwards or time.monotonic() >= stop:
                         break
                     self.forward(one)
                     step(1)

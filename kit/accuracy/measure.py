@@ -95,10 +95,7 @@ def in_full(
     saved: Sequence[Saved],
     log: RunLog,
 ) -> Measured:
-    """Measure one image in full; of a folder, its worst one beside the whole folder's figures.
-
-    What it computed stands first in the file of features, before the folder's batches.
-    """
+    """Measure one image in full; of a folder, its worst one beside the whole folder's figures."""
     prepared = prepare(image, sides.setup.steps)
     pixels = prepared.pixels
     measured = measure(sides, image, pixels, log)
@@ -116,17 +113,14 @@ def in_full(
     results = cover(options, sides, pixels, results, log)
     if options.soak is not None or options.soak_forwards is not None:
         results = soak(options, sides, pixels, results, log)
-    kept = [(prepared.about, measured.examination.device), *saved]
+    kept = [(prepared.about, measured.examination.device), *saved]  # itself stands first
     judged = 1 if folder is None else folder.images
     info, content = evidence.encode(sides, kept, judged)
     return replace(measured, results=replace(results, features=info), features=content)
 
 
 def measure(sides: Sides, image: DecodedImage, pixels: torch.Tensor, log: RunLog) -> Measured:
-    """Measure one image, whose preprocessed `pixels` the model takes.
-
-    A KitError where the model does not give one token per patch.
-    """
+    """Measure one image, preprocessed to `pixels`; KitError for a model without patch tokens."""
     setup, references = sides.setup, sides.references
     pixel_values = model_input(setup, pixels, log)
     if sides.model is references.fp32.model:
@@ -202,10 +196,7 @@ def run_device(
 
 
 def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
-    """Return the first image that still is what the folder run has seen, decoded again.
-
-    A KitError where every one of them is gone or changed.
-    """
+    """Return the first image that still is what the folder run has seen; KitError for none."""
     for image in worst:
         try:
             decoded = images.decode(Path(image.image))

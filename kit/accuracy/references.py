@@ -106,10 +106,7 @@ class Declared:
 
 
 def declared_by(setup: Setup) -> Declared:
-    """Return what a run's device was found to compute in, as far as it was measured.
-
-    What meets no documented arithmetic explains nothing: there the settings stand.
-    """
+    """Return what a run's device was found to compute in; as set, where that is undocumented."""
     gelu: GeluForm = "tanh" if found(setup.arithmetic, "GELU") == "tanh" else "erf"
     if setup.dtype != torch.float32:
         return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16", gelu=gelu)
@@ -203,10 +200,7 @@ class RecordedRun:
 
 
 class Side:
-    """A model on the CPU that computes in one arithmetic; None imitates nothing.
-
-    Its input has the model's dtype.
-    """
+    """A model on the CPU that computes in one arithmetic, None in its own."""
 
     def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
         self.model = model

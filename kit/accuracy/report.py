@@ -40,8 +40,13 @@ def report(record: records.AccuracyRecord) -> list[str]:
         lines += ["", *causes(results)]
     if results.folder is not None:
         lines += ["", *folder_lines(results.folder)]
-    if results.against is not None:
-        lines += ["", *against_lines(results.against)]
+    if (against := results.against) is not None:
+        lines += [
+            "",
+            f"Against {against.features.device} ({against.features.file}), "
+            f"limits of {against.limits.arithmetic}: {against.failed} images beyond them",
+            *map(image_line, against.worst),
+        ]
     if results.coverage:
         lines += ["", *coverage_lines(results.coverage)]
     if results.soak is not None:
@@ -244,15 +249,6 @@ def image_line(image: records.ImageAccuracy) -> str:
         f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
         f"{number(image.token_relative_error, '.3g')} ({'passed' if image.passed else 'FAILED'})"
     )
-
-
-def against_lines(against: records.FeaturesComparison) -> list[str]:
-    """Return how far another device's features are."""
-    return [
-        f"Against {against.features.device} ({against.features.file}), "
-        f"limits of {against.limits.arithmetic}: {against.failed} images beyond them",
-        *map(image_line, against.worst),
-    ]
 
 
 def coverage_lines(cells: Sequence[records.CoverageCell]) -> list[str]:

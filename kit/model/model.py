@@ -67,10 +67,7 @@ def load(folder: Path, attention: str) -> PreTrainedModel:
 
 
 def random_model(seed: int, attention: str) -> PreTrainedModel:
-    """Return the exact ViT-B/16 architecture with seeded random weights, on the CPU in fp32.
-
-    Shapes and speed are the real model's; the features mean nothing.
-    """
+    """Return ViT-B/16 with seeded random weights, on the CPU in fp32: its features mean nothing."""
     torch.manual_seed(seed)
     config = transformers.DINOv3ViTConfig(**VITB16)
     model: PreTrainedModel = AutoModel.from_config(

@@ -33,6 +33,7 @@ from kit.records import DeviceArithmetic, DeviceInfo, InputInfo, ModelInfo, Patc
 if TYPE_CHECKING:
     from npu_patch import Status
 
+PRODUCTS = ("matrix product", "convolution")  # that --strict-fp32 is about
 HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
 
@@ -74,15 +75,9 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
 
 
 def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
-    """Return the device that the options ask for, its fp32 modes set; else a KitError.
-
-    `local_rank` is the index where the options name none.
-    """
+    """Return the device of the options, else of `local_rank`, its fp32 modes set, or a KitError."""
     device = choose(
-        options.device,
-        patched=patch.applied,
-        patch_reason=patch.reason,
-        local_rank=local_rank,
+        options.device, patched=patch.applied, patch_reason=patch.reason, local_rank=local_rank
     )
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
@@ -98,10 +93,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
 
 
 def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Setup:
-    """Load the model on the CPU and prepare everything else for it.
-
-    A KitError where the weights, the size or the dtype do not fit.
-    """
+    """Load the model on the CPU and prepare all else for it; KitError where something is unfit."""
     folder, hashed = inputs.weights.folder, inputs.weights_sha256
     log.info(f"Loading model from: {folder or f'seeded random weights (seed {options.seed})'}")
     if folder is None:
@@ -158,26 +150,16 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
                 f"(nearest {row.nearest}, {arithmetic.residual_words(row)} away)"
             )
     if dtype == "fp32" and {products, convolution} == {"fp32"}:
-        refuse_reduced_products(device, measured)
+        kinds = {kind: arithmetic.multiplies_in(measured, kind, "fp32") for kind in PRODUCTS}
+        if reduced := [f"{kind} in {found}" for kind, found in kinds.items() if found != "fp32"]:
+            raise KitError(
+                f"--strict-fp32: {device.name} computes {', '.join(reduced)} whatever is set; "
+                "leave the option out, and the run is judged by what the device computes in"
+            )
     if not measured.repeatable:
         log.warning(f"{device.name} gives other bits when the same product is computed again")
     setup.health.after("measuring its arithmetic")
     return replace(setup, arithmetic=measured)
-
-
-def refuse_reduced_products(device: Device, measured: DeviceArithmetic) -> None:
-    """Refuse to call a run fp32 whose device multiplies in less where nothing reduces it."""
-    reduced = {
-        name: found
-        for name in ("matrix product", "convolution")
-        if (found := arithmetic.multiplies_in(measured, name, "fp32")) != "fp32"
-    }
-    if reduced:
-        words = ", ".join(f"{name} in {found}" for name, found in reduced.items())
-        raise KitError(
-            f"--strict-fp32: {device.name} computes {words} whatever is set; leave the option out, "
-            "and the run is judged by what the device computes in"
-        )
 
 
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:

@@ -124,7 +124,12 @@ def check_folder(folder: Path) -> None:
     check_config(read_json(config, "", AGAIN), config)
     index = folder / "model.safetensors.index.json"
     if kind_of(index, "") != "missing":
-        check_shards(index, files)
+        weight_map = read_json(index, "", AGAIN).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise KitError(f"{index} has no weight_map: download it again")
+        missing = {str(name) for name in weight_map.values()} - {file.name for file in files}
+        if missing:
+            raise KitError(f"{folder / min(missing)} is missing: download the weights again")
     for file in files:
         check_safetensors(file)
 
@@ -154,17 +159,6 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             f"{path}: hidden_size {width} is not a multiple of num_attention_heads {heads}: "
             "download it again"
         )
-
-
-def check_shards(index: Path, files: Sequence[Path]) -> None:
-    """Check that every shard that the index names is there; KitError naming the first missing."""
-    weight_map = read_json(index, "", AGAIN).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise KitError(f"{index} has no weight_map: download it again")
-    present = {file.name for file in files}
-    missing = sorted({str(name) for name in weight_map.values()} - present)
-    if missing:
-        raise KitError(f"{index.parent / missing[0]} is missing: download the weights again")
 
 
 def check_safetensors(path: Path) -> None:
