@@ -146,16 +146,12 @@ def in_mode(sides: Sides, mode: Mode, main: Mode, images: Images) -> Iterator[Mo
 
 
 def compute_cell(runner: ModeRunner, batch_size: int, moved: int) -> CoverageCell:
-    """Compute one batch on the device and compare it; too little memory fails the cell alone.
-
-    A graph is captured on another batch than the one that it then has to compute. `moved`: by how
-    many images each place of the batch is moved on.
-    """
+    """Compute one batch, each place `moved` on, and compare it; want of memory fails it alone."""
     mode, images = runner.mode.name, runner.images
     order = images.places(batch_size, moved)
     try:
         batch = runner.input(batch_size, moved)
-        given = batch.flip(-1) if runner.mode.graph else batch
+        given = batch.flip(-1) if runner.mode.graph else batch  # captured on another batch
         with device_errors(f"covering {mode}, batch {batch_size}"), runner.forwards(given) as call:
             given.copy_(batch)
             found = models.to_host(call())
@@ -202,19 +198,15 @@ def usual(results: AccuracyResults) -> float | None:
 
 @dataclass
 class Repeated:
-    """One batch that is computed again and again; what is kept does not grow without bound.
-
-    `first` are the first forward's features, on the CPU; `inside` says by a result's digest whether
-    it is inside the limits; `early_ms` and `late_ms` are of the first and of the last forwards.
-    """
+    """One batch that is computed again and again; what is kept does not grow without bound."""
 
     batch: torch.Tensor
     order: Sequence[int]
-    first: Features | None = None
+    first: Features | None = None  # of the first forward, on the CPU
     forwards: int = 0
-    inside: dict[str, bool] = field(default_factory=dict)
-    early_ms: list[float] = field(default_factory=list)
-    late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
+    inside: dict[str, bool] = field(default_factory=dict)  # the limits, by a result's digest
+    early_ms: list[float] = field(default_factory=list)  # of the first forwards
+    late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))  # of the last
 
     def record(self) -> SoakBatch:
         """Return the record's part."""

@@ -56,19 +56,15 @@ AGAIN = "write it again with accuracy.py on the device"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the file says of the features in it; tensor NAME.N belongs to the Nth image.
-
-    `preprocessing` are the steps in words, `declared` the arithmetic that the device was found to
-    compute in, `judged` how many images the run judged: the file may hold the first of them alone.
-    """
+    """What the file says of the features in it; tensor NAME.N belongs to the Nth image."""
 
     version: Literal[1]
     weights_sha256: str
-    preprocessing: str
+    preprocessing: str  # the steps in words
     device_type: DeviceType
     device: str
-    declared: Declared
-    judged: int
+    declared: Declared  # the arithmetic that the device was found to compute in
+    judged: int  # images of the run: the file may hold the first of them alone
     images: tuple[JudgedImage, ...]
 
 
@@ -110,13 +106,11 @@ def info(evidence: Evidence, path: Path, content: bytes, *, reviewed: bool) -> F
 
 @dataclass(frozen=True)
 class FeaturesRead:
-    """A file of features: the record's part, what it says of itself, features by pixels' hash.
+    """A file of features."""
 
-    A folder's worst image is there twice: as it was measured in full, and in its batch.
-    """
-
-    info: FeaturesFile
-    evidence: Evidence
+    info: FeaturesFile  # the record's part
+    evidence: Evidence  # what it says of itself
+    # By the pixels' hash; a folder's worst image is there as measured in full, and in its batch.
     features: Mapping[str, Sequence[Saved]]
 
 

@@ -58,17 +58,13 @@ Pooled = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What tells an image from others: its path, hashes, and the shape of the model's input.
+    """What tells an image from others."""
 
-    `pixels_sha256` is of the decoded pixels, which preprocessing begins with, `input_sha256` of the
-    model's input, whose last bits another processor may round otherwise.
-    """
-
-    image: str
-    sha256: str
-    pixels_sha256: str
-    input_sha256: str
-    shape: tuple[int, ...]
+    image: str  # its path
+    sha256: str  # of the file
+    pixels_sha256: str  # of the decoded pixels, which preprocessing begins with
+    input_sha256: str  # of the model's input, whose last bits another processor may round otherwise
+    shape: tuple[int, ...]  # of the model's input
 
 
 Saved = tuple[JudgedImage, Features]  # features of a batch of one, on the CPU
@@ -410,10 +406,7 @@ SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of ima
 
 
 def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
-    """Compare the nearest neighbours of every image among all others, by cosine of pooler_output.
-
-    Top-1 and top-5 agreement of device and reference; None where there are too few images for one.
-    """
+    """Compare every image's nearest neighbours by cosine, top-1 and top-5; None for too few."""
     count = len(device)
     if count < 3:  # with two images the only other one is always the nearest
         return NeighbourAgreement(count, None, None)
@@ -431,8 +424,7 @@ def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
 def nearest(features: Pooled, width: int) -> npt.NDArray[np.int64]:
     """Return for every image the numbers of the `width` nearest others, the nearest first.
 
-    Images at the same distance are in the order of their numbers; what is zero or not finite is
-    near to none.
+    At the same distance the lower number; what is zero or not finite is near to none.
     """
     unit = np.nan_to_num(features.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     norms = np.linalg.norm(unit, axis=1, keepdims=True)

@@ -40,11 +40,7 @@ LARGEST_MMAP_THRESHOLD = 32 << 20
 
 @dataclass(frozen=True)
 class Measured:
-    """One image, or a folder's worst, measured in full, and what its pictures are drawn from.
-
-    `setup` has what the device was found to compute in; `features` is the file of the device's
-    features of the judged images.
-    """
+    """One image, or a folder's worst, measured in full, and what its pictures are drawn from."""
 
     results: AccuracyResults
     image: DecodedImage
@@ -52,8 +48,8 @@ class Measured:
     examination: Examination
     stages: Stages
     grid: Grid
-    setup: Setup
-    features: bytes = b""
+    setup: Setup  # with what the device was found to compute in
+    features: bytes = b""  # the file of the device's features of the judged images
 
 
 def compare(

@@ -43,27 +43,20 @@ CLASS_PATTERNS: tuple[tuple[re.Pattern[str], OperatorClass], ...] = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the model: its number and its module's path.
+    """One stage of the model."""
 
-    -1 the embedding, 0 and up the blocks, their number the final norm. `rope` is the path of the
-    module that makes the rotary embedding, for block 0 alone.
-    """
-
-    number: int
-    path: str
-    rope: str | None = None
+    number: int  # -1 the embedding, 0 and up the blocks, their number the final norm
+    path: str  # its module's
+    rope: str | None = None  # for block 0: path of the module that makes the rotary embedding
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A model's stages in the order of execution; a model without one kind lacks it.
-
-    `prefix_tokens` stand before the patches (CLS and registers); None without tokens.
-    """
+    """A model's stages in the order of execution; a model without one kind lacks it."""
 
     all: tuple[Stage, ...]
     blocks: int
-    prefix_tokens: int | None
+    prefix_tokens: int | None  # CLS and registers, before the patches; None without tokens
 
 
 def find_stages(model: PreTrainedModel) -> Stages:
@@ -148,15 +141,11 @@ class AttentionInputs(TorchFunctionMode):
 
 
 class StageWatch:
-    """Sees the stages of one model while `watching` is active; what it does is its subclass's.
-
-    `detail`: inside the stages too, not just their inputs and outputs. `current`: the number of
-    the stage that is running; None between two.
-    """
+    """Sees the stages of one model while `watching` is active; what it does is its subclass's."""
 
     def __init__(self, *, detail: bool) -> None:
-        self.detail = detail
-        self.current: int | None = None
+        self.detail = detail  # inside the stages too, not just their inputs and outputs
+        self.current: int | None = None  # the number of the stage that is running
         self._calls: Counter[tuple[int, str]] = Counter()
         self._attention_seen = False
         self._during_stage = contextlib.ExitStack()
@@ -250,14 +239,12 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor
 
 
 def with_main_input(args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor) -> Call:
-    """Return a call's arguments with `main` in the place of the first tensor."""
-    for index, value in enumerate(args):
-        if isinstance(value, torch.Tensor):
-            return (*args[:index], main, *args[index + 1 :]), kwargs
-    for name, value in kwargs.items():
-        if isinstance(value, torch.Tensor):
-            return args, kwargs | {name: main}
-    return args, kwargs
+    """Return a call's arguments with `main` in the place of the first tensor, if there is one."""
+    first = main_input(args, kwargs)
+    if first is None:
+        return args, kwargs
+    named = {name: main if value is first else value for name, value in kwargs.items()}
+    return tuple(main if value is first else value for value in args), named
 
 
 # ---- Recording -----------------------------------------------------------------------------------
@@ -350,10 +337,8 @@ def recorded(
 
 
 def content_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return what tells a living tensor's present content from any other.
-
-    A tensor of inference mode counts no writing, so a change in place stays unseen there.
-    """
+    """Return what tells a living tensor's present content from any other."""
+    # A tensor of inference mode counts no writing, so a change in place stays unseen there.
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 

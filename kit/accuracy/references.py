@@ -59,16 +59,12 @@ ADDED_UP_IN_FP32 = (*PRODUCTS, *CONVOLUTIONS)
 
 @dataclass(frozen=True)
 class Declared:
-    """What a run's device computes with: as it is set, or as it was found to.
-
-    What fp32 matrix products, convolutions and attention multiply in, and the form of GELU; None
-    for attention: as `matmul`.
-    """
+    """What a run's device computes with: as it is set, or as it was found to."""
 
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    matmul: Products = "fp32"
+    matmul: Products = "fp32"  # what fp32 matrix products multiply in, as are the next two
     convolution: Products = "fp32"
-    attention: Products | None = None
+    attention: Products | None = None  # None: as `matmul`
     gelu: GeluForm = "erf"
 
     @property
@@ -257,14 +253,11 @@ class Side:
 
 @dataclass(frozen=True)
 class ReferenceRuns:
-    """One image, float32, a batch of one, on the CPU's two fp32 sides.
+    """One image on the CPU's two fp32 sides."""
 
-    Plain, and in the declared arithmetic, which is `fp32` itself where that is plain.
-    """
-
-    pixels: torch.Tensor
+    pixels: torch.Tensor  # float32, a batch of one
     fp32: RecordedRun
-    imitation: RecordedRun
+    imitation: RecordedRun  # in the declared arithmetic: `fp32` itself where that is plain
 
 
 class References:
@@ -312,17 +305,13 @@ def fp64_side(model: PreTrainedModel) -> Side:
 
 @dataclass(frozen=True)
 class Sides:
-    """The device's model and all CPU sides of the same weights.
-
-    `factor`: how many times the expected error still counts as explained. `own_gelu` makes a
-    context in which GELU is the chip's own; None where it always is.
-    """
+    """The device's model and all CPU sides of the same weights."""
 
     setup: Setup
     model: PreTrainedModel
     references: References
-    factor: float
-    own_gelu: OwnGelu | None = None
+    factor: float  # how many times the expected error still counts as explained
+    own_gelu: OwnGelu | None = None  # makes a context of the chip's own GELU; None: always is
 
     @property
     def self_check(self) -> bool:

@@ -112,16 +112,14 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
 
 
-# The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers.
+# The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers: the
+# implementer 0x48 is HiSilicon, parts as util-linux's lscpu has them.
 CPUINFO = Path("/proc/cpuinfo")
 ARM_NAMES = {("0x48", "0xd01"): "Kunpeng 920", ("0x48", "0xd02"): "Kunpeng 920 (TaiShan v120)"}
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the operating system tells it, its machine type without one.
-
-    Source of ARM_NAMES: the implementer 0x48 is HiSilicon; parts as util-linux's lscpu has them.
-    """
+    """Return the processor's name as the operating system tells it, else its machine type."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
@@ -279,11 +277,8 @@ def device_errors(phase: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, in this error or in one that it followed from.
-
-    Ending a graph capture after such an error raises another.
-    """
-    while error is not None:
+    """Return whether memory ran out, in this error or in one that it followed from."""
+    while error is not None:  # ending a graph capture after such an error raises another
         if isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(str(error)):
             return True
         error = error.__cause__ or error.__context__

@@ -153,8 +153,7 @@ def compared(
 ) -> tuple[Repeats, tuple[str, ...]]:
     """Hold further forwards' features of the same input against the first timed forward's.
 
-    Returns the record's part, and a reason for each tensor of which one is not finite, or further
-    away than the arithmetic's limits allow.
+    Returns the record's part, and a reason for each tensor that is once beyond the limits.
     """
     arithmetic = declared_by(setup).arithmetic
     differing, apart = 0, [0.0]
@@ -225,9 +224,9 @@ def heading(title: str, width: int, language: str) -> Image.Image:
 
 
 def draw(pairs: Sequence[Pair], title: str, source: str, language: str) -> bytes:
-    """Return a PNG with the title, and one row per pair: the image, and its features at its size.
+    """Return a PNG: the title, and one row per pair, the image and its features at its size.
 
-    `source`, where the weights come from, is kept in the PNG's text chunk of that name.
+    Where the weights come from is kept in the PNG's text chunk `source`.
     """
     rows = []
     for pixels, colours in pairs:

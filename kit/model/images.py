@@ -100,9 +100,8 @@ def decode(path: Path) -> DecodedImage:
 
     The EXIF orientation is applied, then everything becomes RGB: palettes are looked up, CMYK
     is converted, alpha is dropped (what transformers feeds its models too). Sixteen-bit grey
-    is scaled by 255/65535 where Pillow alone would clip it to white.
-
-    Raises KitError where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
+    is scaled by 255/65535 where Pillow alone would clip it to white. Raises KitError where the
+    file cannot be read or decoded, or is beyond Pillow's bomb limit.
     """
     content = read_bytes(path, "image", LARGEST_IMAGE_BYTES)
     if not content:

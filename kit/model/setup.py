@@ -39,19 +39,16 @@ HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with: a device, and the model's parts that do not depend on where it is.
-
-    The model is on the CPU in fp32, in evaluation mode; loading it took `load_ms`. `arithmetic` is
-    what the device was found to compute in; None for the CPU, and before it is measured.
-    """
+    """What a run works with: a device, and the model's parts that do not depend on where it is."""
 
     device: Device
     dtype: torch.dtype
-    model: PreTrainedModel
+    model: PreTrainedModel  # on the CPU in fp32, in evaluation mode
     steps: Preprocessing
     model_info: ModelInfo
     health: HealthChecks
-    load_ms: float
+    load_ms: float  # of the model
+    # What the device was found to compute in; None for the CPU, and before it is measured.
     arithmetic: DeviceArithmetic | None = None
 
 
