@@ -196,18 +196,17 @@ class RecordedRun:
 
 
 class Side:
-    """A model on the CPU that computes in one arithmetic, None in its own."""
+    """A model on the CPU that imitates an arithmetic; one that is plain leaves it as it is."""
 
-    def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
+    def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
         self.model = model
         self.declared = declared
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Compute without gradients in this side's arithmetic in the block."""
-        with torch.no_grad(), contextlib.ExitStack() as arithmetic:
-            if self.declared is not None and not self.declared.plain:
-                arithmetic.enter_context(Imitation(self.declared))
+        plain = self.declared.plain
+        with torch.no_grad(), contextlib.nullcontext() if plain else Imitation(self.declared):
             yield
 
     def forward(self, pixels: torch.Tensor) -> Features:
@@ -290,9 +289,9 @@ class References:
         """Run one preprocessed image on the fp32 sides; fp64 runs when the device is examined."""
         _ = self.fp64  # copied whole before hooks are put on the model
         fp32 = self.fp32.run(pixels, self.stages.all)
-        same = self.declared.plain
-        imitation = fp32 if same else self.imitation.run(pixels, self.stages.all)
-        return ReferenceRuns(pixels, fp32, imitation)
+        if self.declared.plain:
+            return ReferenceRuns(pixels, fp32, fp32)
+        return ReferenceRuns(pixels, fp32, self.imitation.run(pixels, self.stages.all))
 
 
 def fp64_side(model: PreTrainedModel) -> Side:
@@ -300,7 +299,7 @@ def fp64_side(model: PreTrainedModel) -> Side:
     exact = copy_in(model, torch.float64)
     # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
     use_attention(exact, "sdpa")
-    return Side(exact, None)
+    return Side(exact, Declared())
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ def brief(*values: float | None) -> str:
     return "".join(f"{number(value, '.3g'):>12}" for value in values)
 
 
+def spread(errors: Sequence[records.Percentile]) -> str:
+    """Return the percentiles of errors."""
+    return ", ".join(f"p{one.percent:g} {number(one.relative_error, '.3g')}" for one in errors)
+
+
 def verdict_line(record: records.AccuracyRecord) -> str:
     """Return the verdict with what qualifies it."""
     results = record.results
@@ -133,15 +138,11 @@ def columns(record: records.AccuracyRecord) -> list[str]:
     ]
     tensor = results.last_hidden_state
     worst = tensor.worst_token
-    percentiles = (
-        f"p{item.percent:g} {number(item.relative_error, '.3g')}"
-        for item in tensor.token_percentiles
-    )
     return [
         *lines,
         f"Worst token against {results.reference}: {place_words(worst)}, relative error "
         f"{number(worst.relative_error, '.3g')}, cosine {number(worst.cosine, '.6f')}",
-        f"Token errors: {', '.join(percentiles)}",
+        f"Token errors: {spread(tensor.token_percentiles)}",
         tolerance_line(results),
     ]
 
@@ -224,13 +225,10 @@ def nearness(cause: records.Cause) -> str:
 
 def folder_lines(folder: records.FolderAccuracy) -> list[str]:
     """Return the folder's lines."""
-    percentiles = (
-        f"p{item.percent:g} {number(item.relative_error, '.3g')}" for item in folder.percentiles
-    )
     lines = [
         f"Folder: {folder.images} images, {folder.failed} failed, {len(folder.broken)} broken "
         f"({folder.cached} references cached, {folder.ranks} ranks)",
-        f"Image errors (last_hidden_state): {', '.join(percentiles)}",
+        f"Image errors (last_hidden_state): {spread(folder.percentiles)}",
     ]
     lines += map(image_line, folder.worst)
     lines += [f"  broken: {broken.reason}" for broken in folder.broken]

@@ -72,13 +72,12 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
             "use --device auto or cpu"
         )
     index = int(index_text or local_rank)
-    several = count > 1
-    shown = f"this host shows {count} {LABELS[accelerator]}{'s' if several else ''}"
-    if index >= count and not index_text:
-        fix = f"start torchrun with --nproc-per-node {count}"
-        raise KitError(f"LOCAL_RANK {local_rank}: {shown}; {fix}")
     if index >= count:
-        indices = f"0 to {count - 1}" if several else "0"
+        shown = f"this host shows {count} {LABELS[accelerator]}{'s' if count > 1 else ''}"
+        if not index_text:
+            fix = f"start torchrun with --nproc-per-node {count}"
+            raise KitError(f"LOCAL_RANK {local_rank}: {shown}; {fix}")
+        indices = f"0 to {count - 1}" if count > 1 else "0"
         raise KitError(f"--device {requested}: {shown}, so the index is {indices}")
     with device_errors(f"opening {accelerator}:{index}"):
         torch.cuda.set_device(index)

@@ -18,10 +18,9 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from kit.device.device import Device, device_errors, synchronize
 from kit.errors import KitError, one_line
 
-PATCH_SIZE = 16
 # The architecture of facebook/dinov3-vitb16-pretrain-lvd1689m, as its config.json has it.
 VITB16: dict[str, Any] = {
-    "patch_size": PATCH_SIZE,
+    "patch_size": 16,
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -87,10 +86,7 @@ def load_config(folder: Path) -> PretrainedConfig:
             f"{folder / 'config.json'} is no model that transformers "
             f"{transformers.__version__} knows ({one_line(error)})"
         ) from error
-    try:
-        model_class = AutoModel._model_mapping[type(config)]
-    except KeyError:
-        model_class = None
+    model_class = AutoModel._model_mapping.get(type(config), None)
     if getattr(model_class, "main_input_name", None) != "pixel_values":
         raise KitError(
             f"weights folder {folder} holds a {config.model_type} model, which is no vision "
