@@ -49,7 +49,6 @@ from kit.records import (
 
 FILE = "accuracy_features.safetensors"
 KEY = "evidence"  # of the file's metadata
-VERSION: Literal[1] = 1
 LARGEST_FILE_BYTES = 1 << 30
 AGAIN = "write it again with accuracy.py on the device"
 
@@ -72,7 +71,7 @@ def encode(sides: Sides, saved: Sequence[Saved], judged: int) -> tuple[FeaturesF
     """Return a safetensors file of the features that a device computed, and the record's part."""
     setup = sides.setup
     evidence = Evidence(
-        version=VERSION,
+        version=1,
         weights_sha256=setup.model_info.sha256,
         preprocessing=str(setup.steps),
         device_type=setup.device.type,
@@ -285,8 +284,5 @@ def with_comparison(
     failed = sum(not pair.passed for pair in pairs)
     against = FeaturesComparison(other.info, limits, failed, tuple(ordered[:WORST_SHOWN]))
     results = replace(results, against=against)
-    if not failed:
-        return results
-    return failing(
-        results, f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
-    )
+    words = f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
+    return failing(results, words) if failed else results

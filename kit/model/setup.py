@@ -8,18 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.device import arithmetic
-from kit.device.device import (
-    Device,
-    choose,
-    device_errors,
-    float_modes,
-    memory_info,
-    quiet_libraries,
-    require_dtype,
-    torch_npu_switches,
-    use_compiled_operators,
-    use_strict_fp32,
-)
+from kit.device import device as devices
+from kit.device.device import Device, device_errors, require_dtype
 from kit.device.health import SILENCERS, Fallbacks, HealthChecks
 from kit.errors import KitError
 from kit.model import model as models
@@ -73,19 +63,19 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
 
 def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
     """Return the device of the options, else of `local_rank`, its fp32 modes set, or a KitError."""
-    device = choose(
+    device = devices.choose(
         options.device, patched=patch.applied, patch_reason=patch.reason, local_rank=local_rank
     )
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
-    quiet_libraries()
-    if use_compiled_operators(device):
+    devices.quiet_libraries()
+    if devices.use_compiled_operators(device):
         log.info(
             f"{device.name} compiles operators at run time by default: CANN's compiled ones are "
             "used instead (jit_compile and allow_internal_format off)"
         )
     if options.strict_fp32:
-        use_strict_fp32()
+        devices.use_strict_fp32()
     return device
 
 
@@ -137,7 +127,7 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
     dtype = arithmetic.name_of(setup.dtype)
     asked = {"GELU": "erf", arithmetic.CHIPS_GELU: "erf"}
     if dtype == "fp32":
-        products, convolution = float_modes(device)
+        products, convolution = devices.float_modes(device)
         asked |= {"matrix product": products, "attention": products, "convolution": convolution}
     measured = arithmetic.measure(device, dtype, asked, own_gelu=own_gelu)
     for row in measured.operators:
@@ -206,12 +196,12 @@ def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
 
 def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
     """Return the device's part of the record."""
-    matmul, convolution = float_modes(setup.device)
+    matmul, convolution = devices.float_modes(setup.device)
     if setup.dtype == torch.float32:
         matmul = arithmetic.multiplies_in(setup.arithmetic, "matrix product", matmul)
         convolution = arithmetic.multiplies_in(setup.arithmetic, "convolution", convolution)
-    jit_compile, internal_format = torch_npu_switches(setup.device)
-    free, total = memory_info(setup.device)
+    jit_compile, internal_format = devices.torch_npu_switches(setup.device)
+    free, total = devices.memory_info(setup.device)
     return DeviceInfo(
         type=setup.device.type,
         index=setup.device.index,
