@@ -174,18 +174,17 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit.accuracy.report import pictures, report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
-        from kit.model import setup as setups
+        from kit.model.setup import device_info, input_info, open_device, report_fallbacks, set_up
         from kit.records import AccuracyRecord
 
     keep_freed_memory()
     with distributed.joined(distributed.place()) as group:
         distributed.share_cores(group.place)
-        patch = setups.report_patch(npu_patch.status(), log)
-        device = setups.open_device(options, patch, log, group.place.local_rank)
+        patch, device = open_device(options, npu_patch.status(), log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
         own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
         with health.watch(device.type == "npu") as fallen:
-            setup = setups.set_up(options, inputs, device, log)
+            setup = set_up(options, inputs, device, log)
             files: dict[Path, bytes] = {}
             drawn: Mapping[str, Draw] = {}
             if options.features is not None:
@@ -195,7 +194,7 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
                 setup, results, shape = measured.setup, measured.results, measured.input_shape
                 files = {options.output_dir / evidence.FILE: measured.features}
                 drawn = pictures(measured, options.lang)
-    setups.report_fallbacks(fallen, log)
+    report_fallbacks(fallen, log)
     images = 1 if results.folder is None else results.folder.images
     stopped = results.soak is not None and results.soak.end == "interrupted"
     record = AccuracyRecord(
@@ -203,9 +202,9 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=setups.device_info(setup, fallen.names),
+        device=device_info(setup, fallen.names),
         model=setup.model_info,
-        input=setups.input_info(setup, inputs, shape, images),
+        input=input_info(setup, inputs, shape, images),
         results=results,
         warnings=tuple(log.warnings),
     )

@@ -65,25 +65,31 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
         from kit.device import health
         from kit.inference import features
         from kit.inference.report import report
-        from kit.model import setup as setups
+        from kit.model.setup import (
+            device_info,
+            input_info,
+            open_device,
+            report_fallbacks,
+            set_up,
+            with_arithmetic,
+        )
         from kit.records import InferenceRecord
 
-    patch = setups.report_patch(npu_patch.status(), log)
-    device = setups.open_device(options, patch, log)
+    patch, device = open_device(options, npu_patch.status(), log)
     log.info(f"Loading image from: {inputs.first.path}")
     with health.watch(device.type == "npu") as fallen:
-        setup = setups.set_up(options, inputs, device, log)
+        setup = set_up(options, inputs, device, log)
         found = features.extract(setup, inputs, log, keep_all=options.save_features is not None)
-        setup = setups.with_arithmetic(setup, log)
-    setups.report_fallbacks(fallen, log)
+        setup = with_arithmetic(setup, log)
+    report_fallbacks(fallen, log)
     record = InferenceRecord(
         status="complete",
         started_at=started_at,
         environment=environment.capture(ROOT),
         patch=patch,
-        device=setups.device_info(setup, fallen.names),
+        device=device_info(setup, fallen.names),
         model=setup.model_info,
-        input=setups.input_info(setup, inputs, found.input_shape, len(found.results.images)),
+        input=input_info(setup, inputs, found.input_shape, len(found.results.images)),
         results=found.results,
         warnings=tuple(log.warnings),
     )

@@ -42,12 +42,6 @@ class Setup:
     arithmetic: DeviceArithmetic | None = None
 
 
-def report_patch(status: "Status", log: RunLog) -> Patch:
-    """Log npu_patch's one line, a warning where something is broken; return the record's part."""
-    (log.warning if status.fix else log.info)(status.message)
-    return Patch(applied=status.applied, reason=status.reason)
-
-
 def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
     """Warn of operators that the NPU back end computed on the CPU."""
     if fallen.names is None:
@@ -61,10 +55,17 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
         )
 
 
-def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
-    """Return the device of the options, else of `local_rank`, its fp32 modes set, or a KitError."""
+def open_device(
+    options: Options, status: "Status", log: RunLog, local_rank: int = 0
+) -> tuple[Patch, Device]:
+    """Return what npu_patch did, for the record, and the device, its fp32 modes set.
+
+    npu_patch's one line is logged, as a warning where something is broken. The device is that of
+    `local_rank` where the options name none; a KitError where it is not there.
+    """
+    (log.warning if status.fix else log.info)(status.message)
     device = devices.choose(
-        options.device, patched=patch.applied, patch_reason=patch.reason, local_rank=local_rank
+        options.device, patched=status.applied, patch_reason=status.reason, local_rank=local_rank
     )
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
@@ -76,7 +77,7 @@ def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0
         )
     if options.strict_fp32:
         devices.use_strict_fp32()
-    return device
+    return Patch(applied=status.applied, reason=status.reason), device
 
 
 def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Setup:
