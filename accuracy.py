@@ -14,7 +14,6 @@ comes out: output/accuracy.json, output/accuracy.log and three pictures.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,25 +35,96 @@ from kit.options import (
 from kit.output import RunLog
 from kit.run import EXIT_INTERRUPTED, ROOT, Draw, Outcome, now, quick_imports, run_script
 
-BATCH_SIZE = 8
-
 
 def make_parser() -> OneLineParser:
     """Return the parser of this script's options."""
     parser = shared_parser("accuracy", __doc__ or "")
-    add_verdict_options(parser.add_argument_group("verdict"))
-    add_folder_options(parser.add_argument_group("folder of images"))
-    add_coverage_options(parser.add_argument_group("more than one forward"))
-    add_review_options(parser.add_argument_group("saved features"))
+    add = parser.add_argument_group("verdict").add_argument
+    add(
+        "--strict",
+        action="store_true",
+        help="exit with 1 also when an error within the limits is unexplained",
+    )
+    add(
+        "--explain",
+        action="store_true",
+        help="switch known causes one by one, run again, and say what each removes",
+    )
+    add(
+        "--budget-factor",
+        type=number(1, 1e9, ""),
+        default=BUDGET_FACTOR,
+        metavar="TIMES",
+        help="an error is explained up to this many times the error that the declared arithmetic "
+        "makes (default: %(default)g)",
+    )
+    folder = parser.add_argument_group("folder of images")
+    add = folder.add_argument
+    add(
+        "--batch-size",
+        type=whole_number(1, 4096),
+        default=8,
+        metavar="N",
+        help="images per batch on the device (default: %(default)s)",
+    )
+    add(
+        "--workers",
+        type=whole_number(1, 256),
+        metavar="N",
+        help="threads that decode images (default: the cores, 4 at most)",
+    )
+    add = folder.add_mutually_exclusive_group().add_argument
+    add(
+        "--references",
+        type=some_path,
+        metavar="DIR",
+        help="where CPU references are kept for the next run (default: OUTPUT_DIR/references)",
+    )
+    add("--no-references", action="store_true", help="keep no CPU references on the disk")
+    add = parser.add_argument_group("more than one forward").add_argument
+    add(
+        "--coverage",
+        action="store_true",
+        help="compare many batch sizes (up to --batch-size), input sizes and --modes with the CPU, "
+        "on different images; without it a few",
+    )
+    add(
+        "--modes",
+        metavar="all|NAMES",
+        help="modes of the coverage, as benchmark.py has them (default: the run's own)",
+    )
+    add(
+        "--soak",
+        type=number(0.01, 1e5, " of minutes"),
+        metavar="MINUTES",
+        help="compute the same inputs again and again, in changing batch sizes, for this long, and "
+        "compare every result's bits; Ctrl-C keeps what there is",
+    )
+    add(
+        "--soak-forwards",
+        type=whole_number(1, 10**9),
+        metavar="N",
+        help="the same for N forwards, or until --soak ends",
+    )
+    add = parser.add_argument_group("saved features").add_argument
+    add(
+        "--features",
+        type=some_path,
+        metavar="FILE",
+        help="judge the features that a run has saved (OUTPUT_DIR/accuracy_features.safetensors) "
+        "by this CPU instead of running a device, into accuracy_review.json",
+    )
+    add(
+        "--against",
+        type=some_path,
+        metavar="FILE",
+        help="also compare them with another device's features of the same weights and images",
+    )
     return parser
 
 
 def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
-    """Return the options.
-
-    Raises:
-        KitError: for options that make no sense.
-    """
+    """Return the options; KitError for those that make no sense."""
     parser = make_parser()
     parsed = parser.parse_args(argv)
     refuse_one_device_for_all_ranks(parsed.device, distributed.place().world_size)
@@ -90,106 +160,8 @@ def parse_options(argv: Sequence[str] | None = None) -> AccuracyOptions:
     return frozen(AccuracyOptions, parsed, **changes)
 
 
-def add_verdict_options(group: argparse._ArgumentGroup) -> None:
-    """Add what decides the verdict and the exit code."""
-    group.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit with 1 also when an error within the limits is unexplained",
-    )
-    group.add_argument(
-        "--explain",
-        action="store_true",
-        help="switch known causes one by one, run again, and say what each removes",
-    )
-    group.add_argument(
-        "--budget-factor",
-        type=number(1, 1e9, ""),
-        default=BUDGET_FACTOR,
-        metavar="TIMES",
-        help="an error is explained up to this many times the error that the declared arithmetic "
-        "makes (default: %(default)g)",
-    )
-
-
-def add_folder_options(group: argparse._ArgumentGroup) -> None:
-    """Add what a run over a folder takes."""
-    group.add_argument(
-        "--batch-size",
-        type=whole_number(1, 4096),
-        default=BATCH_SIZE,
-        metavar="N",
-        help="images per batch on the device (default: %(default)s)",
-    )
-    group.add_argument(
-        "--workers",
-        type=whole_number(1, 256),
-        metavar="N",
-        help="threads that decode images (default: the cores, 4 at most)",
-    )
-    references = group.add_mutually_exclusive_group()
-    references.add_argument(
-        "--references",
-        type=some_path,
-        metavar="DIR",
-        help="where CPU references are kept for the next run (default: OUTPUT_DIR/references)",
-    )
-    references.add_argument(
-        "--no-references", action="store_true", help="keep no CPU references on the disk"
-    )
-
-
-def add_coverage_options(group: argparse._ArgumentGroup) -> None:
-    """Add what looks beyond one forward of one image."""
-    group.add_argument(
-        "--coverage",
-        action="store_true",
-        help="compare many batch sizes (up to --batch-size), input sizes and --modes with the CPU, "
-        "on different images; without it a few",
-    )
-    group.add_argument(
-        "--modes",
-        metavar="all|NAMES",
-        help="modes of the coverage, as benchmark.py has them (default: the run's own)",
-    )
-    group.add_argument(
-        "--soak",
-        type=number(0.01, 1e5, " of minutes"),
-        metavar="MINUTES",
-        help="compute the same inputs again and again, in changing batch sizes, for this long, and "
-        "compare every result's bits; Ctrl-C keeps what there is",
-    )
-    group.add_argument(
-        "--soak-forwards",
-        type=whole_number(1, 10**9),
-        metavar="N",
-        help="the same for N forwards, or until --soak ends",
-    )
-
-
-def add_review_options(group: argparse._ArgumentGroup) -> None:
-    """Add what judges features that a device has computed before."""
-    group.add_argument(
-        "--features",
-        type=some_path,
-        metavar="FILE",
-        help="judge the features that a run has saved (OUTPUT_DIR/accuracy_features.safetensors) "
-        "by this CPU instead of running a device, into accuracy_review.json",
-    )
-    group.add_argument(
-        "--against",
-        type=some_path,
-        metavar="FILE",
-        help="also compare them with another device's features of the same weights and images",
-    )
-
-
 def run(options: AccuracyOptions, log: RunLog) -> Outcome:
-    """Compare the device with the CPU on one image, or on a folder of them; writes no result.
-
-    Raises:
-        KitError: where the input, the weights or the device do not allow it.
-    """
+    """Compare the device with the CPU on one image, or a folder's; KitError where it cannot."""
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 
@@ -199,25 +171,16 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
         from kit import environment
         from kit.accuracy import evidence
         from kit.accuracy.measure import compare, keep_freed_memory
-        from kit.accuracy.pictures import pictures
-        from kit.accuracy.report import report
+        from kit.accuracy.report import pictures, report
         from kit.accuracy.verdict import exit_code
         from kit.device import health
-        from kit.model.setup import (
-            device_info,
-            input_info,
-            open_device,
-            report_fallbacks,
-            report_patch,
-            set_up,
-        )
+        from kit.model.setup import device_info, input_info, open_device, report_fallbacks, set_up
         from kit.records import AccuracyRecord
 
     keep_freed_memory()
     with distributed.joined(distributed.place()) as group:
         distributed.share_cores(group.place)
-        patch = report_patch(npu_patch.status(), log)
-        device = open_device(options, patch, log, group.place.local_rank)
+        patch, device = open_device(options, npu_patch.status(), log, group.place.local_rank)
         log.info(f"Loading image from: {inputs.first.path}")
         own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None
         with health.watch(device.type == "npu") as fallen:

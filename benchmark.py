@@ -185,12 +185,11 @@ def run(options: BenchmarkOptions, log: RunLog) -> Outcome:
     from kit.benchmark import report
     from kit.benchmark.run import Run
     from kit.device import health
-    from kit.model.setup import input_info, open_device, report_fallbacks, report_patch, set_up
+    from kit.model.setup import input_info, open_device, report_fallbacks, set_up
 
     import_ms = (time.perf_counter() - start) * 1e3
     with distributed.joined(distributed.place()) as group:
-        patch = report_patch(npu_patch.status(), log)
-        device = open_device(options, patch, log, group.place.local_rank)
+        patch, device = open_device(options, npu_patch.status(), log, group.place.local_rank)
         with health.watch(device.type == "npu") as fallen:
             setup = set_up(options, inputs, device, log)
             own_gelu = npu_patch.chips_gelu if npu_patch.status().gelu == "asked" else None

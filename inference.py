@@ -43,11 +43,7 @@ def make_parser() -> OneLineParser:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
-    """Return the options.
-
-    Raises:
-        KitError: for options that make no sense.
-    """
+    """Return the options; KitError for those that make no sense."""
     options = frozen(InferenceOptions, make_parser().parse_args(argv))
     if options.save_features and options.save_features.suffix != ".safetensors":
         # Not one of the kit's own results then, which it would overwrite.
@@ -56,11 +52,7 @@ def parse_options(argv: Sequence[str] | None = None) -> InferenceOptions:
 
 
 def run(options: InferenceOptions, log: RunLog) -> Outcome:
-    """Compute the features of one image, or of every image in a folder; writes no files.
-
-    Raises:
-        KitError: where the input, the weights or the device do not allow it.
-    """
+    """Compute the features of one image, or of a folder's; KitError where that cannot be done."""
     started_at = now()
     from kit.model.images import gather  # Pillow; bad input is answered before torch is imported
 
@@ -78,14 +70,12 @@ def run(options: InferenceOptions, log: RunLog) -> Outcome:
             input_info,
             open_device,
             report_fallbacks,
-            report_patch,
             set_up,
             with_arithmetic,
         )
         from kit.records import InferenceRecord
 
-    patch = report_patch(npu_patch.status(), log)
-    device = open_device(options, patch, log)
+    patch, device = open_device(options, npu_patch.status(), log)
     log.info(f"Loading image from: {inputs.first.path}")
     with health.watch(device.type == "npu") as fallen:
         setup = set_up(options, inputs, device, log)

@@ -141,7 +141,7 @@ def examined(case: Case) -> Examination:
     model = copy.deepcopy(in_declared_type(trained_like_model(), case.declared))
     case.model(model)
     dtype = next(model.parameters()).dtype
-    device = Side(model, case.declared if case.declared.dtype == "fp32" else None)
+    device = Side(model, case.declared if case.declared.dtype == "fp32" else Declared())
     pixels = case.pixels(good_pixels()).to(dtype)
     with case.during(), device.computing():
         output, stages = recorded(

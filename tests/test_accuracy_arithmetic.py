@@ -84,7 +84,7 @@ def test_half_products_agree_with_the_framework_within_their_own_rounding(
     assert model is not trained_like_model()
     half = next(model.parameters()).dtype
     ours = Side(model, Declared(dtype)).features(good_pixels())
-    theirs = Side(model, None).features(good_pixels())
+    theirs = Side(model, Declared()).features(good_pixels())
     assert ours.last_hidden_state.dtype == half
     apart = (ours.last_hidden_state.float() - theirs.last_hidden_state.float()).norm()
     assert float(apart / theirs.last_hidden_state.float().norm()) < 0.02

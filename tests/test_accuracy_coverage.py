@@ -13,7 +13,8 @@ from kit.errors import DeviceError
 from kit.model import model as model_module
 from kit.model import runner
 from kit.model.model import Features
-from kit.model.setup import places, views
+from kit.model.runner import Images
+from kit.model.setup import views
 from tests.accuracy_runs import Run, record_of, results_of
 from tests.models import save_tiny_convnext
 
@@ -302,11 +303,12 @@ def test_a_model_of_other_strides_is_covered_too(run_accuracy: Run, tmp_path: Pa
 
 
 def test_an_exchange_of_neighbours_or_of_places_a_power_apart_shows() -> None:
-    order = places(64, 4)
+    every = views(torch.arange(12.0).reshape(1, 1, 3, 4), 8)
+    four, eight = (Images(every[:n], Features(every, every)) for n in (4, 8))
+    order = four.places(64)
     for apart in (1, 4, 16):
         assert all(one != other for one, other in zip(order, order[apart:], strict=False))
-    assert set(places(8, 8, moved=3)) == set(range(8))
-    every = views(torch.arange(12.0).reshape(1, 1, 3, 4), 8)
+    assert set(eight.places(8, moved=3)) == set(range(8))
     assert len({tuple(one.flatten().tolist()) for one in every}) == 8
 
 

@@ -24,7 +24,7 @@ def points_of_the_last_block() -> dict[str, torch.Tensor]:
 
 def test_a_tensor_on_the_wrong_device_is_an_error_and_not_a_verdict() -> None:
     with pytest.raises(KitError, match="should be on the npu is on cpu"):
-        require_on(torch.ones(1), "npu")
+        require_on("npu", torch.ones(1))
 
 
 def test_a_tensor_that_nothing_writes_into_is_kept_without_a_copy() -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from kit.inference import features
-from kit.inference.picture import PANEL_HEIGHT, heading
+from kit.inference.features import PANEL_HEIGHT, heading
 from kit.model import images, model, preprocessing
 from kit.model.model import Features
 from tests.models import save_tiny_convnext, save_tiny_dinov2

@@ -16,10 +16,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kit import pictures
-from kit.accuracy import pictures as of_accuracy
+from kit.accuracy import report as of_accuracy
 from kit.accuracy.measure import Measured
 from kit.benchmark.report import draw_ladder, draw_latency, draw_throughput, percent
-from kit.inference import picture as of_inference
+from kit.inference import features as of_inference
 from kit.pictures import BLUE, GREY, INK, ORANGE, RED, figure_of, png, subject
 from kit.records import BenchmarkRecord, Limit, OperatorError, PrecisionLimit
 from tests.report_records import accuracy, benchmark, header, rung

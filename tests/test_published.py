@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.inference.published import distances
-from kit.inference.report import report
+from kit.inference.report import distances, report
 from kit.records import InferenceRecord
 from kit.report.render import files
 from tests.report_records import NOW, everything, inference, write

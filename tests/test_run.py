@@ -72,12 +72,12 @@ def test_a_crash_is_one_line_and_exit_code_2_and_leaves_earlier_results(
 def test_a_picture_that_fails_is_a_warning_and_costs_nothing_else(
     run_inference: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kit.inference import picture
+    from kit.inference import features
 
     def fail(*_: object) -> bytes:
         raise ValueError("SVD did not converge")
 
-    monkeypatch.setattr(picture, "draw", fail)
+    monkeypatch.setattr(features, "draw", fail)
     code, folder = run_inference()
     assert code == 0
     warning = "[WARNING] No inference_features.png: ValueError: SVD did not converge\n"

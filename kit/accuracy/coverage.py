@@ -6,7 +6,6 @@ different images. Soak computes the same inputs again and again: a sound device 
 
 import contextlib
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +22,8 @@ from kit.accuracy.verdict import failing, judge_batch
 from kit.device.device import device_errors
 from kit.device.meters import PeakMemory, host_peak_bytes
 from kit.errors import CaptureError, DeviceError, KitError, OutOfDeviceMemoryError
-from kit.model.model import (
-    TENSORS,
-    Features,
-    patch_size,
-    sha256_of_tensors,
-    timed_forward,
-    to_host,
-)
+from kit.model import model as models
+from kit.model.model import TENSORS, Features, timed_forward
 from kit.model.runner import Images, ModeRunner, run_mode
 from kit.model.setup import Setup, model_input, views
 from kit.options import AccuracyOptions, Mode, mode_of
@@ -38,12 +31,13 @@ from kit.output import RunLog
 from kit.records import AccuracyResults, CoverageCell, Soak, SoakBatch, SoakDeviation, SoakEnd
 from kit.statistics import compare, finite, median
 
-SMALL_BATCHES, BATCHES = (1, 8), (1, 2, 3, 4, 8)
+Size = tuple[int, int]
+SMALL_BATCHES, BATCHES = [1, 8], [1, 2, 3, 4, 8]
 SMALL_IMAGES, IMAGES = 4, 8  # different ones; a larger batch holds them again and again
-SMALL_GRIDS, GRIDS = ((7, 9),), ((7, 9), (15, 15), (9, 21))  # in patches: odd, small, not square
+SMALL_GRIDS: list[Size] = [(7, 9)]  # in patches: odd, small, not square
+GRIDS = [*SMALL_GRIDS, (15, 15), (9, 21)]
 MOST_DIGESTS = 10_000  # so that a device that never repeats itself takes no more memory
 TIMES = 25  # at the beginning and at the end, whose medians are compared
-Size = tuple[int, int]
 
 
 def expected_of(sides: Sides, pixels: torch.Tensor, size: Size, number: int) -> Images | None:
@@ -101,14 +95,13 @@ def cover(
     """Return the results of one image with a cell for each batch size, input size and mode."""
     main = mode_of(options.dtype, options.attention, strict=options.strict_fp32)
     own: Size = (pixels.shape[-2], pixels.shape[-1])
-    patch = patch_size(sides.setup.model.config)
-    sizes = [own, *((rows * patch, columns * patch) for rows, columns in SMALL_GRIDS)]
-    batches: tuple[int, ...] = SMALL_BATCHES
-    number = SMALL_IMAGES
+    patch = models.patch_size(sides.setup.model.config)
+    batches, grids, number = SMALL_BATCHES, SMALL_GRIDS, SMALL_IMAGES
     if options.coverage:
-        sizes += [(rows * patch, columns * patch) for rows, columns in GRIDS]
+        batches, grids, number = sorted({*BATCHES, options.batch_size}), GRIDS, IMAGES
+    sizes = [own, *((rows * patch, columns * patch) for rows, columns in grids)]
+    if options.coverage:
         sizes.append((2 * own[0], 2 * own[1]))
-        batches, number = tuple(sorted({*BATCHES, options.batch_size})), IMAGES
     modes, every = options.modes or (main,), []
     for size in dict.fromkeys(sizes):
         if (images := expected_of(sides, pixels, size, number)) is not None:
@@ -153,19 +146,15 @@ def in_mode(sides: Sides, mode: Mode, main: Mode, images: Images) -> Iterator[Mo
 
 
 def compute_cell(runner: ModeRunner, batch_size: int, moved: int) -> CoverageCell:
-    """Compute one batch on the device and compare it; too little memory fails the cell alone.
-
-    A graph is captured on another batch than the one that it then has to compute. `moved`: by how
-    many images each place of the batch is moved on.
-    """
+    """Compute one batch, each place `moved` on, and compare it; want of memory fails it alone."""
     mode, images = runner.mode.name, runner.images
     order = images.places(batch_size, moved)
     try:
         batch = runner.input(batch_size, moved)
-        given = batch.flip(-1) if runner.mode.graph else batch
+        given = batch.flip(-1) if runner.mode.graph else batch  # captured on another batch
         with device_errors(f"covering {mode}, batch {batch_size}"), runner.forwards(given) as call:
             given.copy_(batch)
-            found = to_host(call())
+            found = models.to_host(call())
     except (CaptureError, OutOfDeviceMemoryError) as error:
         rows, columns = images.pixels.shape[-2:]
         return CoverageCell(mode, batch_size, rows, columns, len(set(order)),
@@ -195,13 +184,13 @@ def explained_by(sides: Sides) -> Callable[[Images], float | None]:
 
 def usual(results: AccuracyResults) -> float | None:
     """Return the same figure of the run's own image."""
-    outputs = (results.pooler_output, results.last_hidden_state)
-    on_cpu = results.reference == "CPU fp64"
-    errors = [
-        (one.expected_error, 0.0 if on_cpu else one.cpu_fp64_relative_error) for one in outputs
-    ]
-    sums = [one + two for one, two in errors if one is not None and two is not None]
-    return max(sums) if len(sums) == len(outputs) else None
+    sums = []
+    for one in (results.pooler_output, results.last_hidden_state):
+        cpu = 0.0 if results.reference == "CPU fp64" else one.cpu_fp64_relative_error
+        if one.expected_error is None or cpu is None:
+            return None
+        sums.append(one.expected_error + cpu)
+    return max(sums)
 
 
 # ---- Soak ----------------------------------------------------------------------------------------
@@ -209,19 +198,15 @@ def usual(results: AccuracyResults) -> float | None:
 
 @dataclass
 class Repeated:
-    """One batch that is computed again and again; what is kept does not grow without bound.
-
-    `first` are the first forward's features, on the CPU; `inside` says by a result's digest whether
-    it is inside the limits; `early_ms` and `late_ms` are of the first and of the last forwards.
-    """
+    """One batch that is computed again and again; what is kept does not grow without bound."""
 
     batch: torch.Tensor
     order: Sequence[int]
-    first: Features | None = None
+    first: Features | None = None  # of the first forward, on the CPU
     forwards: int = 0
-    inside: dict[str, bool] = field(default_factory=dict)
-    early_ms: list[float] = field(default_factory=list)
-    late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
+    inside: dict[str, bool] = field(default_factory=dict)  # the limits, by a result's digest
+    early_ms: list[float] = field(default_factory=list)  # of the first forwards
+    late_ms: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))  # of the last
 
     def record(self) -> SoakBatch:
         """Return the record's part."""
@@ -234,7 +219,6 @@ class SoakRun:
     """Computes the same inputs again and again, in changing batch sizes."""
 
     def __init__(self, options: AccuracyOptions, sides: Sides, images: Images) -> None:
-        """Put the batches on the device."""
         self.sides, self.images = sides, images
         self.mode = mode_of(options.dtype, options.attention, strict=options.strict_fp32).name
         self.repeated = []
@@ -242,8 +226,7 @@ class SoakRun:
             order = images.places(batch_size)
             batch = model_input(sides.setup, images.pixels[order])
             self.repeated.append(Repeated(batch, order))
-        self.most = options.soak_forwards or sys.maxsize
-        self.seconds = math.inf if options.soak is None else 60 * options.soak
+        self.options = options
         self.start = time.monotonic()
         self.done = self.beyond = 0
         self.deviation: SoakDeviation | None = None
@@ -255,11 +238,12 @@ class SoakRun:
     def run(self, log: RunLog) -> Soak:
         """Go on for as long as was asked for; Ctrl-C and a device that fails keep what there is."""
         end: SoakEnd = "complete"
-        total = self.most if self.most < sys.maxsize else None
-        with log.bar(total, "soak") as step:
+        forwards, minutes = self.options.soak_forwards, self.options.soak
+        stop = math.inf if minutes is None else self.start + 60 * minutes
+        with log.bar(forwards, "soak") as step:
             try:
                 for one in cycle(self.repeated):
-                    if self.done >= self.most or time.monotonic() - self.start >= self.seconds:
+                    if self.done == forwards or time.monotonic() >= stop:
                         break
                     self.forward(one)
                     step(1)
@@ -286,11 +270,11 @@ class SoakRun:
         self.done += 1
         setup = self.sides.setup
         found, took_ms = timed_forward(setup.device, self.sides.model, one.batch)
-        features = to_host(found)
+        features = models.to_host(found)
         setup.health.after(f"forward {self.done} of the soak")
         one.forwards += 1
         (one.early_ms if len(one.early_ms) < TIMES else one.late_ms).append(took_ms)
-        digest = sha256_of_tensors(vars(features).items())
+        digest = models.sha256_of_tensors(vars(features).items())
         inside = one.inside.get(digest)
         if inside is None:
             inside = self.judge(one, features)
@@ -313,25 +297,22 @@ class SoakRun:
 
     def deviating(self, first: Features, features: Features, *, inside: bool) -> SoakDeviation:
         """Return where a result differs most from the first one of the same batch."""
-        largest = -1.0
-        place: tuple[str, int, int | None] = ("", 0, None)
+        differences = {}
         for name in TENSORS:
             one, other = (getattr(side, name).double() for side in (first, features))
-            difference = (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-            if (most := float(difference.max())) > largest:
-                index = np.unravel_index(int(difference.argmax()), difference.shape)
-                token = int(index[1]) if difference.ndim == 3 else None
-                largest, place = most, (name, int(index[0]), token)
-        tensor, image, token = place
+            differences[name] = (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+        tensor = max(TENSORS, key=lambda name: float(differences[name].max()))
+        difference = differences[tensor]
+        index = np.unravel_index(int(difference.argmax()), difference.shape)
         return SoakDeviation(
             forward=self.done,
             at=datetime.now().astimezone().isoformat(timespec="seconds"),
             after_s=time.monotonic() - self.start,
             batch_size=len(first.pooler_output),
             tensor=tensor,
-            image=image,
-            token=token,
-            largest_difference=finite(largest),
+            image=int(index[0]),
+            token=int(index[1]) if difference.ndim == 3 else None,
+            largest_difference=finite(float(difference.max())),
             passed=inside,
         )
 
@@ -348,13 +329,11 @@ def soak(
     assert images is not None  # the run's own size
     found = SoakRun(options, sides, images).run(log)
     results = replace(results, soak=found)
-    if found.end == "device error" or found.beyond_limits:
-        reason = (
-            f"{found.beyond_limits} of {found.forwards} forwards of the soak are beyond a limit"
-        )
-        if found.end == "device error":
-            reason = "the device failed in the soak"
-        return failing(results, f"{reason}, {found.reason}")
+    if found.end == "device error":
+        return failing(results, f"the device failed in the soak, {found.reason}")
+    if found.beyond_limits:
+        wrong = f"{found.beyond_limits} of {found.forwards} forwards of the soak"
+        return failing(results, f"{wrong} are beyond a limit, {found.reason}")
     if found.first_deviation is not None:
         log.warning(
             "The same input gave other bits, inside the limits, first in forward "

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from kit import outside
@@ -49,26 +49,21 @@ from kit.records import (
 
 FILE = "accuracy_features.safetensors"
 KEY = "evidence"  # of the file's metadata
-VERSION: Literal[1] = 1
 LARGEST_FILE_BYTES = 1 << 30
 AGAIN = "write it again with accuracy.py on the device"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the file says of the features in it; tensor NAME.N belongs to the Nth image.
-
-    `preprocessing` are the steps in words, `declared` the arithmetic that the device was found to
-    compute in, `judged` how many images the run judged: the file may hold the first of them alone.
-    """
+    """What the file says of the features in it; tensor NAME.N belongs to the Nth image."""
 
     version: Literal[1]
     weights_sha256: str
-    preprocessing: str
+    preprocessing: str  # the steps in words
     device_type: DeviceType
     device: str
-    declared: Declared
-    judged: int
+    declared: Declared  # the arithmetic that the device was found to compute in
+    judged: int  # images of the run: the file may hold the first of them alone
     images: tuple[JudgedImage, ...]
 
 
@@ -76,7 +71,7 @@ def encode(sides: Sides, saved: Sequence[Saved], judged: int) -> tuple[FeaturesF
     """Return a safetensors file of the features that a device computed, and the record's part."""
     setup = sides.setup
     evidence = Evidence(
-        version=VERSION,
+        version=1,
         weights_sha256=setup.model_info.sha256,
         preprocessing=str(setup.steps),
         device_type=setup.device.type,
@@ -110,13 +105,11 @@ def info(evidence: Evidence, path: Path, content: bytes, *, reviewed: bool) -> F
 
 @dataclass(frozen=True)
 class FeaturesRead:
-    """A file of features: the record's part, what it says of itself, features by pixels' hash.
+    """A file of features."""
 
-    A folder's worst image is there twice: as it was measured in full, and in its batch.
-    """
-
-    info: FeaturesFile
-    evidence: Evidence
+    info: FeaturesFile  # the record's part
+    evidence: Evidence  # what it says of itself
+    # By the pixels' hash; a folder's worst image is there as measured in full, and in its batch.
     features: Mapping[str, Sequence[Saved]]
 
 
@@ -125,9 +118,30 @@ def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
 
     A KitError where it is damaged, or of other weights or sizes.
     """
+    import msgspec  # a run on a device does not need it
+
     content = outside.read_bytes(path, option, LARGEST_FILE_BYTES)
     damaged = f"{option} {path} is no whole file of saved features"
-    evidence = decode(content, damaged)
+    features: dict[str, list[Saved]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(KEY, "")
+        evidence = msgspec.json.decode(said, type=Evidence)
+        tensors = load(content)
+        for number, image in enumerate(evidence.images):
+            one = Features(*(tensors[f"{name}.{number}"] for name in TENSORS))
+            features.setdefault(image.pixels_sha256, []).append((image, one))
+    except (
+        OSError, SafetensorError, msgspec.MsgspecError, LookupError, ValueError, TypeError,
+        RecursionError,
+    ) as error:  # fmt: skip
+        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
+    words = (evidence.weights_sha256, evidence.preprocessing, evidence.device)
+    if not features or not all(map(str.isprintable, words)):
+        raise KitError(f"{damaged} (no image, or no words): {AGAIN}")
+    dtype = evidence.declared.dtype
+    if any(tensor.dtype != DTYPES[dtype] for tensor in tensors.values()):
+        raise KitError(f"{damaged} (a tensor is not {dtype}): {AGAIN}")
     weights, steps = setup.model_info.sha256, str(setup.steps)
     if evidence.weights_sha256 != weights:
         raise KitError(
@@ -140,47 +154,7 @@ def read(path: Path, option: str, setup: Setup) -> FeaturesRead:
             f"{option} {path} is of images prepared otherwise ({evidence.preprocessing[:200]}; "
             f"here: {steps}): give the same --size and the same preprocessor_config.json"
         )
-    features = tensors_of(content, evidence, damaged)
     return FeaturesRead(info(evidence, path, content, reviewed=True), evidence, features)
-
-
-def decode(content: bytes, damaged: str) -> Evidence:
-    """Return what a safetensors file says of itself; a KitError that begins with `damaged`."""
-    import msgspec  # a run on a device does not need it
-
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= len(content) - 8:
-        raise KitError(f"{damaged}: {AGAIN}")
-    header = outside.json_object(content[8 : 8 + length], damaged, AGAIN)
-    metadata = header.get("__metadata__")
-    text = metadata.get(KEY) if isinstance(metadata, dict) else None
-    try:
-        evidence = msgspec.json.decode(text if isinstance(text, str) else "", type=Evidence)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
-    words = (evidence.weights_sha256, evidence.preprocessing, evidence.device)
-    if not evidence.images or not all(map(str.isprintable, words)):
-        raise KitError(f"{damaged} (no image, or no words): {AGAIN}")
-    return evidence
-
-
-def tensors_of(content: bytes, evidence: Evidence, damaged: str) -> dict[str, list[Saved]]:
-    """Return each image's features by the hash of its pixels.
-
-    A KitError where a tensor is missing or of another type than the file declares.
-    """
-    found: dict[str, list[Saved]] = {}
-    dtype = DTYPES[evidence.declared.dtype]
-    try:
-        tensors = load(content)
-        for number, image in enumerate(evidence.images):
-            features = Features(*(tensors[f"{name}.{number}"] for name in TENSORS))
-            found.setdefault(image.pixels_sha256, []).append((image, features))
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise KitError(f"{damaged} ({str(error)[:200]}): {AGAIN}") from error
-    if any(tensor.dtype != dtype for tensor in tensors.values()):
-        raise KitError(f"{damaged} (a tensor is not {evidence.declared.dtype}): {AGAIN}")
-    return found
 
 
 # ---- Judging -------------------------------------------------------------------------------------
@@ -310,8 +284,5 @@ def with_comparison(
     failed = sum(not pair.passed for pair in pairs)
     against = FeaturesComparison(other.info, limits, failed, tuple(ordered[:WORST_SHOWN]))
     results = replace(results, against=against)
-    if not failed:
-        return results
-    return failing(
-        results, f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
-    )
+    words = f"{failed} of {len(pairs)} images are beyond a limit beside {other.info.file}"
+    return failing(results, words) if failed else results

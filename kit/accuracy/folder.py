@@ -11,10 +11,10 @@ import itertools
 import json
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -33,16 +33,9 @@ from kit.accuracy.verdict import judge
 from kit.device.device import cpu_name, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
-from kit.model import images
-from kit.model.images import DecodedImage, Inputs
-from kit.model.model import (
-    TENSORS,
-    Features,
-    forward,
-    require_patch_tokens,
-    sha256_of_tensors,
-    to_host,
-)
+from kit.model import model as models
+from kit.model.images import DecodedImage, Inputs, ahead, decode_or_tell, sound
+from kit.model.model import TENSORS, Features
 from kit.model.preprocessing import Preprocessing, preprocess
 from kit.model.setup import model_input
 from kit.options import AccuracyOptions
@@ -65,17 +58,13 @@ Pooled = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What tells an image from others: its path, hashes, and the shape of the model's input.
+    """What tells an image from others."""
 
-    `pixels_sha256` is of the decoded pixels, which preprocessing begins with, `input_sha256` of the
-    model's input, whose last bits another processor may round otherwise.
-    """
-
-    image: str
-    sha256: str
-    pixels_sha256: str
-    input_sha256: str
-    shape: tuple[int, ...]
+    image: str  # its path
+    sha256: str  # of the file
+    pixels_sha256: str  # of the decoded pixels, which preprocessing begins with
+    input_sha256: str  # of the model's input, whose last bits another processor may round otherwise
+    shape: tuple[int, ...]  # of the model's input
 
 
 Saved = tuple[JudgedImage, Features]  # features of a batch of one, on the CPU
@@ -100,10 +89,8 @@ def prepare(image: DecodedImage, steps: Preprocessing) -> Prepared:
 
 def decode_and_prepare(path: Path, steps: Preprocessing) -> Prepared | BrokenImage:
     """Decode and preprocess one file; a broken one is a result, not an error."""
-    try:
-        return prepare(images.decode(path), steps)
-    except KitError as error:
-        return BrokenImage(str(path), str(error))
+    image = decode_or_tell(path)
+    return image if isinstance(image, BrokenImage) else prepare(image, steps)
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,6 @@ class FolderRun:
     """One run over a folder's images, or over one rank's share of them."""
 
     def __init__(self, options: AccuracyOptions, sides: Sides, group: Group, log: RunLog) -> None:
-        """Prepare the run; nothing is computed yet."""
         self.sides = sides
         self.group = group
         self.log = log
@@ -173,7 +159,10 @@ class FolderRun:
     ) -> Iterator[Compared]:
         """Compare this rank's images, in step with the other ranks: so many rounds of a batch."""
         with threads(self.workers, "decode") as decoders, threads(1, "reference") as references:
-            finished = self.finish_batches(self.batches(self.stream(paths, decoders)), references)
+            work = partial(decode_and_prepare, steps=self.sides.setup.steps)
+            prepared = ahead(decoders, work, paths, 2 * self.batch_size + self.workers)
+            batches = self.batches(sound(prepared, self.log, self.broken))
+            finished = self.finish_batches(batches, references)
             for _ in range(rounds):
                 found = next(finished, [])
                 yield from found
@@ -182,33 +171,11 @@ class FolderRun:
             # Inputs of several shapes make more batches than counted.
             yield from itertools.chain.from_iterable(finished)
 
-    def stream(
-        self, paths: Iterable[Path], decoders: ThreadPoolExecutor
-    ) -> Iterator[Prepared | BrokenImage]:
-        """Yield every image in order while the next ones are being decoded."""
-        pending: deque[Future[Prepared | BrokenImage]] = deque()
-        for path in paths:
-            pending.append(decoders.submit(decode_and_prepare, path, self.sides.setup.steps))
-            if len(pending) > 2 * self.batch_size + self.workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-    def batches(self, stream: Iterable[Prepared | BrokenImage]) -> Iterator[list[Prepared]]:
-        """Yield sound images in batches of one input shape; broken ones are named and counted."""
-        batch: list[Prepared] = []
-        for image in stream:
-            if isinstance(image, BrokenImage):
-                self.broken.append(image)
-                self.log.warning(f"Left out: {image.reason}")
-                continue
-            other_shape = batch and batch[0].pixels.shape != image.pixels.shape
-            if len(batch) == self.batch_size or other_shape:
+    def batches(self, images: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+        """Yield images in batches of one input shape."""
+        for _, alike in itertools.groupby(images, lambda image: image.about.shape):
+            while batch := list(itertools.islice(alike, self.batch_size)):
                 yield batch
-                batch = []
-            batch.append(image)
-        if batch:
-            yield batch
 
     def finish_batches(
         self, batches: Iterable[list[Prepared]], references: ThreadPoolExecutor
@@ -231,11 +198,10 @@ class FolderRun:
         pixels += [pixels[-1]] * (self.batch_size - len(pixels))
         pixel_values = model_input(setup, torch.cat(pixels))
         with device_errors("computing a batch"):
-            require_on(pixel_values, setup.device.type)
-            features = forward(self.sides.model, pixel_values)
-            require_on(features.last_hidden_state, setup.device.type)
+            features = models.forward(self.sides.model, pixel_values)
+            require_on(setup.device.type, pixel_values, *vars(features).values())
             synchronize(setup.device)
-        on_host = to_host(features)
+        on_host = models.to_host(features)
         setup.health.after("a batch")
         return on_host
 
@@ -244,7 +210,7 @@ class FolderRun:
         if (kept := self.cache.read(image.about.input_sha256)) is not None:
             return kept
         found = self.sides.reference.features(image.pixels)
-        require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
+        models.require_patch_tokens(self.sides.setup.model, found, image.pixels.shape)
         self.cache.write(image.about.input_sha256, found)
         return found
 
@@ -304,12 +270,11 @@ def about(sides: Sides) -> dict[str, object]:
 class ReferenceCache:
     """CPU references on the disk, one file for each image, found by content; `hits` were found.
 
-    What a killed run has computed is found again by the next one. A file that is damaged is as
-    good as none.
+    In `folder`, None nowhere; they depend on `about` and the input. What a killed run has computed
+    is found again by the next one. A file that is damaged is as good as none.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, object], log: RunLog) -> None:
-        """Keep references in `folder`, None nowhere; they depend on `about` and the input."""
         self.folder = folder
         self.about = json.dumps(about, sort_keys=True, default=str)
         self.log = log
@@ -333,7 +298,7 @@ class ReferenceCache:
                 digest = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        if digest != sha256_of_tensors(tensors.items()):
+        if digest != models.sha256_of_tensors(tensors.items()):
             return None
         self.hits += 1
         return Features(**tensors)
@@ -344,9 +309,10 @@ class ReferenceCache:
         if path is None:
             return
         tensors = vars(reference.map(torch.clone))  # they share memory
+        digest = {"sha256": models.sha256_of_tensors(tensors.items())}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            output.publish({path: save(tensors, {"sha256": sha256_of_tensors(tensors.items())})})
+            output.publish({path: save(tensors, digest)})
         except (OSError, KitError) as error:
             self.folder = None
             self.log.warning(f"CPU references are no longer kept on the disk: {error}")
@@ -440,10 +406,7 @@ SIMILARITIES_AT_ONCE = 1 << 18  # of the matrix of all, so that thousands of ima
 
 
 def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
-    """Compare the nearest neighbours of every image among all others, by cosine of pooler_output.
-
-    Top-1 and top-5 agreement of device and reference; None where there are too few images for one.
-    """
+    """Compare every image's nearest neighbours by cosine, top-1 and top-5; None for too few."""
     count = len(device)
     if count < 3:  # with two images the only other one is always the nearest
         return NeighbourAgreement(count, None, None)
@@ -461,8 +424,7 @@ def agreement(device: Pooled, reference: Pooled) -> NeighbourAgreement:
 def nearest(features: Pooled, width: int) -> npt.NDArray[np.int64]:
     """Return for every image the numbers of the `width` nearest others, the nearest first.
 
-    Images at the same distance are in the order of their numbers; what is zero or not finite is
-    near to none.
+    At the same distance the lower number; what is zero or not finite is near to none.
     """
     unit = np.nan_to_num(features.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     norms = np.linalg.norm(unit, axis=1, keepdims=True)

@@ -21,17 +21,9 @@ from kit.device.device import Device, device_errors, synchronize
 from kit.distributed import Group
 from kit.errors import KitError
 from kit.model import images, preprocessing
+from kit.model import model as models
 from kit.model.images import DecodedImage, Inputs
-from kit.model.model import (
-    TENSORS,
-    Features,
-    features_of,
-    forward,
-    overflowed,
-    patch_grid,
-    require_patch_tokens,
-    to_host,
-)
+from kit.model.model import TENSORS, Features
 from kit.model.setup import Setup, model_input
 from kit.options import AccuracyOptions
 from kit.output import RunLog, alive
@@ -48,11 +40,7 @@ LARGEST_MMAP_THRESHOLD = 32 << 20
 
 @dataclass(frozen=True)
 class Measured:
-    """One image, or a folder's worst, measured in full, and what its pictures are drawn from.
-
-    `setup` has what the device was found to compute in; `features` is the file of the device's
-    features of the judged images.
-    """
+    """One image, or a folder's worst, measured in full, and what its pictures are drawn from."""
 
     results: AccuracyResults
     image: DecodedImage
@@ -60,8 +48,8 @@ class Measured:
     examination: Examination
     stages: Stages
     grid: Grid
-    setup: Setup
-    features: bytes = b""
+    setup: Setup  # with what the device was found to compute in
+    features: bytes = b""  # the file of the device's features of the judged images
 
 
 def compare(
@@ -103,10 +91,7 @@ def in_full(
     saved: Sequence[Saved],
     log: RunLog,
 ) -> Measured:
-    """Measure one image in full; of a folder, its worst one beside the whole folder's figures.
-
-    What it computed stands first in the file of features, before the folder's batches.
-    """
+    """Measure one image in full; of a folder, its worst one beside the whole folder's figures."""
     prepared = prepare(image, sides.setup.steps)
     pixels = prepared.pixels
     measured = measure(sides, image, pixels, log)
@@ -124,17 +109,14 @@ def in_full(
     results = cover(options, sides, pixels, results, log)
     if options.soak is not None or options.soak_forwards is not None:
         results = soak(options, sides, pixels, results, log)
-    kept = [(prepared.about, measured.examination.device), *saved]
+    kept = [(prepared.about, measured.examination.device), *saved]  # itself stands first
     judged = 1 if folder is None else folder.images
     info, content = evidence.encode(sides, kept, judged)
     return replace(measured, results=replace(results, features=info), features=content)
 
 
 def measure(sides: Sides, image: DecodedImage, pixels: torch.Tensor, log: RunLog) -> Measured:
-    """Measure one image, whose preprocessed `pixels` the model takes.
-
-    A KitError where the model does not give one token per patch.
-    """
+    """Measure one image, preprocessed to `pixels`; KitError for a model without patch tokens."""
     setup, references = sides.setup, sides.references
     pixel_values = model_input(setup, pixels, log)
     if sides.model is references.fp32.model:
@@ -145,9 +127,9 @@ def measure(sides: Sides, image: DecodedImage, pixels: torch.Tensor, log: RunLog
         device = with_overflow(device)
     setup.health.after("the recorded forward")
     runs = references.run(pixels)
-    require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
+    models.require_patch_tokens(setup.model, runs.fp32.features, pixels.shape)
     examination = examine(device, references, runs, sides.factor)
-    grid = patch_grid(setup.model.config, pixels.shape)
+    grid = models.patch_grid(setup.model.config, pixels.shape)
     results = assess(
         examination,
         references,
@@ -171,8 +153,9 @@ def with_overflow(run: RecordedRun) -> RecordedRun:
     """
     largest = torch.finfo(torch.float16).max
     for record in run.stages.values():
-        record.points = {name: overflowed(one, largest) for name, one in record.points.items()}
-    return RecordedRun(run.features.map(lambda one: overflowed(one, largest)), run.stages)
+        for name, one in record.points.items():
+            record.points[name] = models.overflowed(one, largest)
+    return RecordedRun(run.features.map(lambda one: models.overflowed(one, largest)), run.stages)
 
 
 def with_chips_gelu(
@@ -183,7 +166,7 @@ def with_chips_gelu(
     if sides.own_gelu is None or own in {None, found(sides.setup.arithmetic, "GELU")}:
         return None
     with device_errors("computing with the chip's own GELU"), sides.own_gelu():
-        features = to_host(forward(sides.model, pixel_values))
+        features = models.to_host(models.forward(sides.model, pixel_values))
     pooled, hidden = (
         finite(compare_tensors(getattr(reference, name), getattr(features, name)).relative_error)
         for name in TENSORS
@@ -198,24 +181,18 @@ def run_device(
 
     def watched() -> Features:  # the tensors count what is written into them, as in no_grad alone
         with torch.no_grad():
-            return features_of(model, model(pixel_values.clone()))
+            return models.features_of(model, model(pixel_values.clone()))
 
     with device_errors("computing the forward pass"):
-        for parameter in model.parameters():
-            require_on(parameter, device.type)
-        require_on(pixel_values, device.type)
+        require_on(device.type, pixel_values, *model.parameters())
         features, record = recorded(watched, model, stages.all, device.type, detail=True)
         synchronize(device)
-    for name in TENSORS:
-        require_on(getattr(features, name), device.type)
-    return RecordedRun(to_host(features), record)
+    require_on(device.type, *vars(features).values())
+    return RecordedRun(models.to_host(features), record)
 
 
 def decode_unchanged(worst: Sequence[ImageAccuracy], log: RunLog) -> DecodedImage:
-    """Return the first image that still is what the folder run has seen, decoded again.
-
-    A KitError where every one of them is gone or changed.
-    """
+    """Return the first image that still is what the folder run has seen; KitError for none."""
     for image in worst:
         try:
             decoded = images.decode(Path(image.image))

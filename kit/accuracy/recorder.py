@@ -43,27 +43,20 @@ CLASS_PATTERNS: tuple[tuple[re.Pattern[str], OperatorClass], ...] = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the model: its number and its module's path.
+    """One stage of the model."""
 
-    -1 the embedding, 0 and up the blocks, their number the final norm. `rope` is the path of the
-    module that makes the rotary embedding, for block 0 alone.
-    """
-
-    number: int
-    path: str
-    rope: str | None = None
+    number: int  # -1 the embedding, 0 and up the blocks, their number the final norm
+    path: str  # its module's
+    rope: str | None = None  # for block 0: path of the module that makes the rotary embedding
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A model's stages in the order of execution; a model without one kind lacks it.
-
-    `prefix_tokens` stand before the patches (CLS and registers); None without tokens.
-    """
+    """A model's stages in the order of execution; a model without one kind lacks it."""
 
     all: tuple[Stage, ...]
     blocks: int
-    prefix_tokens: int | None
+    prefix_tokens: int | None  # CLS and registers, before the patches; None without tokens
 
 
 def find_stages(model: PreTrainedModel) -> Stages:
@@ -95,10 +88,7 @@ def find_stages(model: PreTrainedModel) -> Stages:
 
 
 def class_of(point: str, stage: Stage, stages: Stages) -> OperatorClass:
-    """Return the operator class of a point.
-
-    That is a module's path in its stage with .input or .output, or the stage's own two.
-    """
+    """Return the class of a point: a module's path with .input or .output, or the stage's own."""
     if stage.number < 0 and point in ("input", "output"):
         return "input" if point == "input" else "embedding"
     if stage.number >= stages.blocks:
@@ -131,7 +121,6 @@ class AttentionInputs(TorchFunctionMode):
     """Shows the queries and keys that enter an attention's products while it is active."""
 
     def __init__(self, show: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
-        """Call `show` with each query and key."""
         super().__init__()
         self.show = show
 
@@ -152,16 +141,11 @@ class AttentionInputs(TorchFunctionMode):
 
 
 class StageWatch:
-    """Sees the stages of one model while `watching` is active; what it does is its subclass's.
-
-    `detail`: inside the stages too, not just their inputs and outputs. `current`: the number of
-    the stage that is running; None between two.
-    """
+    """Sees the stages of one model while `watching` is active; what it does is its subclass's."""
 
     def __init__(self, *, detail: bool) -> None:
-        """Prepare to watch."""
-        self.detail = detail
-        self.current: int | None = None
+        self.detail = detail  # inside the stages too, not just their inputs and outputs
+        self.current: int | None = None  # the number of the stage that is running
         self._calls: Counter[tuple[int, str]] = Counter()
         self._attention_seen = False
         self._during_stage = contextlib.ExitStack()
@@ -255,14 +239,12 @@ def main_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor
 
 
 def with_main_input(args: tuple[Any, ...], kwargs: dict[str, Any], main: torch.Tensor) -> Call:
-    """Return a call's arguments with `main` in the place of the first tensor."""
-    for index, value in enumerate(args):
-        if isinstance(value, torch.Tensor):
-            return (*args[:index], main, *args[index + 1 :]), kwargs
-    for name, value in kwargs.items():
-        if isinstance(value, torch.Tensor):
-            return args, kwargs | {name: main}
-    return args, kwargs
+    """Return a call's arguments with `main` in the place of the first tensor, if there is one."""
+    first = main_input(args, kwargs)
+    if first is None:
+        return args, kwargs
+    named = {name: main if value is first else value for name, value in kwargs.items()}
+    return tuple(main if value is first else value for value in args), named
 
 
 # ---- Recording -----------------------------------------------------------------------------------
@@ -282,30 +264,21 @@ class StageRecord:
 
 
 class Recorder(StageWatch):
-    """Records the stages of one model, by number, while it is watched."""
+    """Records one call's stages, by number; all tensors must be on one type of device.
 
-    def __init__(self, device_type: str, *, detail: bool, share: bool) -> None:
-        """Prepare to record tensors that must all be on one type of device.
+    `share` keeps the tensors themselves instead of copies, for a model on the CPU without inference
+    mode: safe where none has another version afterwards than in `versions`.
+    """
 
-        `share` keeps the tensors themselves instead of copies, for a model on the CPU without
-        inference mode; `changed` tells whether that was safe.
-        """
+    def __init__(
+        self, stages: Sequence[Stage], device_type: str, *, detail: bool, share: bool
+    ) -> None:
         super().__init__(detail=detail)
         self.device_type = device_type
         self.share = share
-        self.stages: dict[int, StageRecord] = {}
-        self._versions: list[tuple[torch.Tensor, int]] = []
-        self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @contextlib.contextmanager
-    def watching(self, model: PreTrainedModel, stages: Sequence[Stage]) -> Iterator[None]:
-        """Record these stages of `model` in the block."""
         self.stages = {stage.number: StageRecord() for stage in stages}
-        try:
-            with super().watching(model, stages):
-                yield
-        finally:
-            self._copies.clear()
+        self.versions: list[tuple[torch.Tensor, int]] = []
+        self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def entered(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a stage's input."""
@@ -326,20 +299,15 @@ class Recorder(StageWatch):
         self.stages[stage.number].points["output"] = copied
         self._copies = {content_of(output): (output, copied)}  # the next stage's input
 
-    def changed(self) -> bool:
-        """Return whether the model has written into a tensor that was shared; to be asked once."""
-        versions, self._versions = self._versions, []  # which would keep every tensor alive
-        return any(tensor._version != version for tensor, version in versions)
-
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy on the CPU; the same one for the same tensor with the same content."""
         content = content_of(tensor)
         if content in self._copies:
             return self._copies[content][1]
-        require_on(tensor, self.device_type)
+        require_on(self.device_type, tensor)
         share = self.share and not tensor.is_inference()
         if share:
-            self._versions.append((tensor, tensor._version))
+            self.versions.append((tensor, tensor._version))
         copied = tensor if share else tensor.detach().to("cpu", copy=True)
         self._copies[content] = (tensor, copied)  # kept alive, so that its id stays its own
         return copied
@@ -360,26 +328,25 @@ def recorded(
     tensors count no writing. A KitError where a tensor is not on the device.
     """
     for share in (True, False) if device_type == "cpu" else (False,):
-        recorder = Recorder(device_type, detail=detail, share=share)
+        recorder = Recorder(stages, device_type, detail=detail, share=share)
         with recorder.watching(model, stages):
             result = call()
-        if not recorder.changed():
+        if all(tensor._version == version for tensor, version in recorder.versions):
             break
     return result, recorder.stages
 
 
 def content_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return what tells a living tensor's present content from any other.
-
-    A tensor of inference mode counts no writing, so a change in place stays unseen there.
-    """
+    """Return what tells a living tensor's present content from any other."""
+    # A tensor of inference mode counts no writing, so a change in place stays unseen there.
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
-def require_on(tensor: torch.Tensor, device_type: str) -> None:
-    """Check that a tensor is on the device that its side claims to be; else a KitError."""
-    if tensor.device.type != device_type:
-        raise KitError(
-            f"a tensor that should be on the {device_type} is on {tensor.device}: "
-            "device and reference were mixed up, so their comparison would mean nothing"
-        )
+def require_on(device_type: str, *tensors: torch.Tensor) -> None:
+    """Check that tensors are on the device that their side claims to be; else a KitError."""
+    for tensor in tensors:
+        if tensor.device.type != device_type:
+            raise KitError(
+                f"a tensor that should be on the {device_type} is on {tensor.device}: "
+                "device and reference were mixed up, so their comparison would mean nothing"
+            )

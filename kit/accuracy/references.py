@@ -11,7 +11,7 @@ Sources: HF32 has fp32's exponent and 11 mantissa bits, rounded to nearest, ties
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,13 +32,7 @@ from kit.accuracy.recorder import (
     require_on,
     with_main_input,
 )
-from kit.device.arithmetic import (
-    STORED,
-    OwnGelu,
-    found,
-    multiplies_in,
-    rounded_to,
-)
+from kit.device.arithmetic import STORED, OwnGelu, found, multiplies_in, rounded_to
 from kit.device.device import DTYPES, float_modes
 from kit.model.model import Features, features_of, use_attention
 from kit.model.setup import Setup, move_model, with_arithmetic
@@ -46,9 +40,6 @@ from kit.output import RunLog
 from kit.records import GeluForm, Products
 
 Operator = Any  # torch's overloads have no type of their own
-Arguments = tuple[Any, ...]
-Imitated = Callable[[Operator, Arguments, dict[str, Any]], Any]
-
 aten = torch.ops.aten
 # Operators whose inputs a matrix unit may round, and where these inputs stand.
 PRODUCTS = {
@@ -68,16 +59,12 @@ ADDED_UP_IN_FP32 = (*PRODUCTS, *CONVOLUTIONS)
 
 @dataclass(frozen=True)
 class Declared:
-    """What a run's device computes with: as it is set, or as it was found to.
-
-    What fp32 matrix products, convolutions and attention multiply in, and the form of GELU; None
-    for attention: as `matmul`.
-    """
+    """What a run's device computes with: as it is set, or as it was found to."""
 
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    matmul: Products = "fp32"
+    matmul: Products = "fp32"  # what fp32 matrix products multiply in, as are the next two
     convolution: Products = "fp32"
-    attention: Products | None = None
+    attention: Products | None = None  # None: as `matmul`
     gelu: GeluForm = "erf"
 
     @property
@@ -115,10 +102,7 @@ class Declared:
 
 
 def declared_by(setup: Setup) -> Declared:
-    """Return what a run's device was found to compute in, as far as it was measured.
-
-    What meets no documented arithmetic explains nothing: there the settings stand.
-    """
+    """Return what a run's device was found to compute in; as set, where that is undocumented."""
     gelu: GeluForm = "tanh" if found(setup.arithmetic, "GELU") == "tanh" else "erf"
     if setup.dtype != torch.float32:
         return Declared("bf16" if setup.dtype == torch.bfloat16 else "fp16", gelu=gelu)
@@ -132,54 +116,6 @@ def declared_by(setup: Setup) -> Declared:
 # ---- Imitation -----------------------------------------------------------------------------------
 
 
-def with_rounded_inputs(places: Sequence[int], products: Products) -> Imitated:
-    """Return what runs an operator with the inputs at these places rounded, or its result too.
-
-    Attention's result is no product alone, and is not rounded.
-    """
-    stored = products if products.endswith(STORED) else "fp32"
-
-    def call(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> object:
-        rounded = (
-            rounded_to(products, value.float()).to(value.dtype) if index in places else value
-            for index, value in enumerate(args)
-        )
-        result = operator(*rounded, **kwargs)
-        if stored == "fp32" or not isinstance(result, torch.Tensor):
-            return result
-        return rounded_to(stored, result).to(result.dtype)
-
-    return call
-
-
-def added_up_in_fp32(operator: Operator, args: Arguments, kwargs: dict[str, Any]) -> torch.Tensor:
-    """Run an operator on half-precision inputs in fp32, and round its result."""
-    half = next(value.dtype for value in args if isinstance(value, torch.Tensor))
-    wide = (value.float() if isinstance(value, torch.Tensor) else value for value in args)
-    found: torch.Tensor = operator(*wide, **kwargs)
-    return found.to(half)
-
-
-def imitations(declared: Declared) -> dict[Operator, Imitated]:
-    """Return what takes an operator's place where the declared arithmetic is not the CPU's."""
-    taken: dict[Operator, Imitated] = {}
-    if declared.gelu == "tanh":
-        taken[aten.gelu.default] = lambda operator, args, _: operator(args[0], approximate="tanh")
-    if declared.dtype != "fp32":
-        return taken | dict.fromkeys(ADDED_UP_IN_FP32, added_up_in_fp32)
-    for products, rounded in (
-        (declared.matmul, PRODUCTS),
-        (declared.attention or declared.matmul, ATTENTION),
-        (declared.convolution, CONVOLUTIONS),
-    ):
-        if products != "fp32":
-            taken |= {
-                operator: with_rounded_inputs(places, products)
-                for operator, places in rounded.items()
-            }
-    return taken
-
-
 class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base is untyped
     """Computes in the declared arithmetic while it is active; use it without gradients.
 
@@ -187,22 +123,46 @@ class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
     """
 
     def __init__(self, declared: Declared) -> None:
-        """Compute as `declared` says."""
         super().__init__()  # type: ignore[no-untyped-call] # torch's own base is untyped
-        self.imitated = imitations(declared)
+        self.declared = declared
+        self.rounded = {
+            operator: (places, products)
+            for products, operators in (
+                (declared.matmul, PRODUCTS),
+                (declared.attention or declared.matmul, ATTENTION),
+                (declared.convolution, CONVOLUTIONS),
+            )
+            for operator, places in operators.items()
+            if products != "fp32" and declared.dtype == "fp32"
+        }
 
     def __torch_dispatch__(
         self,
         func: Operator,
         types: Sequence[type],
-        args: Arguments = (),
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operator returns
-        """Run one operator, or what imitates it."""
-        imitated = self.imitated.get(func)
-        if imitated is None:
-            return func(*args, **(kwargs or {}))
-        return imitated(func, args, dict(kwargs or {}))
+        """Run one operator as the declared arithmetic does."""
+        given = dict(kwargs or {})
+        if func is aten.gelu.default and self.declared.gelu == "tanh":
+            return func(args[0], approximate="tanh")
+        if func in ADDED_UP_IN_FP32 and self.declared.dtype != "fp32":
+            half = next(value.dtype for value in args if isinstance(value, torch.Tensor))
+            wide = (one.float() if isinstance(one, torch.Tensor) else one for one in args)
+            return func(*wide, **given).to(half)
+        if func not in self.rounded:
+            return func(*args, **given)
+        places, products = self.rounded[func]
+        rounded = (
+            rounded_to(products, value.float()).to(value.dtype) if index in places else value
+            for index, value in enumerate(args)
+        )
+        result = func(*rounded, **given)
+        # Attention's result, a tuple, is no product alone.
+        if products.endswith(STORED) and isinstance(result, torch.Tensor):
+            return rounded_to(products, result).to(result.dtype)
+        return result
 
 
 def in_declared_type(model: PreTrainedModel, declared: Declared) -> PreTrainedModel:
@@ -236,22 +196,17 @@ class RecordedRun:
 
 
 class Side:
-    """A model on the CPU that computes in one arithmetic; None imitates nothing.
+    """A model on the CPU that imitates an arithmetic; one that is plain leaves it as it is."""
 
-    Its input has the model's dtype.
-    """
-
-    def __init__(self, model: PreTrainedModel, declared: Declared | None) -> None:
-        """Take the model as it is."""
+    def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
         self.model = model
         self.declared = declared
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Compute without gradients in this side's arithmetic in the block."""
-        with torch.no_grad(), contextlib.ExitStack() as arithmetic:
-            if self.declared is not None and not self.declared.plain:
-                arithmetic.enter_context(Imitation(self.declared))
+        plain = self.declared.plain
+        with torch.no_grad(), contextlib.nullcontext() if plain else Imitation(self.declared):
             yield
 
     def forward(self, pixels: torch.Tensor) -> Features:
@@ -259,12 +214,10 @@ class Side:
 
         `pixels` are float32, batch x 3 x rows x columns.
         """
-        for parameter in self.model.parameters():
-            require_on(parameter, "cpu")
+        require_on("cpu", *self.model.parameters())
         dtype = next(self.model.parameters()).dtype
         features = features_of(self.model, self.model(pixels.to(dtype, copy=True)))
-        require_on(features.last_hidden_state, "cpu")
-        require_on(features.pooler_output, "cpu")
+        require_on("cpu", *vars(features).values())
         return features
 
     def features(self, pixels: torch.Tensor) -> Features:
@@ -299,24 +252,20 @@ class Side:
 
 @dataclass(frozen=True)
 class ReferenceRuns:
-    """One image, float32, a batch of one, on the CPU's two fp32 sides.
+    """One image on the CPU's two fp32 sides."""
 
-    Plain, and in the declared arithmetic, which is `fp32` itself where that is plain.
-    """
-
-    pixels: torch.Tensor
+    pixels: torch.Tensor  # float32, a batch of one
     fp32: RecordedRun
-    imitation: RecordedRun
+    imitation: RecordedRun  # in the declared arithmetic: `fp32` itself where that is plain
 
 
 class References:
-    """All CPU sides of one model, each made when it is first asked for."""
+    """All CPU sides of one model: on the CPU, fp32, in evaluation mode; it is not changed.
+
+    Its fp64 copy is begun at once in a thread, while the device has its first work.
+    """
 
     def __init__(self, model: PreTrainedModel, declared: Declared) -> None:
-        """Use `model`: on the CPU, fp32, in evaluation mode; it is not changed.
-
-        Its fp64 copy is begun at once in a thread, while the device has its first work.
-        """
         self.stages = find_stages(model)
         self.declared = declared
         self.fp32 = Side(model, Declared())
@@ -340,9 +289,9 @@ class References:
         """Run one preprocessed image on the fp32 sides; fp64 runs when the device is examined."""
         _ = self.fp64  # copied whole before hooks are put on the model
         fp32 = self.fp32.run(pixels, self.stages.all)
-        same = self.declared.plain
-        imitation = fp32 if same else self.imitation.run(pixels, self.stages.all)
-        return ReferenceRuns(pixels, fp32, imitation)
+        if self.declared.plain:
+            return ReferenceRuns(pixels, fp32, fp32)
+        return ReferenceRuns(pixels, fp32, self.imitation.run(pixels, self.stages.all))
 
 
 def fp64_side(model: PreTrainedModel) -> Side:
@@ -350,22 +299,18 @@ def fp64_side(model: PreTrainedModel) -> Side:
     exact = copy_in(model, torch.float64)
     # 4.57's eager attention takes its softmax in fp32, whatever the model's dtype.
     use_attention(exact, "sdpa")
-    return Side(exact, None)
+    return Side(exact, Declared())
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The device's model and all CPU sides of the same weights.
-
-    `factor`: how many times the expected error still counts as explained. `own_gelu` makes a
-    context in which GELU is the chip's own; None where it always is.
-    """
+    """The device's model and all CPU sides of the same weights."""
 
     setup: Setup
     model: PreTrainedModel
     references: References
-    factor: float
-    own_gelu: OwnGelu | None = None
+    factor: float  # how many times the expected error still counts as explained
+    own_gelu: OwnGelu | None = None  # makes a context of the chip's own GELU; None: always is
 
     @property
     def self_check(self) -> bool:

@@ -1,44 +1,52 @@
-"""accuracy.py's console block, from its record alone."""
+"""accuracy.py's console block, from its record alone, and its pictures.
+
+The pictures show errors beside their limits, so that a sound chip's look calm.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from kit.accuracy.limits import number, validation_block
-from kit.accuracy.verdict import block_name, place_words
+import numpy as np
+import torch
+
+from kit import records
+from kit.accuracy.limits import LIMITS, number, validation_block
+from kit.accuracy.measure import Measured
+from kit.accuracy.verdict import block_name, place_words, prefix_of
 from kit.device.arithmetic import CHIPS_GELU, found, is_less_exact, residual_words
 from kit.device.device import LABELS
 from kit.model.model import TENSORS
-from kit.records import (
-    AccuracyRecord,
-    AccuracyResults,
-    BlockAccuracy,
-    Cause,
-    CoverageCell,
-    FeaturesComparison,
-    FolderAccuracy,
-    ImageAccuracy,
-    Soak,
-    TensorAccuracy,
-)
+from kit.pictures import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_of, png, subject
+from kit.statistics import as_colours, compare_tokens, principal_components
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WORSE = 1.1  # times the figure before; less is the last places of sums
 SMALL_SET = 4  # cells of a coverage that one line says
+SMALLEST_ERROR = 1e-9  # where an error of 0 is drawn on a logarithmic axis
+HIGHEST_BAR = 2.0  # times the limit; a higher one ends there and has its figure
 
 
-def report(record: AccuracyRecord) -> list[str]:
+def report(record: records.AccuracyRecord) -> list[str]:
     """Return the `Accuracy Validation Results` block, then the kit's own lines."""
     results = record.results
-    lines = validation_block(results)
-    lines += ["", verdict_line(record)]
+    lines = [*validation_block(results), "", verdict_line(record)]
     lines += [f"  {reason}" for reason in results.reasons]
-    lines += arithmetic_lines(record)
-    lines += ["", *columns(record), "", *blocks(results)]
+    lines += [*arithmetic_lines(record), "", *columns(record), "", *blocks(results)]
     if results.explain:
         lines += ["", *causes(results)]
     if results.folder is not None:
         lines += ["", *folder_lines(results.folder)]
-    if results.against is not None:
-        lines += ["", *against_lines(results.against)]
+    if (against := results.against) is not None:
+        lines += [
+            "",
+            f"Against {against.features.device} ({against.features.file}), "
+            f"limits of {against.limits.arithmetic}: {against.failed} images beyond them",
+            *map(image_line, against.worst),
+        ]
     if results.coverage:
         lines += ["", *coverage_lines(results.coverage)]
     if results.soak is not None:
@@ -51,7 +59,12 @@ def brief(*values: float | None) -> str:
     return "".join(f"{number(value, '.3g'):>12}" for value in values)
 
 
-def verdict_line(record: AccuracyRecord) -> str:
+def spread(errors: Sequence[records.Percentile]) -> str:
+    """Return the percentiles of errors."""
+    return ", ".join(f"p{one.percent:g} {number(one.relative_error, '.3g')}" for one in errors)
+
+
+def verdict_line(record: records.AccuracyRecord) -> str:
     """Return the verdict with what qualifies it."""
     results = record.results
     remarks = [f"{results.declared} on {LABELS[record.device.type]} ({record.device.name})"]
@@ -60,20 +73,18 @@ def verdict_line(record: AccuracyRecord) -> str:
         remarks = [f"{file.declared} on {file.device}, as {file.file} says; its blocks unseen"]
     if results.source == "random":
         remarks.append("random weights: the features mean nothing, the arithmetic is real")
-    if results.folder is not None:
-        folder = results.folder
-        remarks.append(
-            f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
-        )
+    if (folder := results.folder) is not None:
+        count = f"{folder.images} images, {folder.failed} failed, {len(folder.broken)} broken"
+        remarks.append(count)
     return f"Verdict: {results.verdict} ({'; '.join(remarks)})"
 
 
-def reviewed(results: AccuracyResults) -> bool:
+def reviewed(results: records.AccuracyResults) -> bool:
     """Return whether saved features were judged, and no device has run."""
     return results.features is not None and results.features.reviewed
 
 
-def arithmetic_lines(record: AccuracyRecord) -> list[str]:
+def arithmetic_lines(record: records.AccuracyRecord) -> list[str]:
     """Return a line for each operator that does not compute in what was asked for."""
     measured, results = record.device.arithmetic, record.results
     if measured is None:
@@ -109,7 +120,7 @@ def arithmetic_lines(record: AccuracyRecord) -> list[str]:
     return lines
 
 
-def columns(record: AccuracyRecord) -> list[str]:
+def columns(record: records.AccuracyRecord) -> list[str]:
     """Return the three columns, the parts, the worst token, its tail and the tolerance."""
     results = record.results
     label = "saved" if reviewed(results) else LABELS[record.device.type]
@@ -118,7 +129,7 @@ def columns(record: AccuracyRecord) -> list[str]:
         f"{'':24}{label:>12}{'CPU fp32':>12}{'explained':>12}",
     ]
     for name in TENSORS:
-        tensor: TensorAccuracy = getattr(results, name)
+        tensor: records.TensorAccuracy = getattr(results, name)
         errors = tensor.fp64_relative_error, tensor.cpu_fp64_relative_error, tensor.expected_error
         lines.append(f"{name:24}{brief(*errors)}")
     lines += [
@@ -127,25 +138,21 @@ def columns(record: AccuracyRecord) -> list[str]:
     ]
     tensor = results.last_hidden_state
     worst = tensor.worst_token
-    percentiles = (
-        f"p{item.percent:g} {number(item.relative_error, '.3g')}"
-        for item in tensor.token_percentiles
-    )
     return [
         *lines,
         f"Worst token against {results.reference}: {place_words(worst)}, relative error "
         f"{number(worst.relative_error, '.3g')}, cosine {number(worst.cosine, '.6f')}",
-        f"Token errors: {', '.join(percentiles)}",
+        f"Token errors: {spread(tensor.token_percentiles)}",
         tolerance_line(results),
     ]
 
 
-def tolerance_line(results: AccuracyResults) -> str:
+def tolerance_line(results: records.AccuracyResults) -> str:
     """Return the limits and the tightest ones that this run would just pass."""
     tensors = (results.pooler_output, results.last_hidden_state)
     limits = results.limits
     errors = [t.relative_error for t in tensors if t.relative_error is not None]
-    cosines = [t.cosine for t in tensors if t.cosine is not None]
+    cosine = min((t.cosine for t in tensors if t.cosine is not None), default=1.0)
     tokens = [t.worst_token.relative_error for t in tensors if t.worst_token.relative_error]
     given = (
         f"Limits ({limits.arithmetic}): relative error < {limits.relative_error:g}, "
@@ -153,9 +160,10 @@ def tolerance_line(results: AccuracyResults) -> str:
     )
     if any(t.relative_error is None or t.worst_token.relative_error is None for t in tensors):
         return f"{given}; no tolerance would pass what is not finite"
+    just_below = 1 - just_above(1 - cosine) if cosine < 1 else 1 - 1e-9
     return (
         f"{given}; would just pass: relative error < {just_above(max(errors)):.3g}, "
-        f"cosine > {just_below(min(cosines)):.15g}, "
+        f"cosine > {just_below:.15g}, "
         f"worst token < {just_above(max(tokens, default=0.0)):.3g}"
     )
 
@@ -168,12 +176,7 @@ def just_above(value: float) -> float:
     return (math.floor(value / step) + 1) * step
 
 
-def just_below(cosine: float) -> float:
-    """Return the cosine with its distance from 1 rounded up."""
-    return 1 - just_above(1 - cosine) if cosine < 1 else 1 - 1e-9
-
-
-def blocks(results: AccuracyResults) -> list[str]:
+def blocks(results: records.AccuracyResults) -> list[str]:
     """Return the error after every block and the operator nearest to its limit."""
     if reviewed(results):
         return ["Saved features show the outputs alone: no block was compared"]
@@ -183,40 +186,34 @@ def blocks(results: AccuracyResults) -> list[str]:
         "Error after each block (against fp64), and the worst operator on its own input:",
         f"{'block':>10}{'device':>12}{'CPU fp32':>12}{'explained':>12}  worst operator",
     ]
-    return lines + [block_line(block) for block in results.blocks]
+    for block in results.blocks:
+        worst, tail, flag = block.worst_operator, "-", ""
+        if worst is not None:
+            share = number(worst.times_limit, ".0%").replace("%", " %")
+            tail = f"{worst.operator} ({worst.name}) at {share} of its limit"
+        if not block.explained:
+            flag = "  UNEXPLAINED"
+        elif not block.sum_explained:
+            flag = "  (the error after it is not explained)"
+        errors = brief(block.relative_error, block.cpu_relative_error, block.expected_error)
+        lines.append(f"{block_name(block.block, block.name):>10}{errors}  {tail}{flag}")
+    return lines
 
 
-def block_line(block: BlockAccuracy) -> str:
-    """Return one block's line."""
-    worst, tail = block.worst_operator, "-"
-    if worst is not None:
-        share = number(worst.times_limit, ".0%").replace("%", " %")
-        tail = f"{worst.operator} ({worst.name}) at {share} of its limit"
-    flag = "" if block.explained else "  UNEXPLAINED"
-    if block.explained and not block.sum_explained:
-        flag = "  (the error after it is not explained)"
-    errors = brief(block.relative_error, block.cpu_relative_error, block.expected_error)
-    return f"{block_name(block.block, block.name):>10}{errors}  {tail}{flag}"
-
-
-def causes(results: AccuracyResults) -> list[str]:
+def causes(results: records.AccuracyResults) -> list[str]:
     """Return what --explain found."""
     lines = [
         "Known causes, one by one, by last_hidden_state (device: its error against fp64;",
         "reference: its distance from a CPU in the declared arithmetic that imitates the cause):",
     ]
     for cause in results.explain:
-        if cause.note:
-            lines.append(f"  {cause.cause} ({cause.where}): {cause.note}")
-            continue
-        lines.append(
-            f"  {cause.cause} ({cause.where}): {number(cause.before, '.3g')} -> "
-            f"{number(cause.relative_error, '.3g')}, {nearness(cause)}"
-        )
+        before, after = number(cause.before, ".3g"), number(cause.relative_error, ".3g")
+        words = cause.note or f"{before} -> {after}, {nearness(cause)}"
+        lines.append(f"  {cause.cause} ({cause.where}): {words}")
     return lines
 
 
-def nearness(cause: Cause) -> str:
+def nearness(cause: records.Cause) -> str:
     """Return what a switch makes of the difference: what it removes, or how much worse it is."""
     if cause.removes is None or cause.relative_error is None or not cause.before:
         return "removes -"
@@ -226,15 +223,12 @@ def nearness(cause: Cause) -> str:
     return f"{float(f'{times:.2g}'):,.{int(times < 10)}f} times worse: not this".replace(",", " ")
 
 
-def folder_lines(folder: FolderAccuracy) -> list[str]:
+def folder_lines(folder: records.FolderAccuracy) -> list[str]:
     """Return the folder's lines."""
-    percentiles = (
-        f"p{item.percent:g} {number(item.relative_error, '.3g')}" for item in folder.percentiles
-    )
     lines = [
         f"Folder: {folder.images} images, {folder.failed} failed, {len(folder.broken)} broken "
         f"({folder.cached} references cached, {folder.ranks} ranks)",
-        f"Image errors (last_hidden_state): {', '.join(percentiles)}",
+        f"Image errors (last_hidden_state): {spread(folder.percentiles)}",
     ]
     lines += map(image_line, folder.worst)
     lines += [f"  broken: {broken.reason}" for broken in folder.broken]
@@ -247,7 +241,7 @@ def folder_lines(folder: FolderAccuracy) -> list[str]:
     return lines
 
 
-def image_line(image: ImageAccuracy) -> str:
+def image_line(image: records.ImageAccuracy) -> str:
     """Return one image's line."""
     return (
         f"  {image.image}: relative error {number(image.relative_error, '.3g')}, worst token "
@@ -255,16 +249,7 @@ def image_line(image: ImageAccuracy) -> str:
     )
 
 
-def against_lines(against: FeaturesComparison) -> list[str]:
-    """Return how far another device's features are."""
-    return [
-        f"Against {against.features.device} ({against.features.file}), "
-        f"limits of {against.limits.arithmetic}: {against.failed} images beyond them",
-        *map(image_line, against.worst),
-    ]
-
-
-def coverage_lines(cells: Sequence[CoverageCell]) -> list[str]:
+def coverage_lines(cells: Sequence[records.CoverageCell]) -> list[str]:
     """Return the cells: one line for the small set where all pass, else a table."""
     failed = sum(not cell.passed for cell in cells)
     errors = [cell.relative_error for cell in cells if cell.relative_error is not None]
@@ -288,7 +273,7 @@ def coverage_lines(cells: Sequence[CoverageCell]) -> list[str]:
     return lines
 
 
-def soak_lines(soak: Soak) -> list[str]:
+def soak_lines(soak: records.Soak) -> list[str]:
     """Return what the soak found."""
     lines = [
         f"Soak: {soak.forwards} forwards in {soak.seconds:.0f} s ({soak.end}), "
@@ -309,3 +294,142 @@ def soak_lines(soak: Soak) -> list[str]:
             f"({'inside' if first.passed else 'beyond'} the limits)"
         )
     return lines
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+
+def pictures(measured: Measured, language: str) -> Mapping[str, Callable[[], bytes]]:
+    """Return what draws each PNG file of one image's measurement, by its name, in zh or en."""
+    results, setup = measured.results, measured.setup
+    of = subject(setup.model_info, setup.device.type, setup.device.name)
+    title = f"{results.verdict}: {results.declared}\n{of}"
+    label = LABELS[setup.device.type]
+    drawn = {"accuracy_layers.png": lambda: png(draw_layers(results, title, label), language)}
+    examination, (rows, columns) = measured.examination, measured.grid
+    shape = examination.device.last_hidden_state.shape
+    right = shape == examination.fp64.last_hidden_state.shape
+    if right and shape[1] == prefix_of(measured.stages) + rows * columns:
+        drawn["accuracy_tokens.png"] = lambda: png(draw_tokens(measured, title), language)
+        drawn["accuracy_pca.png"] = lambda: png(draw_pca(measured, title, label), language)
+    return drawn
+
+
+def draw_layers(results: records.AccuracyResults, title: str, label: str) -> "Figure":
+    """Return the error after each block, and each block's worst operator beside its limit."""
+    figure = figure_of(5.0, title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    places = range(len(results.blocks))
+    for name, colour, style, label_ in (
+        ("relative_error", BLUE, "o-", label),
+        ("cpu_relative_error", GREY, "s--", "CPU fp32"),
+        ("expected_error", GREEN, "^:", "explained"),
+    ):
+        known = [getattr(block, name) for block in results.blocks]  # None is a gap
+        errors = np.maximum(np.array(known, dtype=np.float64), SMALLEST_ERROR)
+        above.plot(places, errors, style, color=colour, label=label_, markersize=4)
+    for limit in sorted({LIMITS["fp32"].relative_error, results.limits.relative_error}):
+        words = f"limit of the outputs, {limit:.0%}".replace("%", " %")
+        above.axhline(limit, color=ORANGE, linewidth=1, label=words)
+    above.set_yscale("log")
+    above.set_ylabel("relative error against fp64")
+    draw_ratios(below, results.blocks)
+    names = [block_name(block.block, block.name) for block in results.blocks]
+    below.set_xticks(list(places), names)
+    for name in below.get_xticklabels():
+        name.set_rotation(0 if name.get_text().isdigit() else 90)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_ratios(axes: "Axes", blocks: Sequence[records.BlockAccuracy]) -> None:
+    """Draw how much of its limit each block's worst operator uses; red beyond it."""
+    for place, block in enumerate(blocks):
+        worst = block.worst_operator
+        if worst is None:
+            continue
+        times = worst.times_limit
+        beyond = not block.explained
+        height = HIGHEST_BAR if times is None else min(times, HIGHEST_BAR)
+        axes.bar(place, height, color=RED if beyond else BLUE)
+        if beyond:  # the figure stands in the bar: bars side by side have no room above
+            words = "not finite" if times is None else f"{times:.2g} x"
+            axes.annotate(
+                words, (place, 0.06), rotation=90, ha="center", va="bottom", color="#ffffff"
+            )
+    axes.axhline(1, color=ORANGE, linewidth=1)
+    axes.set_ylim(0, HIGHEST_BAR if any(not one.explained for one in blocks) else 1.1)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_ylabel("worst operator / its limit")
+
+
+def draw_tokens(measured: Measured, title: str) -> "Figure":
+    """Return the image beside each patch's error, and CLS and registers, scaled to the limit."""
+    reference, device = tokens_of(measured)
+    limit = measured.results.limits.token_relative_error
+    relative = compare_tokens(reference, device).relative.numpy()
+    errors = np.nan_to_num(relative, nan=np.inf).clip(max=10 * limit)
+    worst = measured.results.last_hidden_state.worst_token
+    beyond = worst.relative_error is None or worst.relative_error >= limit
+    prefix = prefix_of(measured.stages)
+    figure = figure_of(3.9, title)
+    panels = figure.subplot_mosaic([["image", "patches"], ["others", "others"]],
+                                   height_ratios=[3, 1])  # fmt: skip
+    left, middle, below = panels["image"], panels["patches"], panels["others"]
+    left.imshow(measured.image.pixels, aspect="auto")
+    left.set_title("image")
+    shown = middle.imshow(errors[prefix:].reshape(measured.grid), vmin=0, vmax=limit, aspect="auto")
+    if worst.row is not None and worst.column is not None:
+        colour = RED if beyond else "#ffffff"
+        middle.plot(worst.column, worst.row, "x" if beyond else ".", color=colour, markersize=9)
+    share = number(worst.relative_error, ".2%").replace("%", " %")
+    middle.set_title(f"worst: {place_words(worst)}\n{share}", color=RED if beyond else INK)
+    figure.colorbar(shown, ax=middle, label="relative error of the token")
+    names = ["CLS", *(f"reg {number_}" for number_ in range(prefix - 1))]
+    colours = [RED if error >= limit else BLUE for error in errors[:prefix]]
+    below.bar(names, errors[:prefix].clip(max=limit), color=colours)
+    below.axhline(limit, color=ORANGE, linewidth=1)
+    below.set_ylim(0, 1.1 * limit)
+    below.set_title("other tokens, up to the limit")
+    for axes in (left, middle):
+        axes.set_axis_off()
+        axes.set_box_aspect(measured.grid[0] / measured.grid[1])
+    return figure
+
+
+def tokens_of(measured: Measured) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all tokens of the side that the limits are held against, and of the device."""
+    examination = measured.examination
+    self_check = measured.results.reference == "CPU fp64"
+    expected = examination.fp64 if self_check else examination.fp32
+    return expected.last_hidden_state, examination.device.last_hidden_state
+
+
+def draw_pca(measured: Measured, title: str, label: str) -> "Figure":
+    """Return image, reference and device features as colours, and the difference.
+
+    The reference's principal components are the basis of both. The difference is scaled to the
+    limit of a token, or to what is more.
+    """
+    prefix = prefix_of(measured.stages)
+    sides = [tokens[0, prefix:].double().numpy() for tokens in tokens_of(measured)]
+    reference, device = (
+        as_colours(principal_components(side, sides[0])).reshape(*measured.grid, 3)
+        for side in sides
+    )
+    difference = np.nan_to_num(np.abs(device - reference).max(axis=-1), nan=1.0)
+    largest = max(difference.max(), measured.results.limits.token_relative_error)
+    maps = (
+        ("image", measured.image.pixels),
+        (measured.results.reference, np.nan_to_num(reference)),
+        (label, np.nan_to_num(device)),
+        (f"difference, at most {difference.max():.2g} of the range", difference),
+    )
+    figure = figure_of(5.0, title)
+    for panel, (name, map_) in zip(figure.subplots(2, 2).flat, maps, strict=True):
+        shown = panel.imshow(map_, vmin=0, vmax=largest, aspect="auto")  # colours are no scale's
+        panel.set_title(name)
+        panel.set_axis_off()
+        panel.set_box_aspect(measured.grid[0] / measured.grid[1])
+    figure.colorbar(shown, ax=panel)
+    return figure

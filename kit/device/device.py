@@ -62,18 +62,22 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
     if kind == "cpu":
         return Device("cpu", None, cpu_name(), 1, torch.device("cpu"))
     if kind != accelerator or count == 0:
+        missing, reason = "GPU", "torch sees no CUDA device"
+        if kind == "npu":
+            missing, reason = "NPU", patch_reason
+        elif patched:
+            reason = "this is an NPU host: use --device npu"
         raise KitError(
-            f"--device {requested}: no {LABELS['npu' if kind == 'npu' else 'cuda']} is available "
-            f"here ({no_device_reason(kind, patched, patch_reason)}); use --device auto or cpu"
+            f"--device {requested}: no {missing} is available here ({reason}); "
+            "use --device auto or cpu"
         )
     index = int(index_text or local_rank)
-    several = count > 1
-    shown = f"this host shows {count} {LABELS[accelerator]}{'s' if several else ''}"
-    if index >= count and not index_text:
-        fix = f"start torchrun with --nproc-per-node {count}"
-        raise KitError(f"LOCAL_RANK {local_rank}: {shown}; {fix}")
     if index >= count:
-        indices = f"0 to {count - 1}" if several else "0"
+        shown = f"this host shows {count} {LABELS[accelerator]}{'s' if count > 1 else ''}"
+        if not index_text:
+            fix = f"start torchrun with --nproc-per-node {count}"
+            raise KitError(f"LOCAL_RANK {local_rank}: {shown}; {fix}")
+        indices = f"0 to {count - 1}" if count > 1 else "0"
         raise KitError(f"--device {requested}: {shown}, so the index is {indices}")
     with device_errors(f"opening {accelerator}:{index}"):
         torch.cuda.set_device(index)
@@ -107,25 +111,14 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
 
 
-def no_device_reason(kind: str, patched: bool, patch_reason: str) -> str:
-    """Return why there is no device of this kind, in the words that fit the host."""
-    if kind == "npu":
-        return patch_reason
-    if patched:
-        return "this is an NPU host: use --device npu"
-    return "torch sees no CUDA device"
-
-
-# The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers.
+# The 64-bit Arm processors of Ascend hosts have no model name in /proc/cpuinfo, but numbers: the
+# implementer 0x48 is HiSilicon, parts as util-linux's lscpu has them.
 CPUINFO = Path("/proc/cpuinfo")
 ARM_NAMES = {("0x48", "0xd01"): "Kunpeng 920", ("0x48", "0xd02"): "Kunpeng 920 (TaiShan v120)"}
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the operating system tells it, its machine type without one.
-
-    Source of ARM_NAMES: the implementer 0x48 is HiSilicon; parts as util-linux's lscpu has them.
-    """
+    """Return the processor's name as the operating system tells it, else its machine type."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
@@ -162,15 +155,9 @@ def use_strict_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-@contextlib.contextmanager
-def strict_fp32(active: bool) -> Iterator[None]:
+def strict_fp32(active: bool) -> contextlib.AbstractContextManager[None]:
     """Turn TF32 (on an NPU: HF32) off within the block, where `active`, and restore it after."""
-    matmul, convolution = (
-        backend.allow_tf32 and not active
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn)
-    )
-    with reduced_fp32(matmul=matmul, convolution=convolution):
-        yield
+    return reduced_fp32(matmul=False, convolution=False) if active else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -289,11 +276,8 @@ def device_errors(phase: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, in this error or in one that it followed from.
-
-    Ending a graph capture after such an error raises another.
-    """
-    while error is not None:
+    """Return whether memory ran out, in this error or in one that it followed from."""
+    while error is not None:  # ending a graph capture after such an error raises another
         if isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(str(error)):
             return True
         error = error.__cause__ or error.__context__

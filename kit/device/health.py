@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,7 +28,6 @@ class HealthChecks:
     """Asks a device small questions with known answers and counts those it passed."""
 
     def __init__(self, device: Device) -> None:
-        """Check `device`; nothing has been asked yet."""
         self.device = device
         self.passed = 0
 
@@ -35,9 +35,9 @@ class HealthChecks:
         """Prove that the device still computes after a phase of the run.
 
         A device that dropped its work hands back whatever lies in memory, perhaps the answer
-        to the last question: hence a new one each time. The numbers are small integers, exact
-        in fp32, TF32 and HF32 alike. The CPU is not asked: it raises where it fails. Raises
-        DeviceError where the device fails or answers wrongly.
+        to the last question: hence a new one each time, of small integers, exact in fp32, TF32
+        and HF32 alike. The CPU is not asked: it raises where it fails. Raises DeviceError where
+        the device fails or answers wrongly.
         """
         if self.device.type == "cpu":
             return
@@ -80,25 +80,16 @@ with open(sys.argv[1], "wb", 0) as copy:
 SILENCERS = ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_DISABLED_WARNING")
 
 
+@dataclass
 class Fallbacks:
-    """Names of operators that fell back; complete once the watch is over, None where unknown."""
+    """Operators that fell back, each once; complete after the watch, None where unknown."""
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self.names: tuple[str, ...] | None = ()
-
-
-def find_names(text: str) -> tuple[str, ...]:
-    """Return the operators that text reports as fallen back, each once, in order."""
-    return tuple(dict.fromkeys(PATTERN.findall(text)))
+    names: tuple[str, ...] | None = ()
 
 
 @contextlib.contextmanager
 def watch(active: bool, descriptor: int = 2) -> Iterator[Fallbacks]:
-    """Watch a file descriptor for reports of fallbacks while the block runs, where `active`.
-
-    Yields a Fallbacks whose names are filled in when the block is left.
-    """
+    """Watch a file descriptor for reports of fallbacks while the block runs, where `active`."""
     found = Fallbacks()
     if not active:
         yield found
@@ -126,6 +117,7 @@ def watch(active: bool, descriptor: int = 2) -> Iterator[Fallbacks]:
             except subprocess.TimeoutExpired:  # a child process still holds the pipe's end
                 child.terminate()
                 child.wait()
-            found.names = find_names(copy.read_text(encoding="utf-8", errors="replace"))
+            text = copy.read_text(encoding="utf-8", errors="replace")
+            found.names = tuple(dict.fromkeys(PATTERN.findall(text)))
             if not found.names and any(os.environ.get(name) == "1" for name in SILENCERS):
                 found.names = None

@@ -9,10 +9,11 @@ import io
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 DEFAULT_IMAGE = Path("data/val2017/000000000139.jpg")
 SAMPLE_IMAGE = Path("data/sample.jpg")
 LARGEST_IMAGE_BYTES = 1 << 30
+T = TypeVar("T")
+R = TypeVar("R")
 SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 
@@ -63,40 +66,33 @@ def find(given: Path | None, root: Path) -> tuple[Path, ...]:
     """Return a run's image files, sorted: the one that --image gives, a folder's, or the default.
 
     A folder is searched with its subfolders, by suffix; hidden files are left out. `root` is the
-    folder of the scripts, which holds data/. Raises KitError for a path or images that are missing.
+    folder of the scripts, which holds data/. Raises KitError for a path or images that are missing,
+    or a folder that may not be read.
     """
     if given is None:
         default = root / DEFAULT_IMAGE
         return (default if default.is_file() else root / SAMPLE_IMAGE,)
     kind = kind_of(given, "--image")
-    if kind == "folder":
-        found = listed(given)
-        if not found:
-            raise KitError(
-                f"folder {given} holds no image ({' '.join(sorted(SUFFIXES))}): "
-                "give a folder of images or one file"
-            )
-        return tuple(found)
     if kind == "missing":
         raise KitError(f"image {given} does not exist: check the path given to --image")
-    return (given,)
-
-
-def listed(folder: Path) -> list[Path]:
-    """Return a folder's image files, those of its subfolders too, sorted.
-
-    Raises KitError where a folder among them may not be read.
-    """
+    if kind != "folder":
+        return (given,)
 
     def refuse(error: OSError) -> None:
-        raise cannot_read(Path(error.filename or folder), "folder", error) from error
+        raise cannot_read(Path(error.filename or given), "folder", error) from error
 
-    return sorted(
+    found = sorted(
         path
-        for parent, _, names in os.walk(folder, onerror=refuse)
+        for parent, _, names in os.walk(given, onerror=refuse)
         for path in (Path(parent) / name for name in names)
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+    if not found:
+        raise KitError(
+            f"folder {given} holds no image ({' '.join(sorted(SUFFIXES))}): "
+            "give a folder of images or one file"
+        )
+    return tuple(found)
 
 
 def decode(path: Path) -> DecodedImage:
@@ -104,9 +100,8 @@ def decode(path: Path) -> DecodedImage:
 
     The EXIF orientation is applied, then everything becomes RGB: palettes are looked up, CMYK
     is converted, alpha is dropped (what transformers feeds its models too). Sixteen-bit grey
-    is scaled by 255/65535 where Pillow alone would clip it to white.
-
-    Raises KitError where the file cannot be read or decoded, or is beyond Pillow's bomb limit.
+    is scaled by 255/65535 where Pillow alone would clip it to white. Raises KitError where the
+    file cannot be read or decoded, or is beyond Pillow's bomb limit.
     """
     content = read_bytes(path, "image", LARGEST_IMAGE_BYTES)
     if not content:
@@ -127,6 +122,14 @@ def decode(path: Path) -> DecodedImage:
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise KitError(f"image {path} is damaged ({error}): give a whole file") from error
     return DecodedImage(path, hashlib.sha256(content).hexdigest(), pixels)
+
+
+def decode_or_tell(path: Path) -> DecodedImage | BrokenImage:
+    """Decode one image; a broken one is a result, not an error."""
+    try:
+        return decode(path)
+    except KitError as error:
+        return BrokenImage(str(path), str(error))
 
 
 def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -150,68 +153,57 @@ class Inputs:
     weights_sha256: Future[str] | None  # their hash, ready some time later; None for random weights
 
     def others(self, log: RunLog) -> Iterator[DecodedImage]:
-        """Yield the images after the first, each decoded while the caller works on the last.
-
-        An image that cannot be decoded is named in a warning and left out.
-        """
+        """Yield the images after the first; a broken one is named in a warning and left out."""
         with ThreadPoolExecutor(1, "decode") as pool:
-            pending: deque[Future[DecodedImage]] = deque()
-            for path in self.paths[1:]:
-                pending.append(pool.submit(decode, path))
-                if len(pending) > 1:
-                    yield from unless_broken(pending.popleft(), log)
-            while pending:
-                yield from unless_broken(pending.popleft(), log)
+            yield from sound(ahead(pool, decode_or_tell, self.paths[1:], 1), log, [])
 
 
-def unless_broken(image: Future[DecodedImage], log: RunLog) -> Iterator[DecodedImage]:
-    """Yield the image, or warn where it cannot be decoded."""
-    try:
-        yield image.result()
-    except KitError as error:
-        log.warning(f"Left out: {error}")
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], most: int
+) -> Iterator[R]:
+    """Yield the work's result of each item in order, so many more being worked on meanwhile."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) > most:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def sound(found: Iterable[T | BrokenImage], log: RunLog, broken: list[BrokenImage]) -> Iterator[T]:
+    """Yield what could be decoded; warn of what is `broken`, and put it there."""
+    for image in found:
+        if isinstance(image, BrokenImage):
+            log.warning(f"Left out: {image.reason}")
+            broken.append(image)
+        else:
+            yield image
 
 
 def gather(options: Options, root: Path, log: RunLog) -> Inputs:
     """Find and check the images and the weights that the options name.
 
-    Raises KitError where something is missing or broken; in a folder of images, where all are.
+    Weights are downloaded or identified where the options ask for it. Raises KitError where
+    something is missing or broken; in a folder of images, where all are.
     """
     paths = find(options.image, root)
-    found = find_weights(options, root, log)
-    first, broken = first_decodable(paths, log)
-    is_folder = options.image is not None and paths != (options.image,)
-    return Inputs(is_folder, paths[len(broken) :], broken, first, found, hash_in_background(found))
-
-
-def find_weights(options: Options, root: Path, log: RunLog) -> Weights:
-    """Return the weights that the options name, downloaded or identified where they ask for it.
-
-    Raises KitError where they are missing or broken, or cannot be downloaded.
-    """
     if options.download is not None:
-        return weights.fetch(options.download, options.weights, root, log)
-    found = weights.find(options.weights, root)
-    return found if options.identify is None else weights.identify(options.identify, found, log)
-
-
-def first_decodable(
-    paths: tuple[Path, ...], log: RunLog
-) -> tuple[DecodedImage, tuple[BrokenImage, ...]]:
-    """Return the first image that can be decoded, and the broken ones before it.
-
-    Raises KitError where the only image is broken, or every one of a folder.
-    """
+        found = weights.fetch(options.download, options.weights, root, log)
+    else:
+        found = weights.find(options.weights, root)
+        if options.identify is not None:
+            found = weights.identify(options.identify, found, log)
     broken: list[BrokenImage] = []
-    for path in paths:
-        try:
-            return decode(path), tuple(broken)
-        except KitError as error:
-            if len(paths) == 1:
-                raise
-            log.warning(f"Left out: {error}")
-            broken.append(BrokenImage(str(path), str(error)))
-    raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
+    if len(paths) == 1:
+        first = decode(paths[0])
+    elif (decoded := next(sound(map(decode_or_tell, paths), log, broken), None)) is not None:
+        first = decoded
+    else:
+        raise KitError(f"none of the {len(paths)} images can be decoded: see the warnings above")
+    is_folder = options.image is not None and paths != (options.image,)
+    hashed = hash_in_background(found)
+    return Inputs(is_folder, paths[len(broken) :], tuple(broken), first, found, hashed)
 
 
 def hash_in_background(found: Weights) -> Future[str] | None:

@@ -18,10 +18,9 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from kit.device.device import Device, device_errors, synchronize
 from kit.errors import KitError, one_line
 
-PATCH_SIZE = 16
 # The architecture of facebook/dinov3-vitb16-pretrain-lvd1689m, as its config.json has it.
 VITB16: dict[str, Any] = {
-    "patch_size": PATCH_SIZE,
+    "patch_size": 16,
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -37,13 +36,12 @@ NAMES_SHOWN = 3
 def load(folder: Path, attention: str) -> PreTrainedModel:
     """Load a vision model from a local folder, on the CPU in fp32, ready for inference.
 
-    Only safetensors are read, nothing is unpickled, no code from the folder runs.
-
-    The attention, sdpa or eager, has no effect on a model that has none. Raises KitError where the
-    folder does not hold exactly one sound vision model.
+    Only safetensors are read, nothing is unpickled, no code from the folder runs. The attention,
+    sdpa or eager, has no effect on a model that has none. Raises KitError where the folder does not
+    hold exactly one sound vision model.
     """
     config = load_config(folder)
-    require_vision(folder, config)
+    chosen = {"attn_implementation": attention} if has_attention(config) else {}
     try:
         # Its log would say in many lines what check_keys says in one.
         with quiet_transformers():
@@ -56,7 +54,7 @@ def load(folder: Path, attention: str) -> PreTrainedModel:
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # the report names them; nothing runs with them
-                **attention_option(config, attention),
+                **chosen,
             )
     except Exception as error:  # transformers lets through whatever its parts raise
         raise KitError(
@@ -68,10 +66,7 @@ def load(folder: Path, attention: str) -> PreTrainedModel:
 
 
 def random_model(seed: int, attention: str) -> PreTrainedModel:
-    """Return the exact ViT-B/16 architecture with seeded random weights, on the CPU in fp32.
-
-    Shapes and speed are the real model's; the features mean nothing.
-    """
+    """Return ViT-B/16 with seeded random weights, on the CPU in fp32: its features mean nothing."""
     torch.manual_seed(seed)
     config = transformers.DINOv3ViTConfig(**VITB16)
     model: PreTrainedModel = AutoModel.from_config(
@@ -81,7 +76,7 @@ def random_model(seed: int, attention: str) -> PreTrainedModel:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Return the folder's model configuration; KitError where transformers does not know it."""
+    """Return the configuration of a folder's vision model; KitError for another or an unknown."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -91,28 +86,13 @@ def load_config(folder: Path) -> PretrainedConfig:
             f"{folder / 'config.json'} is no model that transformers "
             f"{transformers.__version__} knows ({one_line(error)})"
         ) from error
-    return config
-
-
-def require_vision(folder: Path, config: PretrainedConfig) -> None:
-    """Check that the configuration belongs to a model that takes pixels.
-
-    Raises KitError for a text or other model.
-    """
-    try:
-        model_class = AutoModel._model_mapping[type(config)]
-    except KeyError:
-        model_class = None
+    model_class = AutoModel._model_mapping.get(type(config), None)
     if getattr(model_class, "main_input_name", None) != "pixel_values":
         raise KitError(
             f"weights folder {folder} holds a {config.model_type} model, which is no vision "
             "model: give the folder of a DINOv3 or another image model"
         )
-
-
-def attention_option(config: PretrainedConfig, attention: str) -> dict[str, str]:
-    """Return the keyword that selects the attention; none where the model has no attention."""
-    return {"attn_implementation": attention} if has_attention(config) else {}
+    return config
 
 
 def has_attention(config: PretrainedConfig) -> bool:
@@ -121,10 +101,7 @@ def has_attention(config: PretrainedConfig) -> bool:
 
 
 def use_attention(model: PreTrainedModel, attention: str) -> None:
-    """Switch a loaded model to sdpa or eager attention; nothing on a model without attention.
-
-    Raises KitError where the model's code cannot switch.
-    """
+    """Switch a loaded model's attention, if it has one, to sdpa or eager; KitError if it cannot."""
     if not has_attention(model.config):
         return
     with quiet_transformers():  # it only warns where it cannot
@@ -150,10 +127,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def check_keys(folder: Path, report: dict[str, Any]) -> None:
-    """Check transformers' loading report: every weight found, none left over, shapes right.
-
-    Raises KitError naming the first offenders.
-    """
+    """Check that every weight was found, none left over, shapes right; KitError names the first."""
     problems = (
         ("mismatched_keys", "wrong shape for"),
         ("missing_keys", "no weights for"),
@@ -162,17 +136,13 @@ def check_keys(folder: Path, report: dict[str, Any]) -> None:
     )
     for entry, words in problems:
         names = [str(key[0] if isinstance(key, tuple) else key) for key in report.get(entry) or ()]
+        rest = len(names) - NAMES_SHOWN
         if names:
             raise KitError(
                 f"the weights in {folder} do not fit their config.json: {words} "
-                f"{listed(sorted(names))}; download the folder again"
+                f"{', '.join(sorted(names)[:NAMES_SHOWN])}{f' and {rest} more' if rest > 0 else ''}"
+                "; download the folder again"
             )
-
-
-def listed(names: list[str]) -> str:
-    """Return the first few names and how many more there are."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def sha256_of_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -221,22 +191,12 @@ def forward(model: PreTrainedModel, pixel_values: torch.Tensor) -> Features:
     """Run the model, in evaluation mode, without gradients.
 
     `pixel_values`: batch x 3 x rows x columns, on the model's device and in its dtype. A KitError
-    where the model's output lacks one of the two tensors.
-    """
-    with torch.inference_mode(), model_errors(model):
-        return features_of(model, model(pixel_values))
-
-
-@contextlib.contextmanager
-def model_errors(model: PreTrainedModel) -> Iterator[None]:
-    """Turn what a model's own code raises for a value of its configuration into one sentence.
-
-    What the device raises is a RuntimeError and passes.
-
-    Raises KitError in place of a TypeError, a ValueError and the like.
+    where the output lacks one of the two tensors, or the model's own code does not take a value of
+    its configuration; what the device raises is a RuntimeError and passes.
     """
     try:
-        yield
+        with torch.inference_mode():
+            return features_of(model, model(pixel_values))
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise KitError(
             f"{type(model).__name__} cannot compute as its config.json says "
@@ -276,17 +236,14 @@ def timed_forward(
 ) -> tuple[Features, float]:
     """Return one forward's features and its wall-clock time in ms, the device synchronized.
 
-    Raises:
-        DeviceError: where the device fails.
-        KitError: as forward does.
+    Raises DeviceError where the device fails, KitError as forward does.
     """
     with device_errors("computing the forward pass"):
         synchronize(device)
         start = time.perf_counter()
         features = forward(model, pixel_values)
         synchronize(device)
-        latency_ms = (time.perf_counter() - start) * 1e3
-    return features, latency_ms
+        return features, (time.perf_counter() - start) * 1e3
 
 
 def to_host(features: Features) -> Features:

@@ -15,7 +15,7 @@ from kit.device.meters import PeakMemory, capture
 from kit.errors import CaptureError, one_line
 from kit.model import model as models
 from kit.model.model import Features, forward
-from kit.model.setup import Setup, model_input, move_model, places
+from kit.model.setup import Setup, model_input, move_model
 from kit.options import Mode
 from kit.output import RunLog
 
@@ -30,8 +30,17 @@ class Images:
     expected: Features  # each one's by the fp32 model on the CPU
 
     def places(self, batch_size: int, moved: int = 0) -> list[int]:
-        """Return which image stands in each place of a batch, each moved on by so many images."""
-        return places(batch_size, len(self.pixels), moved)
+        """Return which image stands in each place of a batch, each moved on by so many images.
+
+        By the sum of the place's digits: neighbours differ, and so do places a power of the number
+        of images apart, so that an exchange shows, and an image in place of another.
+        """
+        images = len(self.pixels)
+
+        def digit_sum(place: int) -> int:
+            return place if place < images else place % images + digit_sum(place // images)
+
+        return [(digit_sum(place) + moved) % images for place in range(batch_size)]
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,12 @@ class ModeRunner:
     compile_ms: dict[int, float] = field(default_factory=dict)  # of the first call, by batch size
 
     def input(self, batch_size: int, moved: int = 0, log: RunLog | None = None) -> torch.Tensor:
-        """Return a batch of the images on the device, in the mode's dtype; `moved` as in places.
-
-        Errors are model_input's.
-        """
+        """Return a batch of the images on the device, as model_input does; `moved` as in places."""
         order = self.images.places(batch_size, moved)
         batch = model_input(self.setup, self.images.pixels[order], log)
-        return laid_out(batch) if self.mode.channels_last else batch
+        if self.mode.channels_last:
+            return batch.contiguous(memory_format=torch.channels_last)
+        return batch
 
     @contextlib.contextmanager
     def forwards(self, pixel_values: torch.Tensor) -> Iterator[Call]:
@@ -98,11 +106,6 @@ class ModeRunner:
         if not self.compile_ms and counters["stats"]["unique_graphs"] == before:
             raise CaptureError(f"{name} cannot be compiled: torch.compile found nothing to compile")
         self.compile_ms[batch_size] = (time.perf_counter() - start) * 1e3
-
-
-def laid_out(batch: torch.Tensor) -> torch.Tensor:
-    """Return images, batch x 3 x rows x columns, with the channels innermost in memory."""
-    return batch.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

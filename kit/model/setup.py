@@ -8,18 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kit.device import arithmetic
-from kit.device.device import (
-    Device,
-    choose,
-    device_errors,
-    float_modes,
-    memory_info,
-    quiet_libraries,
-    require_dtype,
-    torch_npu_switches,
-    use_compiled_operators,
-    use_strict_fp32,
-)
+from kit.device import device as devices
+from kit.device.device import Device, device_errors, require_dtype
 from kit.device.health import SILENCERS, Fallbacks, HealthChecks
 from kit.errors import KitError
 from kit.model import model as models
@@ -33,31 +23,23 @@ from kit.records import DeviceArithmetic, DeviceInfo, InputInfo, ModelInfo, Patc
 if TYPE_CHECKING:
     from npu_patch import Status
 
+PRODUCTS = ("matrix product", "convolution")  # that --strict-fp32 is about
 HOW_TO_DOWNLOAD = "--download modelscope fetches the real ones"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with: a device, and the model's parts that do not depend on where it is.
-
-    The model is on the CPU in fp32, in evaluation mode; loading it took `load_ms`. `arithmetic` is
-    what the device was found to compute in; None for the CPU, and before it is measured.
-    """
+    """What a run works with: a device, and the model's parts that do not depend on where it is."""
 
     device: Device
     dtype: torch.dtype
-    model: PreTrainedModel
+    model: PreTrainedModel  # on the CPU in fp32, in evaluation mode
     steps: Preprocessing
     model_info: ModelInfo
     health: HealthChecks
-    load_ms: float
+    load_ms: float  # of the model
+    # What the device was found to compute in; None for the CPU, and before it is measured.
     arithmetic: DeviceArithmetic | None = None
-
-
-def report_patch(status: "Status", log: RunLog) -> Patch:
-    """Log npu_patch's one line, a warning where something is broken; return the record's part."""
-    (log.warning if status.fix else log.info)(status.message)
-    return Patch(applied=status.applied, reason=status.reason)
 
 
 def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
@@ -73,53 +55,50 @@ def report_fallbacks(fallen: Fallbacks, log: RunLog) -> None:
         )
 
 
-def open_device(options: Options, patch: Patch, log: RunLog, local_rank: int = 0) -> Device:
-    """Return the device that the options ask for, its fp32 modes set; else a KitError.
+def open_device(
+    options: Options, status: "Status", log: RunLog, local_rank: int = 0
+) -> tuple[Patch, Device]:
+    """Return what npu_patch did, for the record, and the device, its fp32 modes set.
 
-    `local_rank` is the index where the options name none.
+    npu_patch's one line is logged, as a warning where something is broken. The device is that of
+    `local_rank` where the options name none; a KitError where it is not there.
     """
-    device = choose(
-        options.device,
-        patched=patch.applied,
-        patch_reason=patch.reason,
-        local_rank=local_rank,
+    (log.warning if status.fix else log.info)(status.message)
+    device = devices.choose(
+        options.device, patched=status.applied, patch_reason=status.reason, local_rank=local_rank
     )
     if device.type == "cpu" and options.device == "auto":
         log.warning("No NPU and no GPU is available: running on the CPU, which validates no NPU")
-    quiet_libraries()
-    if use_compiled_operators(device):
+    devices.quiet_libraries()
+    if devices.use_compiled_operators(device):
         log.info(
             f"{device.name} compiles operators at run time by default: CANN's compiled ones are "
             "used instead (jit_compile and allow_internal_format off)"
         )
     if options.strict_fp32:
-        use_strict_fp32()
-    return device
+        devices.use_strict_fp32()
+    return Patch(applied=status.applied, reason=status.reason), device
 
 
 def set_up(options: Options, inputs: Inputs, device: Device, log: RunLog) -> Setup:
-    """Load the model on the CPU and prepare everything else for it.
-
-    A KitError where the weights, the size or the dtype do not fit.
-    """
-    folder = inputs.weights.folder
+    """Load the model on the CPU and prepare all else for it; KitError where something is unfit."""
+    folder, hashed = inputs.weights.folder, inputs.weights_sha256
+    log.info(f"Loading model from: {folder or f'seeded random weights (seed {options.seed})'}")
     if folder is None:
-        log.info(f"Loading model from: seeded random weights (seed {options.seed})")
         log.warning(
             "No weights found: the features mean nothing, shapes and speed are real; "
             f"{HOW_TO_DOWNLOAD}"
         )
-        start = time.perf_counter()
+    start = time.perf_counter()
+    if folder is None:
         model = models.random_model(options.seed, options.attention)
-        load_ms = (time.perf_counter() - start) * 1e3
+    else:
+        model = models.load(folder, options.attention)
+    load_ms = (time.perf_counter() - start) * 1e3
+    if hashed is None:
         sha256 = models.sha256_of_tensors(model.state_dict().items())
     else:
-        log.info(f"Loading model from: {folder}")
-        start = time.perf_counter()
-        model = models.load(folder, options.attention)
-        load_ms = (time.perf_counter() - start) * 1e3
-        assert inputs.weights_sha256 is not None  # it is hashed wherever there is a folder
-        sha256 = inputs.weights_sha256.result()
+        sha256 = hashed.result()
     steps = preprocessing.load(folder)
     if options.size is not None:
         steps = steps.with_size(options.size)
@@ -149,7 +128,7 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
     dtype = arithmetic.name_of(setup.dtype)
     asked = {"GELU": "erf", arithmetic.CHIPS_GELU: "erf"}
     if dtype == "fp32":
-        products, convolution = float_modes(device)
+        products, convolution = devices.float_modes(device)
         asked |= {"matrix product": products, "attention": products, "convolution": convolution}
     measured = arithmetic.measure(device, dtype, asked, own_gelu=own_gelu)
     for row in measured.operators:
@@ -159,26 +138,16 @@ def with_arithmetic(setup: Setup, log: RunLog, own_gelu: arithmetic.OwnGelu | No
                 f"(nearest {row.nearest}, {arithmetic.residual_words(row)} away)"
             )
     if dtype == "fp32" and {products, convolution} == {"fp32"}:
-        refuse_reduced_products(device, measured)
+        kinds = {kind: arithmetic.multiplies_in(measured, kind, "fp32") for kind in PRODUCTS}
+        if reduced := [f"{kind} in {found}" for kind, found in kinds.items() if found != "fp32"]:
+            raise KitError(
+                f"--strict-fp32: {device.name} computes {', '.join(reduced)} whatever is set; "
+                "leave the option out, and the run is judged by what the device computes in"
+            )
     if not measured.repeatable:
         log.warning(f"{device.name} gives other bits when the same product is computed again")
     setup.health.after("measuring its arithmetic")
     return replace(setup, arithmetic=measured)
-
-
-def refuse_reduced_products(device: Device, measured: DeviceArithmetic) -> None:
-    """Refuse to call a run fp32 whose device multiplies in less where nothing reduces it."""
-    reduced = {
-        name: found
-        for name in ("matrix product", "convolution")
-        if (found := arithmetic.multiplies_in(measured, name, "fp32")) != "fp32"
-    }
-    if reduced:
-        words = ", ".join(f"{name} in {found}" for name, found in reduced.items())
-        raise KitError(
-            f"--strict-fp32: {device.name} computes {words} whatever is set; leave the option out, "
-            "and the run is judged by what the device computes in"
-        )
 
 
 def move_model(setup: Setup, log: RunLog | None = None) -> PreTrainedModel:
@@ -226,27 +195,14 @@ def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
     return torch.cat(every)
 
 
-def places(batch_size: int, images: int, moved: int = 0) -> list[int]:
-    """Return which image stands in each place of a batch.
-
-    By the sum of the place's digits: neighbours differ, and so do places a power of `images`
-    apart, so that an exchange shows, and an image in place of another.
-    """
-
-    def digit_sum(place: int) -> int:
-        return place if place < images else place % images + digit_sum(place // images)
-
-    return [(digit_sum(place) + moved) % images for place in range(batch_size)]
-
-
 def device_info(setup: Setup, cpu_fallbacks: tuple[str, ...] | None) -> DeviceInfo:
     """Return the device's part of the record."""
-    matmul, convolution = float_modes(setup.device)
+    matmul, convolution = devices.float_modes(setup.device)
     if setup.dtype == torch.float32:
         matmul = arithmetic.multiplies_in(setup.arithmetic, "matrix product", matmul)
         convolution = arithmetic.multiplies_in(setup.arithmetic, "convolution", convolution)
-    jit_compile, internal_format = torch_npu_switches(setup.device)
-    free, total = memory_info(setup.device)
+    jit_compile, internal_format = devices.torch_npu_switches(setup.device)
+    free, total = devices.memory_info(setup.device)
     return DeviceInfo(
         type=setup.device.type,
         index=setup.device.index,

@@ -1,10 +1,9 @@
 """Find the weights, check and hash them, or download them through the hubs' own clients.
 
-Standard library only, but for a download: bad input is refused at once, and hashing can run
-beside the imports of torch and transformers. A download arrives whole or not at all.
+No torch, but for a download: bad input is refused at once, and hashing can run beside the imports
+of torch and transformers. A download arrives whole or not at all.
 """
 
-import contextlib
 import fcntl
 import fnmatch
 import hashlib
@@ -13,7 +12,7 @@ import math
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +45,6 @@ CONFIG_SIZES = {
     "image_size": (1, 65_536),
     "depths": (1, 1_000),
 }
-LARGEST_HEADER_BYTES = 100 << 20  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,7 @@ class Weights:
     source: Source
 
     def source_of(self, sha256: str) -> Source:
-        """Return where weights with this hash, as records have it, come from.
-
-        A download leaves a receipt beside the weights, with the hub and their hash; it counts as
-        long as they are the very files.
-        """
+        """Return where weights with this hash come from; a receipt counts for the very files."""
         if self.source != "local" or self.folder is None:
             return self.source
         receipt = self.folder / RECEIPT
@@ -103,23 +97,16 @@ def find(given: Path | None, root: Path) -> Weights:
 
 
 def safetensors_files(folder: Path) -> tuple[Path, ...]:
-    """Return the folder's safetensors files, sorted by name.
-
-    Raises KitError where the folder may not be read.
-    """
+    """Return a folder's safetensors files, sorted by name; KitError where it may not be read."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".safetensors")]
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise cannot_read(folder, "weights folder", error) from error
-    return tuple(folder / name for name in sorted(names) if not name.startswith("."))
+    return tuple(path for path in paths if path.suffix == ".safetensors" and path.name[0] != ".")
 
 
 def check_folder(folder: Path) -> None:
-    """Check that folder holds a readable config.json and whole safetensors files.
-
-    Raises KitError naming the file and how to fix it.
-    """
+    """Check that folder holds a readable config.json and whole safetensors files, else KitError."""
     files = safetensors_files(folder)
     if not files:
         if any(any(folder.glob(pattern)) for pattern in PICKLES):
@@ -137,17 +124,20 @@ def check_folder(folder: Path) -> None:
     check_config(read_json(config, "", AGAIN), config)
     index = folder / "model.safetensors.index.json"
     if kind_of(index, "") != "missing":
-        check_shards(index, files)
+        weight_map = read_json(index, "", AGAIN).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise KitError(f"{index} has no weight_map: download it again")
+        missing = {str(name) for name in weight_map.values()} - {file.name for file in files}
+        if missing:
+            raise KitError(f"{folder / min(missing)} is missing: download the weights again")
     for file in files:
         check_safetensors(file)
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Check the sizes in a model's configuration, before a model of them is built.
+    """Check the sizes in a configuration; KitError naming the first that no vision model has.
 
     transformers takes what stands there: a million layers are built for hours, a zero divides.
-
-    Raises KitError naming the first value that no vision model has.
     """
     if config.get("quantization_config") is not None:
         raise KitError(f"{path} asks for quantized weights: give the folder of unquantized ones")
@@ -171,81 +161,36 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def check_shards(index: Path, files: Sequence[Path]) -> None:
-    """Check that every shard that the index names is there.
-
-    Raises KitError naming the first shard that is missing.
-    """
-    weight_map = read_json(index, "", AGAIN).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise KitError(f"{index} has no weight_map: download it again")
-    present = {file.name for file in files}
-    missing = sorted({str(name) for name in weight_map.values()} - present)
-    if missing:
-        raise KitError(f"{index.parent / missing[0]} is missing: download the weights again")
-
-
 def check_safetensors(path: Path) -> None:
     """Check a safetensors file's header against its size; no tensor is read.
 
-    The format: 8 bytes with the header's length n (little-endian), n bytes of JSON, then the
-    tensors' bytes, each at the `data_offsets` that the header gives.
-
-    Raises:
-        KitError: where the header is damaged, a tensor is of a type that no float weights have,
-            or bytes are missing or left over.
+    Raises KitError where the header is damaged, bytes are missing or left over, or a tensor is of
+    a type that no float weights have.
     """
+    from safetensors import SafetensorError, safe_open  # the report does without
+
     if kind_of(path, "") != "file":
         raise KitError(f"{path} is not a plain file: download the weights again")
-    damaged = f"{path} has a damaged safetensors header"
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER_BYTES):
-                raise KitError(f"{damaged}: {AGAIN}")
-            content = file.read(length)
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            types = {name: file.get_slice(name).get_dtype() for name in names}
     except OSError as error:
         raise cannot_read(path, "", error) from error
-    header = json_object(content, damaged, AGAIN)
-    end = max((tensor_end(name, entry, damaged, path) for name, entry in header.items()), default=0)
-    expected = 8 + length + end
-    if size != expected:
-        raise KitError(
-            f"{path} is {size} bytes where its header says {expected}: download it again"
-        )
-
-
-def tensor_end(name: str, entry: object, damaged: str, path: Path) -> int:
-    """Return where a tensor of a safetensors header ends; 0 for the header's metadata.
-
-    Raises KitError where the entry is none, or its type is not that of a weight.
-    """
-    if name == "__metadata__":
-        return 0
-    fields = entry if isinstance(entry, dict) else {}
-    offsets, dtype = fields.get("data_offsets"), fields.get("dtype")
-    if not (
-        isinstance(offsets, list)
-        and len(offsets) == 2
-        and all(type(offset) is int for offset in offsets)
-        and 0 <= offsets[0] <= offsets[1]
-    ):
-        raise KitError(f"{damaged}: {AGAIN}")
-    is_weight = name.endswith((".weight", ".bias"))
-    if dtype not in FLOAT_TYPES and (is_weight or dtype not in INDEX_TYPES):
-        raise KitError(
-            f"{path} holds {name[:80]} as {str(dtype)[:20]}, which is no type of float weights "
-            f"({', '.join(FLOAT_TYPES)}): give the folder of unquantized weights"
-        )
-    return int(offsets[1])
+    except SafetensorError as error:
+        words = one_line(error)
+        raise KitError(f"{path} has a damaged safetensors header ({words}): {AGAIN}") from error
+    for name, dtype in types.items():
+        is_weight = name.endswith((".weight", ".bias"))
+        if dtype not in FLOAT_TYPES and (is_weight or dtype not in INDEX_TYPES):
+            raise KitError(
+                f"{path} holds {name[:80]} as {dtype}, which is no type of float weights "
+                f"({', '.join(FLOAT_TYPES)}): give the folder of unquantized weights"
+            )
 
 
 def sha256_of_files(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of the one file, or of the lines `sha256sum` prints for several.
-
-    Raises KitError where a file cannot be read.
-    """
+    """Return the SHA-256 of the one file, or of the lines `sha256sum` prints for several."""
     digests = [sha256_of_file(file) for file in files]
     if len(digests) == 1:
         return digests[0]
@@ -254,10 +199,7 @@ def sha256_of_files(files: Sequence[Path]) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes; the interpreter is free while it is computed.
-
-    Raises KitError where the file cannot be read.
-    """
+    """Return the SHA-256 of a file, the interpreter free meanwhile; KitError if unreadable."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK_BYTES))
     try:
@@ -292,17 +234,20 @@ class Hub:
 def fetch(hub: str, given: Path | None, root: Path, log: RunLog) -> Weights:
     """Return the weights of DINOv3 ViT-B/16, downloaded from a hub where they are not there yet.
 
-    The files arrive in a folder beside the final one, are checked there, and only then take its
-    place; a download that was interrupted goes on where it stopped. Of several processes, the
-    ranks of torchrun for example, one downloads and the others wait for it. The folder is weights/
-    in `root` where --weights gave none. Raises KitError, with the hub's own message where it
-    refuses or the connection fails.
+    Into --weights, else weights/ in `root`. The files arrive in a folder beside it, are checked,
+    and only then take its place; a download that was interrupted goes on where it stopped. Of
+    several processes, such as torchrun's ranks, one downloads and the others wait for it. Raises
+    KitError, with the hub's own message where it refuses or the connection fails.
     """
     folder = given or root / DEFAULT_FOLDERS[-1]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent):
+        descriptor = os.open(folder.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # given back however the process ends
             return fetch_locked(HUBS[hub], folder, log)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KitError(
             f"cannot write {error.filename or folder}: {error.strerror or error}; "
@@ -334,10 +279,7 @@ def fetch_locked(hub: Hub, folder: Path, log: RunLog) -> Weights:
 
 
 def leave_receipt(folder: Path, source: Source, sha256: str) -> None:
-    """Keep beside the weights which hub has published the very files.
-
-    Raises KitError where it cannot be written.
-    """
+    """Keep beside the weights which hub published the very files; KitError if not writable."""
     content = {"source": source, "sha256": sha256}
     publish({folder / RECEIPT: f"{json.dumps(content, indent=2)}\n".encode()})
 
@@ -371,22 +313,8 @@ def identify(name: str, found: Weights, log: RunLog) -> Weights:
     return Weights(found.folder, hub.source)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; the system gives it back however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def download_all(hub: Hub, partial: Path, log: RunLog) -> None:
-    """Run the hub's client, again where the connection broke after it had brought something.
-
-    Raises KitError with the hub's own words where it does not get on.
-    """
+    """Run the hub's client, again where the connection broke after it had brought something."""
     while True:
         before = bytes_in(partial)
         try:
@@ -406,29 +334,21 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@contextlib.contextmanager
-def without_torch_backends() -> Iterator[None]:
-    """Keep an import of torch from loading torch_npu, which fails where CANN is not loaded.
+def from_modelscope(folder: Path) -> None:
+    """Download into folder through modelscope's client, which resumes and checks each SHA-256.
 
-    npu_patch, which comes after the download, imports it where it can work.
+    The client imports torch, which must not load torch_npu: that fails where CANN is not loaded,
+    and npu_patch, which comes after the download, imports it where it can work.
     """
     name = "TORCH_DEVICE_BACKEND_AUTOLOAD"
     before = os.environ.get(name)
     os.environ[name] = "0"
     try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def from_modelscope(folder: Path) -> None:
-    """Download into folder through modelscope's client, which resumes and checks each SHA-256."""
-    with without_torch_backends():  # modelscope imports torch
         from modelscope import snapshot_download
-
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
     snapshot_download(REPOSITORY, local_dir=str(folder), allow_patterns=PATTERNS)
 
 
@@ -437,9 +357,7 @@ def from_huggingface(folder: Path) -> None:
 
     The client's own snapshot_download compares sizes only, and its newest versions begin a file
     anew in each process; so each file is fetched here by the client's http_get, from where an
-    earlier process stopped.
-
-    Raises KitError for a file of another content, which is deleted.
+    earlier process stopped. A KitError for a file of another content, which is deleted.
     """
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -481,10 +399,8 @@ def published_by_modelscope() -> dict[str, str | None]:
     """Return the SHA-256 of each file that ModelScope lists, by its name.
 
     By the hub's own interface: from one release of its client to the next, get_model_files gives
-    the hashes or leaves them out.
-
-    Raises:
-        OSError, ValueError, LookupError, TypeError: where the hub does not answer, or otherwise.
+    the hashes or leaves them out. An unwelcome answer is an OSError, ValueError, LookupError or
+    TypeError.
     """
     domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
     hub = domain if "://" in domain else f"https://{domain}"

@@ -18,8 +18,7 @@ from markupsafe import Markup
 from kit import outside
 from kit.accuracy.limits import LIMITS, validation_block
 from kit.errors import KitError
-from kit.inference.published import distances
-from kit.inference.report import results_block
+from kit.inference.report import distances, results_block
 from kit.language import Words, load_words, translated
 from kit.model.weights import MODEL_NAME, REPOSITORY
 from kit.options import script_words
