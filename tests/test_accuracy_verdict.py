@@ -34,6 +34,7 @@ from kit.accuracy.verdict import (
     first_wrong,
     judge,
     judge_batch,
+    parts_of,
     place_words,
     token_place,
     unexplained_sentence,
@@ -210,6 +211,15 @@ def test_a_figure_that_only_reaches_its_limit_is_not_inside(
     assert judged.passed is (not reasons)
 
 
+def test_a_value_that_is_not_finite_fails_by_this_reason_alone() -> None:
+    measured = torch.ones(1, 2, 3)
+    measured[0, 1, 2] = math.nan
+    judged = judge(torch.ones(1, 2, 3), measured, "fp32")
+    assert not judged.passed
+    (reason,) = judged.reasons
+    assert reason.startswith("1 values are NaN or infinite, the first at ")
+
+
 def test_another_shape_fails_as_nan_and_is_named() -> None:
     judged = judge(torch.ones(1, 2, 3), torch.ones(1, 2, 4), "bf16")
     assert judged.reasons == ("shape (1, 2, 4) where (1, 2, 3) is right",)
@@ -351,6 +361,9 @@ def test_the_parts_are_cls_registers_and_patches_each_by_itself() -> None:
     without_registers = assessed(device=device, prefix=1).parts
     assert [part.part for part in without_registers] == ["CLS", "patches"]
     assert assessed(device=device, prefix=None).parts == ()
+    flat = Features(torch.ones(1, 2), torch.ones(1, 11))  # no token has a vector
+    sides = Examination((), flat, flat, flat, flat)
+    assert parts_of(sides, flat, STAGES) == ()
 
 
 @pytest.mark.parametrize("prefix", [5, None])
@@ -371,6 +384,9 @@ def test_a_blocks_part_of_the_record(prefix: int | None) -> None:
         assert first.worst_token is None
     else:
         assert first.worst_token == TokenPlace(4, "register", None, None, 0.25, None)
+        after = dataclasses.replace(sound.accumulated, token=None)
+        lost = dataclasses.replace(sound, accumulated=after)
+        assert assessed(lost, prefix=prefix).blocks[0].worst_token is None
 
 
 def test_a_failure_is_a_reason_more_and_takes_the_place_of_what_is_none() -> None:

@@ -93,8 +93,8 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
         given = tensors((args, tuple(kwargs.values())))
         made = tensors(output)
         places = {one.untyped_storage().data_ptr() for one in given}
-        is_view = made and all(one.untyped_storage().data_ptr() in places for one in made)
-        if made and (not is_view or func._schema.is_mutable):
+        is_view = all(one.untyped_storage().data_ptr() in places for one in made)
+        if not is_view or func._schema.is_mutable:
             weights = [one for one in given if one.untyped_storage().data_ptr() in self.parameters]
             formula = FORMULAS.get(func.overloadpacket)
             self.found.append(
