@@ -497,6 +497,11 @@ def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures()
     failed, sound, itself = assessed(device=one_tensor), assessed(), assessed(self_check=True)
     assert overall_text(failed) == f"FAIL ({CRITERION})"
     assert overall_text(failing(sound, "a reason")) == "FAIL (a reason)"
+    unsaid = dataclasses.replace(sound, outcome="fail")
+    assert overall_text(unsaid) == f"FAIL ({CRITERION})"
+    turned = dataclasses.replace(sound.pooler_output, cosine_passed=False)
+    by_cosine = dataclasses.replace(failing(sound, "a reason"), pooler_output=turned)
+    assert overall_text(by_cosine) == f"FAIL ({CRITERION})"
     assert overall_text(sound) == f"PASS ({CRITERION})"
     assert overall_text(itself).startswith("SELF-CHECK (no accelerator")
     assert [mark(True, one) for one in (sound, itself)] == ["PASS", "SELF-CHECK"]

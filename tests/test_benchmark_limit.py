@@ -73,6 +73,9 @@ def test_each_weight_is_read_once_and_views_move_nothing() -> None:
     with limit.Operators(alone) as noted, torch.inference_mode():
         zeros.relu_()  # in place it moves its tensor, though the result is the input's memory
     assert noted.found == [Operator(0, 0, 2 * 16)]
+    with limit.Operators(alone) as noted, torch.inference_mode():
+        zeros.sum().item()  # a number is no tensor that is moved
+    assert noted.found == [Operator(0, 0, 16 + 1)]
 
 
 @pytest.mark.parametrize("save", [save_tiny_convnext, save_tiny_dinov2])
@@ -255,8 +258,15 @@ def test_a_copy_is_of_so_many_bytes_and_is_looked_at() -> None:
         def time(self, call: Callable[[], Any]) -> Sample[Any]:
             return Sample(2.0, None, None, None)
 
-    with pytest.raises(ArithmeticError, match="a copy came back wrong"):
-        limit.copy_rate(DoesNothing(lambda: 2.0), 1 << 12)
+    class CopiesHalf(SetSpeed):
+        def time(self, call: Callable[[], Any]) -> Sample[Any]:
+            sample = super().time(call)
+            sample.output[len(sample.output) // 2 :] = 0
+            return sample
+
+    for wrong in (DoesNothing, CopiesHalf):
+        with pytest.raises(ArithmeticError, match="a copy came back wrong"):
+            limit.copy_rate(wrong(lambda: 2.0), 1 << 12)
 
 
 def test_products_and_copies_that_come_back_wrong_are_no_limit(
@@ -356,7 +366,7 @@ def test_operators_are_split_by_what_takes_them_longer() -> None:
     assert limit.shares_ms(asked, 1, 4, 1e9, 1e9) == pytest.approx((6e-3, (1800 + 1200) * 1e-6))
     assert limit.shares_ms([Operator(1000, 250, 0)], 1, 4, 1e9, 1e9) == (1e-3, 0.0)  # as long
     # With more images the second's weights are read once, and its products are more.
-    assert limit.shares_ms(asked, 10, 4, 1e9, 1e9)[0] == pytest.approx(70e-3)
+    assert limit.shares_ms(asked, 10, 4, 1e9, 1e9) == pytest.approx((70e-3, 12e-3))
 
 
 # ---- The record ----------------------------------------------------------------------------------
@@ -426,8 +436,11 @@ def test_a_gain_of_just_the_tolerance_is_no_next_step() -> None:
     row = replace(found.throughput[3], throughput_ips=10.0)
     for rate, told in ((11.0, False), (11.01, True)):
         near = replace(found.ladder[2], best_throughput_ips=rate)
-        words = limit.summary(replace(found, throughput=(row,), ladder=(near,)), MODES[0])
-        assert ("next step" in words) is told
+        unswept = replace(near, best_throughput_ips=None)
+        one = replace(found, throughput=(row,), ladder=(unswept, near))
+        assert ("next step" in limit.summary(one, MODES[0])) is told
+        alone = replace(one, ladder=(unswept,))
+        assert limit.summary(alone, MODES[0]).endswith("matrix products reach")
 
 
 @pytest.mark.parametrize(
@@ -445,6 +458,20 @@ def test_what_takes_longer_gives_the_limit_its_name(products_ms: float, what: st
     results = replace(results, throughput=results.throughput[:1])
     found = limit.applied(results, near, [Operator(10**9, 10**8, 10**6)], MODES)
     assert limit.summary(found, MODES[0]).endswith(what)
+
+
+def test_a_forward_as_fast_as_its_limit_uses_all_of_it() -> None:
+    results = replace(report_records.benchmark().results, ladder=())
+    times = replace(report_records.latency(1, 4.0), mean_ms=4.0)
+    row = replace(results.throughput[0], latency=times)
+    found = limit.applied(replace(results, throughput=(row,)), FOUND, [], MODES)
+    assert found.throughput[0].utilization == 1.0
+
+
+def test_the_sentence_is_of_the_main_modes_precision() -> None:
+    results = replace(report_records.benchmark().results, ladder=())
+    found = limit.applied(results, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert limit.summary(found, MODES[2]).startswith("batch 8 in bf16 uses ")
 
 
 def test_a_row_that_is_not_measured_is_never_the_best() -> None:
@@ -520,6 +547,20 @@ def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() ->
     assert one.attainable_throughput_ips == pytest.approx(one.flops_per_s / FLOPS)
     assert one.attainable_latency_ms == pytest.approx(1e3 * FLOPS / one.flops_per_s)
     assert limit.least_ms(1, 10, 4000, 1e6, 1e6) == pytest.approx(4.0)  # the weights' bytes
+
+
+def test_a_copy_that_came_back_wrong_is_the_reason_where_the_products_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def copy_rate(*_: object) -> float:
+        raise ArithmeticError("a copy came back wrong")
+
+    monkeypatch.setattr(limit, "copy_rate", copy_rate)
+    asked = [Operator(48, 10, 10, (2, 3, 4))]
+    found = limit.measure(SetSpeed(lambda: 1.0), asked, 1000, [Mode("fp32", "sdpa")])
+    (one,) = found.precisions
+    assert (found.bytes_per_s, one.reason) == (None, "a copy came back wrong")
+    assert one.flops_per_s is not None and one.attainable_latency_ms is None
 
 
 def test_what_is_not_known_gives_no_least_time() -> None:

@@ -111,7 +111,7 @@ def test_the_ranks_time_as_many_forwards_as_the_one_that_needs_most() -> None:
         (itertools.repeat(8.0), 0, [], 10, True),  # two windows that agree
         (itertools.repeat(8.0), 12, [], 12, True),
         (itertools.repeat(8.0), 12, [8.0] * 20, 20, True),
-        (growing(0.1), 0, [], measure.WARM_UP_BOUND, False),
+        (growing(0.1), 0, [], 100, False),
         (growing(0.1), 105, [], 105, False),
         (itertools.repeat(2000.0), 0, [], 6, False),  # after the fifth 10 s are not yet over
         (itertools.repeat(2000.0), 8, [], 8, False),
@@ -190,6 +190,16 @@ def test_only_what_all_ranks_measure_together_waits_for_the_others(meter: MakeMe
     assert (apart.iterations, group.moments) == (4, [])
     found = meter(itertools.repeat(8.0), group).measure(nothing, 1, plan, "a row")
     assert (found.iterations, group.moments[0]) == (8, "the start of a row")
+
+
+def test_a_device_is_asked_whether_it_still_computes_once_a_row_is_measured(
+    meter: MakeMeter,
+) -> None:
+    asked: list[str] = []
+    health: Any = SimpleNamespace(after=asked.append)
+    watched = replace(meter(itertools.repeat(8.0)), health=health)
+    watched.measure(nothing, 1, Plan(iterations=2, warm_up=0), "a row")
+    assert asked == ["a row"]
 
 
 def test_the_features_of_every_timed_forward_and_of_no_other_are_watched(meter: MakeMeter) -> None:
