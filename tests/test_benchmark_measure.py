@@ -1,5 +1,6 @@
 """Warm-up, samples and the conditions of both, on devices of set speeds and by a set clock."""
 
+import contextlib
 import gc
 import itertools
 import os
@@ -116,6 +117,7 @@ def test_the_ranks_time_as_many_forwards_as_the_one_that_needs_most() -> None:
         (itertools.repeat(2000.0), 0, [], 6, False),  # after the fifth 10 s are not yet over
         (itertools.repeat(2000.0), 8, [], 8, False),
         (itertools.repeat(2000.0), 0, [4000.0], 5, False),  # what was made before counts
+        (itertools.repeat(2000.5), 0, [4000.0], 4, False),
     ],
 )
 def test_a_warm_up_ends_when_it_is_steady_or_at_its_bound(
@@ -143,6 +145,12 @@ def test_a_hurried_warm_up_has_a_quarter_of_what_is_left_however_many_were_asked
     plan = Plan(iterations=3, warm_up=99, until=1000.0 + left_s, limit_s=5.0)
     took_ms = meter(growing(100.0)).measure(nothing, 1, plan, "a row").warm_up.samples_ms
     assert sum(took_ms[:-1]) <= bound_s * 1e3 < sum(took_ms)
+
+
+def test_a_hurried_warm_up_that_has_the_time_is_as_long_as_asked(meter: MakeMeter) -> None:
+    plan = Plan(iterations=3, warm_up=15, until=1100.0, limit_s=5.0)
+    found = meter(itertools.repeat(8.0)).measure(nothing, 1, plan, "a row")
+    assert found.warm_up.iterations == 15
 
 
 def test_a_warm_up_whose_time_is_over_before_it_begins_is_one_forward(meter: MakeMeter) -> None:
@@ -200,6 +208,21 @@ def test_a_device_is_asked_whether_it_still_computes_once_a_row_is_measured(
     watched = replace(meter(itertools.repeat(8.0)), health=health)
     watched.measure(nothing, 1, Plan(iterations=2, warm_up=0), "a row")
     assert asked == ["a row"]
+
+
+def test_the_bar_moves_on_by_one_with_each_forward(meter: MakeMeter) -> None:
+    shown: dict[tuple[int | None, str], list[int]] = {}
+
+    class Shown(RunLog):
+        @contextlib.contextmanager
+        def bar(
+            self, total: int | None, label: str, unit: str = "forward"
+        ) -> Iterator[Callable[[int], object]]:
+            yield shown.setdefault((total, label), []).append
+
+    watched = replace(meter(itertools.repeat(8.0)), log=Shown(silent=True))
+    watched.measure(nothing, 1, Plan(iterations=3, warm_up=0), "a row")
+    assert shown == {(None, "a row, warm-up"): [1] * 10, (3, "a row"): [1] * 3}
 
 
 def test_the_features_of_every_timed_forward_and_of_no_other_are_watched(meter: MakeMeter) -> None:
@@ -298,13 +321,13 @@ QUIET = Harness(0.001, None, "a clock", 1.0, "off while timing", "performance", 
 def test_the_conditions_are_the_hosts_and_those_that_it_does_not_tell_are_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    clock = SimpleNamespace(implementation="a clock", resolution=2.5e-8)
+    clock = SimpleNamespace(implementation="a clock", resolution=0.5)
     monkeypatch.setattr(time, "get_clock_info", {"perf_counter": clock}.__getitem__)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 7.0, 9.0))
     monkeypatch.setattr(measure, "GOVERNOR", tmp_path / "governor")
     found = measure.harness(0.25)
     assert (found.overhead_ms, found.overhead_share, found.clock) == (0.25, None, "a clock")
-    assert found.clock_resolution_ns == pytest.approx(25.0)
+    assert found.clock_resolution_ns == 5e8
     assert (found.cpu_governor, found.load_average) == (None, 0.5)
     (tmp_path / "governor").write_text("powersave\n")
     monkeypatch.delattr(os, "getloadavg")  # Windows has none
@@ -355,8 +378,15 @@ def test_two_clocks_that_disagree_are_a_warning(device_ms: float | None, words: 
     assert measure.latency_warnings("a row", times) == ([f"a row: {words}"] if words else [])
 
 
+def test_two_clocks_that_differ_by_just_what_is_allowed_are_no_warning() -> None:
+    times = replace(
+        report_records.latency(1, 10.0), p50_ms=0.0, samples_ms=(10.0,) * 12, device_p50_ms=0.2
+    )
+    assert measure.latency_warnings("a row", times) == []
+
+
 def test_what_makes_a_latency_doubtful_is_one_line() -> None:
-    warm_up = WarmUp(3, False, 5, (500.0, 1000.0, 2000.0))
+    warm_up = WarmUp(3, False, 5, (500.0, 1000.0, 2050.5))
     times = replace(
         report_records.latency(1, 10.0),
         p50_ms=10.0, samples_ms=(10.0,) * 11 + (16.0,), device_p50_ms=1.0, warm_up=warm_up,
@@ -364,7 +394,7 @@ def test_what_makes_a_latency_doubtful_is_one_line() -> None:
     (line,) = measure.latency_warnings("a row", times)
     first, *others = line.split("; ")
     assert first == (
-        "a row: not steady after 3 warm-up forwards (3.5 s): the figures may still move"
+        "a row: not steady after 3 warm-up forwards (3.6 s): the figures may still move"
     )
     assert [other.split()[0] for other in others] == ["varies", "1", "the"]
 
