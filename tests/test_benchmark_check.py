@@ -25,6 +25,7 @@ from kit.device.meters import Stopwatch
 from kit.distributed import Group, Rank
 from kit.model.model import Features
 from kit.model.runner import Images
+from kit.model.setup import views
 from kit.options import Mode
 from kit.output import RunLog
 from kit.records import BenchmarkRecord, RowCheck, decode
@@ -191,6 +192,11 @@ def test_a_folders_own_images_are_the_batch(go: Go, image_folder: Path) -> None:
     assert code == 0
     assert record["results"]["throughput"][0]["latency"]["check"]["images"] == 8
     assert not any("an exchange of them" in warning for warning in record["warnings"])
+
+
+def test_as_many_images_are_made_of_one_as_are_different() -> None:
+    every = views(torch.arange(12.0).reshape(1, 1, 3, 4), check.MOST_IMAGES)
+    assert len({tuple(one.flatten().tolist()) for one in every}) == check.MOST_IMAGES == 8
 
 
 def test_an_exchange_of_neighbours_or_of_places_a_power_of_two_apart_shows() -> None:
@@ -475,16 +481,34 @@ def test_a_graph_that_is_eager_on_the_first_input_alone_is_not_equal(make: MakeR
     assert (checker.bits_equal_eager, calls) == (False, 2)
 
 
-def test_what_a_check_costs_is_all_the_time_of_its_comparisons(
+def test_what_a_check_costs_is_its_comparisons_once_the_device_has_done_them(
     make: MakeRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = iter(range(100))
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
+    now_s = 100.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    def device(pixels: torch.Tensor) -> Features:
+        passes(5.0)
+        return by_hand(pixels)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(check, "synchronize", lambda device: passes(1.0))
     row = make(1)
-    checker = row.checker()  # 1 s: the forward that begins the warm-up
+    row.device = device
+    checker = row.checker()  # 1 s: the forward that begins the warm-up, which is timed by itself
     checker.watch(row.call())  # 1 s
-    checker.watch_queued(2)  # 1 s
-    assert checker.finish("a row").check_ms == 4000.0
+    checker.watch_queued(2)  # 11 s
+    assert checker.finish("a row").check_ms == 18_000.0  # and a forward of the other batch
+
+
+def test_a_device_is_asked_whether_it_still_computes_after_a_check(make: MakeRow) -> None:
+    row, asked = make(1), list[str]()
+    row.runner.setup.health = SimpleNamespace(after=asked.append)
+    row.checker().finish("a row")
+    assert asked == ["the check of a row"]
 
 
 def test_the_largest_quotient_of_zeros_is_zero_and_of_anything_over_zero_infinite() -> None:
