@@ -375,6 +375,7 @@ def test_a_later_forward_is_held_to_the_limits_image_by_image_and_token_by_token
         [True] if words else []
     )
     assert found.relative_error == 0.0  # of the first
+    assert found.within_published_limits is (words is None)
 
 
 def test_the_difference_of_a_later_forward_is_the_largest_of_an_element(make: MakeRow) -> None:
