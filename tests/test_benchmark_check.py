@@ -335,6 +335,9 @@ def test_what_keeps_its_arithmetics_limits_alone_is_not_within_the_published_one
     assert (found.verdict, found.arithmetic) == ("SELF-CHECK", "bf16")
     assert not found.within_published_limits
     row = make(2, dtype="bf16")
+    row.device = lambda pixels: scale(pixels, 1.02, 1)  # one image is enough
+    assert not row.checker().finish("a row").within_published_limits
+    row = make(2, dtype="bf16")
     row.device = lambda pixels: scale(pixels, 1.002)
     assert row.checker().finish("a row").within_published_limits
 
@@ -376,6 +379,29 @@ def test_a_later_forward_is_held_to_the_limits_image_by_image_and_token_by_token
     )
     assert found.relative_error == 0.0  # of the first
     assert found.within_published_limits is (words is None)
+
+
+def test_a_later_forward_that_is_off_by_just_a_limit_fails(make: MakeRow) -> None:
+    def found(change: Callable[[Features], object]) -> tuple[str, ...]:
+        row = make(1)
+        row.images.pixels.zero_()
+        row.images.pixels[0, :2, 0, 0] = torch.tensor([1e5, 1e3])
+        row.pixels.copy_(row.images.pixels)
+        row.images.expected.last_hidden_state.copy_(by_hand(row.pixels).last_hidden_state)
+        row.images.expected.pooler_output.copy_(by_hand(row.pixels).pooler_output)
+        checker, later = row.checker(), by_hand(row.pixels)
+        change(later)
+        checker.watch(later)
+        return checker.finish("a row").reasons
+
+    def token(by: float) -> Callable[[Features], object]:
+        return lambda later: later.last_hidden_state[0, 1, 0].add_(by)
+
+    def whole(by: float) -> Callable[[Features], object]:
+        return lambda later: later.pooler_output.mul_(0).add_(torch.tensor([by, 0, 0, 0]))
+
+    assert (len(found(token(45.0))), found(token(44.9))) == (1, ())
+    assert (len(found(whole(102010.0))), found(whole(102009.0))) == (1, ())  # 101000 and 1 %
 
 
 def test_the_difference_of_a_later_forward_is_the_largest_of_an_element(make: MakeRow) -> None:
@@ -541,6 +567,7 @@ SOUND, WRONG = (report_records.row_check(1, 5, "fp32", error) for error in (1e-3
     ("rank", "own", "parts", "verdict", "reasons"),
     [
         (0, SOUND, [None, SOUND], "PASS", ()),
+        (0, SOUND, [None, replace(SOUND, images=99)], "PASS", ()),
         (0, SOUND, [None, WRONG], "FAIL", (f"rank 1: {WRONG.reasons[0]}",)),
         (1, SOUND, [WRONG, None], "FAIL", (f"rank 0: {WRONG.reasons[0]}",)),
         (1, WRONG, [SOUND, None], "FAIL", WRONG.reasons),
@@ -556,6 +583,7 @@ def test_a_row_fails_on_every_rank_where_it_fails_on_one(
     found = check.checked(before, checker, "a row", Ranks(rank, parts), log)  # type: ignore[arg-type] # as much of one as is asked
     assert found.check is not None and replace(found, check=None) == replace(before, check=None)
     assert (found.check.verdict, found.check.reasons) == (verdict, reasons)
+    assert found.check == own or verdict == "FAIL"
     words = [f"a row: the check FAILED: {'; '.join(reasons)}"] if reasons else []
     assert log.warnings == words
 
@@ -588,7 +616,6 @@ def test_the_ranks_share_the_references_and_each_image_has_its_own(
         return by_hand(pixels)
 
     given = torch.cat([one.pixels for one in pictures])
-    every = torch.cat([given, -given[:1].flip(-1)])[:5]
     setup: Any = SimpleNamespace(model=model, steps=None)
     wanted = torch.cat([given, given[:1].flip(-1), given[:1].flip(-2)])
     shares = [
@@ -596,13 +623,16 @@ def test_the_ranks_share_the_references_and_each_image_has_its_own(
     ]
     log = RunLog(silent=True)
     found = check.different_images(setup, inputs, 5, Ranks(rank, shares), log)
-    assert torch.equal(found.pixels, wanted) and len(every) == 4
+    assert torch.equal(found.pixels, wanted)
     assert torch.equal(found.expected.last_hidden_state, by_hand(wanted).last_hidden_state)
     assert torch.equal(found.expected.pooler_output, by_hand(wanted).pooler_output)
     assert len(computed) == len(range(rank, 5, ranks))
     assert log.warnings == []
+    rest = iter(pictures[1:])
+    inputs.others = lambda log: rest
     two = check.different_images(setup, inputs, 2, Group(Rank()), log)
     assert torch.equal(two.pixels, given[:2])
+    assert len(list(rest)) == 1  # is not even decoded
 
 
 def test_two_images_that_differ_by_less_than_a_limit_are_a_warning(

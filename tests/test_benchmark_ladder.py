@@ -272,6 +272,11 @@ def test_a_mode_that_fails_at_one_batch_size_fails_and_has_no_figure_that_is_not
     assert (row.best_batch_size, row.relative_error, row.max_abs_diff) == (1, None, None)
     beyond = row_of(report_records.throughput(2, 4.0, "bf16", 0.02))
     assert (beyond.verdict, beyond.within_published_limits) == ("PASS", False)
+    failed = report_records.throughput(2, 4.0, "bf16", None)
+    assert row_of(failed).best_batch_size is None
+    assert row_of().verdict == "PASS"
+    unchecked = replace(failed, latency=replace(failed.latency or beyond.latency, check=None))
+    assert row_of(unchecked).verdict == "PASS"
     nothing = row_of(error=None)
     assert (nothing.verdict, nothing.best_batch_size, nothing.best_throughput_ips) == (
         "FAIL", None, None,

@@ -259,6 +259,17 @@ def test_what_fast_math_computes_in_is_measured_and_the_setting_restored() -> No
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_what_fast_math_computes_in_is_measured_while_it_is_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probe(*_: object) -> object:
+        setting = torch.get_float32_matmul_precision()
+        return SimpleNamespace(matmul=lambda: SimpleNamespace(found=setting))
+
+    monkeypatch.setattr(modes, "Probe", probe)
+    assert modes.products_with_fast_math(replace(CPU, name="another")) == "medium"
+
+
 def test_a_mode_with_fast_math_is_held_to_the_limits_of_reduced_products(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
