@@ -14,6 +14,7 @@ import pytest
 
 import benchmark
 from kit.benchmark import baseline
+from kit.errors import KitError
 from kit.run import ROOT
 from tests import report_records
 from tests.benchmark_runs import record_of, run
@@ -259,6 +260,24 @@ def test_what_failed_its_check_is_not_compared() -> None:
     rows = (report_records.throughput(1, 8.0, error=None), *results.throughput[1:])
     worse = replace(results, latency=failed, throughput=rows)
     assert set(baseline.samples_of(worse)) == fine - {"latency at batch 1", "batch 1"}
+
+
+@pytest.mark.parametrize(
+    ("sample", "sound"), [(1e-6, True), (9e-7, False), (1e12, True), (1.001e12, False)]
+)
+def test_a_sample_is_between_a_nanosecond_and_30_years(
+    old: Path, tmp_path: Path, sample: float, sound: bool
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["results"]["latency"]["samples_ms"][1] = sample
+
+    path = changed(old, tmp_path, change)
+    if sound:
+        latency = baseline.load(path).results.latency
+        assert latency is not None and latency.samples_ms[1] == sample
+    else:
+        with pytest.raises(KitError, match="has no samples, or impossible ones"):
+            baseline.load(path)
 
 
 def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:
