@@ -23,6 +23,7 @@ from kit.device.device import Device
 from kit.device.health import HealthChecks
 from kit.device.meters import Stopwatch
 from kit.distributed import Group, Rank
+from kit.model import preprocessing
 from kit.model.model import Features
 from kit.model.runner import Images
 from kit.model.setup import views
@@ -603,7 +604,7 @@ def test_other_bits_are_a_warning_that_counts_them() -> None:
 def test_the_ranks_share_the_references_and_each_image_has_its_own(
     make: MakeRow, monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int
 ) -> None:
-    monkeypatch.setattr(check.preprocessing, "preprocess", lambda pixels, steps: pixels)
+    monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
     generator = torch.Generator().manual_seed(5)
     pictures = [
         SimpleNamespace(pixels=torch.rand(1, 3, 2, 2, generator=generator) + 0.5) for _ in range(3)
@@ -638,7 +639,7 @@ def test_the_ranks_share_the_references_and_each_image_has_its_own(
 def test_two_images_that_differ_by_less_than_a_limit_are_a_warning(
     make: MakeRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check.preprocessing, "preprocess", lambda pixels, steps: pixels)
+    monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
     setup: Any = SimpleNamespace(model=by_hand, steps=None)
     picture = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(5)) + 0.5
 

@@ -563,10 +563,6 @@ def test_a_copy_that_came_back_wrong_is_the_reason_where_the_products_did_not(
     assert one.flops_per_s is not None and one.attainable_latency_ms is None
 
 
-def test_what_is_not_known_gives_no_least_time() -> None:
-    assert limit.least_ms(1, 10, 4000, 1e6, None) is limit.least_ms(1, 10, 4000, None, 1e6) is None
-
-
 @pytest.mark.parametrize(
     ("parameters", "copied"),
     [(1000, 1 << 20), (10**7, 4 * 10**7), (10**9, 1 << 27)],

@@ -233,7 +233,12 @@ def test_a_rung_of_the_ladder_alone_is_asked_for_more_than_other_modes(
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "0")
     monkeypatch.delenv("CXX", raising=False)
     asked: list[str] = []
-    monkeypatch.setattr("shutil.which", lambda name: asked.append(name) or name)
+
+    def which(name: str) -> str:
+        asked.append(name)
+        return name
+
+    monkeypatch.setattr("shutil.which", which)
     for platform in ("linux", "darwin"):
         monkeypatch.setattr("sys.platform", platform)
         assert why_missing(both, CPU) is None
