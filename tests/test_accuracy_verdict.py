@@ -285,6 +285,8 @@ def test_the_verdict_of_outputs_and_operators_together(self_check: bool) -> None
     assert (sound.reasons, sound.first_unexplained_block) == ((), None)
     assert sound.reference == ("CPU fp64" if self_check else "CPU fp32")
     assert sound.limits.budget_factor == 10.0
+    assert (sound.image, sound.source, sound.declared) == ("an image", "local", str(Declared()))
+    assert (sound.explain, sound.folder, sound.chip_gelu) == ((), None, None)
 
     off = dataclasses.replace(OFF, relative_error=1e-3, token_error=1e-3)
     unexplained = assessed(examined(SOUND), examined(off, stage=NORM), self_check=self_check)
@@ -328,6 +330,11 @@ def test_a_tensors_part_of_the_record_has_each_sides_error_and_its_worst_token()
     assert pooled.relative_error == pooled.mse == pooled.max_abs_diff == 0
     assert hidden.max_abs_diff == pytest.approx(20 * 0.004, rel=1e-3)
     assert hidden.passed and hidden.cosine_passed and hidden.relative_error_passed
+    assert hidden.cosine == pytest.approx(0.9999987, abs=1e-7)
+    assert hidden.device == "npu:0"
+    half, *_, most = hidden.token_percentiles  # of 11 tokens, one of which is off
+    assert half.relative_error == 0.0
+    assert most.relative_error == pytest.approx(0.004, rel=0.02)
     place = hidden.worst_token
     assert (place.token, place.kind, place.row, place.column) == (9, "patch", 1, 1)
     assert place.relative_error == pytest.approx(0.004, rel=1e-3)
