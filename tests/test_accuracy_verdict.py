@@ -495,7 +495,7 @@ def test_every_limit_of_the_table_is_the_published_one_or_bf16s(
         one.relative_error, one.cosine, one.token_relative_error,
         one.operator_error, one.rope_and_norm_error, one.operator_token_error,
     )  # fmt: skip
-    assert figures == row
+    assert (one.arithmetic, figures) == (arithmetic, row)
 
 
 def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures() -> None:
