@@ -533,6 +533,9 @@ def test_a_device_that_could_not_be_measured_has_no_utilization_but_a_reason() -
     found = limit.applied(before, unknown, [Operator(10**9, 10**8, 10**6)], MODES)
     assert {row.utilization for row in found.throughput} == {None}
     assert limit.summary(found, MODES[0]) == "no share of the limit: out of device memory"
+    uncopied = replace(FOUND, bytes_per_s=None)
+    found = limit.applied(before, uncopied, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert {row.utilization for row in found.throughput} == {None}
 
 
 def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() -> None:
