@@ -240,7 +240,7 @@ def row_of(*latencies: Any, error: float | None = 1e-4) -> LadderRow:  # noqa: A
         peaks=SimpleNamespace(memory=lambda: Memory(1, 2, 3)),
     )
     at_1 = report_records.latency(1, 4.0, dtype="bf16", error=error)
-    return modes.ladder_row(state, at_1, latencies, None)
+    return modes.ladder_row(state, at_1, latencies, bits_equal_eager=True)
 
 
 def test_a_modes_row_has_the_worst_of_all_its_checks_and_the_best_of_its_rates() -> None:
@@ -262,7 +262,7 @@ def test_a_modes_row_has_the_worst_of_all_its_checks_and_the_best_of_its_rates()
     assert (row.graph, row.channels_last, row.compiled, row.fast_math, row.strict_fp32) == (
         True, True, False, False, False,
     )  # fmt: skip
-    assert (row.compile_ms, row.memory, row.bits_equal_eager) == (70.0, Memory(1, 2, 3), None)
+    assert (row.compile_ms, row.memory, row.bits_equal_eager) == (70.0, Memory(1, 2, 3), True)
     assert (row.latency.batch_size, row.throughput) == (1, tuple(sweep))
 
 
