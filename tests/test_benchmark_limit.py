@@ -193,6 +193,7 @@ def test_the_rate_of_a_batch_counts_every_image_and_every_product() -> None:
     stopwatch = SetSpeed(lambda: 2.0)
     rate = limit.rate_of(stopwatch, shapes, torch.float32, 3, math.inf)
     assert rate == pytest.approx(flops / (2.0 * 7) * 1e3)
+    assert limit.rate_of(stopwatch, shapes, torch.bfloat16, 3, math.inf) == pytest.approx(rate)
     # Once the time is up the smallest product stands for all of them.
     assert limit.rate_of(stopwatch, shapes, torch.float32, 3, 0.0) == pytest.approx(
         3 * 2 * 2 * 3 * 4 / 2.0 * 1e3
@@ -439,6 +440,8 @@ def test_a_gain_of_just_the_tolerance_is_no_next_step() -> None:
         unswept = replace(near, best_throughput_ips=None)
         one = replace(found, throughput=(row,), ladder=(unswept, near))
         assert ("next step" in limit.summary(one, MODES[0])) is told
+        as_fast = replace(one, ladder=(near, replace(near, mode="another")))
+        assert (f"; {near.mode} at" in limit.summary(as_fast, MODES[0])) is told
         alone = replace(one, ladder=(unswept,))
         assert limit.summary(alone, MODES[0]).endswith("matrix products reach")
 
@@ -593,6 +596,10 @@ def test_each_precision_is_measured_once_and_as_many_bytes_copied_as_the_weights
     assert asked == [copied, torch.float32, torch.bfloat16]
     assert [one.precision for one in found.precisions] == ["fp32", "bf16"]
     assert [one.weight_bytes for one in found.precisions] == [4 * parameters, 2 * parameters]
+    assert [one.batch_size for one in found.precisions] == [8, 8]
+    assert [one.attainable_latency_ms for one in found.precisions] == [
+        max(1.0, 1e3 * size * parameters / 1e11) for size in (4, 2)
+    ]
     assert found.measuring_ms == 2500.0
 
 
