@@ -46,7 +46,7 @@ class WarmPython:
         )
 
     def serves(self, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-        """Whether a fork of it is what a new process with this environment would be, on its chip."""
+        """Whether a fork of it is what a new process with this environment would be."""
         changed = {
             name
             for name in {*environment, *self.environment}

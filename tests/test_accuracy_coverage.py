@@ -3,18 +3,25 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from kit.accuracy import coverage
+from kit.device.device import Device
+from kit.device.health import HealthChecks
 from kit.errors import DeviceError
 from kit.model import model as model_module
 from kit.model import runner
 from kit.model.model import Features
+from kit.model.preprocessing import Preprocessing
 from kit.model.runner import Images
-from kit.model.setup import views
+from kit.model.setup import Setup, views
+from kit.options import Mode
+from kit.records import ModelInfo
+from tests import report_records
 from tests.accuracy_runs import Run, record_of, results_of
 from tests.models import save_tiny_convnext
 
@@ -300,6 +307,36 @@ def test_a_model_of_other_strides_is_covered_too(run_accuracy: Run, tmp_path: Pa
     assert code == 0
     sizes = {(cell["rows"], cell["columns"]) for cell in results_of(folder)["coverage"]}
     assert sizes == {(224, 224), (224, 288)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "keeps"),
+    [
+        (Mode("fp32", "sdpa"), True),
+        (Mode("fp32", "sdpa", graph=True), True),
+        (Mode("strict-fp32", "sdpa"), False),
+        (Mode("bf16", "sdpa"), False),
+    ],
+)
+def test_what_was_measured_in_the_runs_mode_says_nothing_of_another(
+    tiny_weights: Path, mode: Mode, keeps: bool
+) -> None:
+    device = Device("cpu", None, "a processor", 1, torch.device("cpu"))
+    info = ModelInfo(None, "random", "", "", 0, "fp32", "sdpa")
+    model = model_module.load(tiny_weights, "sdpa")
+    setup = Setup(
+        device, torch.float32, model, Preprocessing(), info, HealthChecks(device), 0.0,
+        arithmetic=report_records.ARITHMETIC,
+    )  # fmt: skip
+    sides: Any = SimpleNamespace(
+        setup=setup, model=model, references=SimpleNamespace(fp32=SimpleNamespace(model=model))
+    )
+    pixels = torch.zeros(1, 3, 32, 32)
+    images = Images(pixels, model_module.forward(model, pixels))
+    with coverage.in_mode(sides, mode, Mode("fp32", "sdpa"), images) as runner:
+        assert runner.setup.arithmetic == (report_records.ARITHMETIC if keeps else None)
+        assert runner.mode == mode
+        assert (runner.model is model) is keeps  # a copy moves, and the run's own stays
 
 
 def test_an_exchange_of_neighbours_or_of_places_a_power_apart_shows() -> None:

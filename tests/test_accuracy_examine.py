@@ -156,3 +156,28 @@ def test_a_wrong_scale_of_the_scores_is_told_from_a_kernels_rounding(
     assert score_scale(points) is None
     points["attention.v_proj.output"] = torch.full((1, 60, 64), torch.inf)
     assert score_scale(points) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_many_small_errors_look_like_by_chance_is_no_scale_of_the_scores(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(3, 1, 4, 60, 16, generator=generator)
+    noise = torch.randn(1, 4, 60, 16, generator=generator)
+    rows = value.transpose(1, 2).flatten(2)
+
+    def found(scale: float, noisy: float) -> float | None:
+        result = (query @ key.mT * scale / 4).softmax(-1) @ value + noisy * noise
+        return score_scale(
+            {
+                "attention.v_proj.output": rows,
+                "attention.o_proj.input": result.transpose(1, 2).flatten(2),
+                "attention.rotated_query": query,
+                "attention.rotated_key": key,
+            }
+        )
+
+    assert found(1.0, 0.05) == 0.0  # the fit itself is off by a standard error of 0.6 %
+    wrong, quiet = found(1.05, 0.05), found(1.05, 0.0)
+    assert wrong is not None and quiet is not None
+    assert quiet == pytest.approx(0.05, rel=0.1)
+    assert 0 < wrong < quiet - 0.01  # one that is larger than chance makes it remains

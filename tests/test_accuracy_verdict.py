@@ -34,6 +34,7 @@ from kit.accuracy.verdict import (
     first_wrong,
     judge,
     judge_batch,
+    parts_of,
     place_words,
     token_place,
     unexplained_sentence,
@@ -210,6 +211,15 @@ def test_a_figure_that_only_reaches_its_limit_is_not_inside(
     assert judged.passed is (not reasons)
 
 
+def test_a_value_that_is_not_finite_fails_by_this_reason_alone() -> None:
+    measured = torch.ones(1, 2, 3)
+    measured[0, 1, 2] = math.nan
+    judged = judge(torch.ones(1, 2, 3), measured, "fp32")
+    assert not judged.passed
+    (reason,) = judged.reasons
+    assert reason.startswith("1 values are NaN or infinite, the first at ")
+
+
 def test_another_shape_fails_as_nan_and_is_named() -> None:
     judged = judge(torch.ones(1, 2, 3), torch.ones(1, 2, 4), "bf16")
     assert judged.reasons == ("shape (1, 2, 4) where (1, 2, 3) is right",)
@@ -275,6 +285,8 @@ def test_the_verdict_of_outputs_and_operators_together(self_check: bool) -> None
     assert (sound.reasons, sound.first_unexplained_block) == ((), None)
     assert sound.reference == ("CPU fp64" if self_check else "CPU fp32")
     assert sound.limits.budget_factor == 10.0
+    assert (sound.image, sound.source, sound.declared) == ("an image", "local", str(Declared()))
+    assert (sound.explain, sound.folder, sound.chip_gelu) == ((), None, None)
 
     off = dataclasses.replace(OFF, relative_error=1e-3, token_error=1e-3)
     unexplained = assessed(examined(SOUND), examined(off, stage=NORM), self_check=self_check)
@@ -318,6 +330,11 @@ def test_a_tensors_part_of_the_record_has_each_sides_error_and_its_worst_token()
     assert pooled.relative_error == pooled.mse == pooled.max_abs_diff == 0
     assert hidden.max_abs_diff == pytest.approx(20 * 0.004, rel=1e-3)
     assert hidden.passed and hidden.cosine_passed and hidden.relative_error_passed
+    assert hidden.cosine == pytest.approx(0.9999987, abs=1e-7)
+    assert hidden.device == "npu:0"
+    half, *_, most = hidden.token_percentiles  # of 11 tokens, one of which is off
+    assert half.relative_error == 0.0
+    assert most.relative_error == pytest.approx(0.004, rel=0.02)
     place = hidden.worst_token
     assert (place.token, place.kind, place.row, place.column) == (9, "patch", 1, 1)
     assert place.relative_error == pytest.approx(0.004, rel=1e-3)
@@ -351,6 +368,9 @@ def test_the_parts_are_cls_registers_and_patches_each_by_itself() -> None:
     without_registers = assessed(device=device, prefix=1).parts
     assert [part.part for part in without_registers] == ["CLS", "patches"]
     assert assessed(device=device, prefix=None).parts == ()
+    flat = Features(torch.ones(1, 2), torch.ones(1, 11))  # no token has a vector
+    sides = Examination((), flat, flat, flat, flat)
+    assert parts_of(sides, flat, STAGES) == ()
 
 
 @pytest.mark.parametrize("prefix", [5, None])
@@ -371,6 +391,9 @@ def test_a_blocks_part_of_the_record(prefix: int | None) -> None:
         assert first.worst_token is None
     else:
         assert first.worst_token == TokenPlace(4, "register", None, None, 0.25, None)
+        after = dataclasses.replace(sound.accumulated, token=None)
+        lost = dataclasses.replace(sound, accumulated=after)
+        assert assessed(lost, prefix=prefix).blocks[0].worst_token is None
 
 
 def test_a_failure_is_a_reason_more_and_takes_the_place_of_what_is_none() -> None:
@@ -472,7 +495,7 @@ def test_every_limit_of_the_table_is_the_published_one_or_bf16s(
         one.relative_error, one.cosine, one.token_relative_error,
         one.operator_error, one.rope_and_norm_error, one.operator_token_error,
     )  # fmt: skip
-    assert figures == row
+    assert (one.arithmetic, figures) == (arithmetic, row)
 
 
 def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures() -> None:
@@ -481,6 +504,11 @@ def test_overall_names_the_criterion_or_the_reason_that_is_none_of_its_figures()
     failed, sound, itself = assessed(device=one_tensor), assessed(), assessed(self_check=True)
     assert overall_text(failed) == f"FAIL ({CRITERION})"
     assert overall_text(failing(sound, "a reason")) == "FAIL (a reason)"
+    unsaid = dataclasses.replace(sound, outcome="fail")
+    assert overall_text(unsaid) == f"FAIL ({CRITERION})"
+    turned = dataclasses.replace(sound.pooler_output, cosine_passed=False)
+    by_cosine = dataclasses.replace(failing(sound, "a reason"), pooler_output=turned)
+    assert overall_text(by_cosine) == f"FAIL ({CRITERION})"
     assert overall_text(sound) == f"PASS ({CRITERION})"
     assert overall_text(itself).startswith("SELF-CHECK (no accelerator")
     assert [mark(True, one) for one in (sound, itself)] == ["PASS", "SELF-CHECK"]

@@ -14,6 +14,7 @@ import pytest
 
 import benchmark
 from kit.benchmark import baseline
+from kit.errors import KitError
 from kit.run import ROOT
 from tests import report_records
 from tests.benchmark_runs import record_of, run
@@ -259,6 +260,57 @@ def test_what_failed_its_check_is_not_compared() -> None:
     rows = (report_records.throughput(1, 8.0, error=None), *results.throughput[1:])
     worse = replace(results, latency=failed, throughput=rows)
     assert set(baseline.samples_of(worse)) == fine - {"latency at batch 1", "batch 1"}
+
+
+@pytest.mark.parametrize(
+    ("sample", "sound"), [(1e-6, True), (9e-7, False), (1e12, True), (1.001e12, False)]
+)
+def test_a_sample_is_between_a_nanosecond_and_30_years(
+    old: Path, tmp_path: Path, sample: float, sound: bool
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["results"]["latency"]["samples_ms"][1] = sample
+
+    path = changed(old, tmp_path, change)
+    if sound:
+        latency = baseline.load(path).results.latency
+        assert latency is not None and latency.samples_ms[1] == sample
+    else:
+        with pytest.raises(KitError, match="has no samples, or impossible ones"):
+            baseline.load(path)
+
+
+def test_a_comparison_has_both_medians_their_ratio_and_the_noise_of_both() -> None:
+    one = baseline.comparison("x", [1.5, 2.0, 2.5], [2.6, 3.0, 3.4], 10.0)
+    assert (one.name, one.old_ms, one.new_ms, one.ratio) == ("x", 2.0, 3.0, 1.5)
+    assert one.noise_ms == pytest.approx(1.4826 * (0.5**2 + 0.4**2) ** 0.5, rel=1e-4)
+
+
+def test_one_regression_among_many_figures_fails_the_comparison() -> None:
+    before = report_records.benchmark()
+    options = benchmark.parse_options(["--baseline", "old.json", "--max-regression", "7"])
+    rung = before.results.ladder[0]
+    slower = tuple(2 * sample for sample in rung.latency.samples_ms)
+    slow = replace(rung, latency=replace(rung.latency, samples_ms=slower))
+    new = replace(rung, mode="a new one")
+    now = replace(before.results, ladder=(slow, *before.results.ladder[1:], new))
+    same = baseline.compared(options, before, before.results).regression
+    found = baseline.compared(options, before, now).regression
+    assert same is not None and found is not None
+    assert (same.passed, found.passed) == (True, False)
+    assert (found.baseline, found.max_regression_percent) == ("old.json", 7.0)
+    assert found.baseline_started_at == before.started_at
+    statuses = {one.name: one.status for one in found.comparisons}
+    assert "a new one" not in statuses  # which the earlier run does not have
+    assert [name for name, status in statuses.items() if status != "same"] == [rung.mode]
+
+
+def test_a_row_without_a_check_is_not_compared() -> None:
+    results = report_records.benchmark().results
+    assert results.latency is not None
+    unchecked = replace(results, latency=replace(results.latency, check=None))
+    assert "latency at batch 1" not in baseline.samples_of(unchecked)
+    assert "latency at batch 1" not in baseline.samples_of(replace(results, latency=None))
 
 
 def test_only_figures_that_both_runs_have_are_compared(old: Path) -> None:

@@ -2,20 +2,35 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from kit import statistics
-from kit.benchmark import report
+from kit.benchmark import check, report
+from kit.benchmark.check import Checker
+from kit.device.device import Device
+from kit.device.health import HealthChecks
+from kit.device.meters import Stopwatch
+from kit.distributed import Group, Rank
+from kit.model import preprocessing
 from kit.model.model import Features
 from kit.model.runner import Images
-from kit.records import BenchmarkRecord, decode
+from kit.model.setup import views
+from kit.options import Mode
+from kit.output import RunLog
+from kit.records import BenchmarkRecord, RowCheck, decode
+from tests import report_records
 from tests.benchmark_faults import FAULTS, Call, Stale, break_forward, scaled, where
 from tests.benchmark_runs import Go, record_of
 from tests.emulated_npu import REPOSITORY, EmulatedNpu
@@ -180,6 +195,11 @@ def test_a_folders_own_images_are_the_batch(go: Go, image_folder: Path) -> None:
     assert not any("an exchange of them" in warning for warning in record["warnings"])
 
 
+def test_as_many_images_are_made_of_one_as_are_different() -> None:
+    every = views(torch.arange(12.0).reshape(1, 1, 3, 4), check.MOST_IMAGES)
+    assert len({tuple(one.flatten().tolist()) for one in every}) == check.MOST_IMAGES == 8
+
+
 def test_an_exchange_of_neighbours_or_of_places_a_power_of_two_apart_shows() -> None:
     pixels = torch.zeros(8, 3, 1, 1)
     images = Images(pixels, Features(pixels, pixels))
@@ -191,6 +211,448 @@ def test_an_exchange_of_neighbours_or_of_places_a_power_of_two_apart_shows() -> 
     for count in range(2, 8):
         few = Images(pixels[:count], Features(pixels, pixels))
         assert few.places(count) == [*range(count)]
+
+
+# ---- The checker by itself -----------------------------------------------------------------------
+
+CPU = Device("cpu", None, "a processor", 1, torch.device("cpu"))
+TOKENS, WIDTH = 3, 4
+
+
+def by_hand(pixels: torch.Tensor) -> Features:
+    """Return a model's features that can be computed in one's head: images x 3 x 4 and 4."""
+    hidden = pixels.flatten(2).clone()
+    return Features(hidden.sum(1), hidden)
+
+
+class Row:
+    """A row of a batch of different images, whose device computes what it is told to."""
+
+    def __init__(
+        self, count: int, *, device_type: str = "cpu", graph: bool = False, dtype: str = "fp32"
+    ) -> None:
+        """Have a device that is right."""
+        generator = torch.Generator().manual_seed(3)
+        different = torch.rand(min(count, 2), 3, 2, 2, generator=generator) + 0.5
+        self.images = Images(different, by_hand(different))
+        self.pixels = different[self.images.places(count)].clone()
+        self.device: Callable[[torch.Tensor], Features] = by_hand
+        setup = SimpleNamespace(
+            device=replace(CPU, type=device_type),  # type: ignore[arg-type] # any of the three
+            health=HealthChecks(CPU),
+            dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
+            arithmetic=None,
+        )
+        mode = Mode("fp32", "sdpa", graph=graph)
+        self.runner: Any = SimpleNamespace(
+            setup=setup, images=self.images, mode=mode, model=by_hand
+        )
+
+    def call(self) -> Features:
+        """Compute the batch as it is now."""
+        return self.device(self.pixels)
+
+    def checker(self) -> Checker:
+        """Begin with the first forward."""
+        return Checker(self.runner, Stopwatch(CPU), self.call, self.pixels, self.call())
+
+
+MakeRow = Callable[..., Row]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> MakeRow:
+    """Make rows whose model is computed by hand, on devices that need not be waited for."""
+    monkeypatch.setattr(check, "forward", lambda model, pixels: model(pixels))
+    monkeypatch.setattr(check, "synchronize", lambda device: None)
+    return Row
+
+
+def scale(pixels: torch.Tensor, factor: float, *places: int) -> Features:
+    """Return the right features, those of some places of the batch (none: all) stretched."""
+    found = by_hand(pixels)
+    chosen = list(places) or slice(None)
+    found.pooler_output[chosen] *= factor
+    found.last_hidden_state[chosen] *= factor
+    return found
+
+
+@pytest.mark.parametrize(("device", "verdict"), [("cpu", "SELF-CHECK"), ("npu", "PASS")])
+def test_a_row_that_is_right_passes_and_the_cpu_checks_itself(
+    make: MakeRow, device: str, verdict: str
+) -> None:
+    row = make(2, device_type=device)
+    checker = row.checker()
+    for _ in range(3):
+        checker.watch(row.call())
+    found = checker.finish("a row")
+    assert (found.verdict, found.reasons, found.within_published_limits) == (verdict, (), True)
+    assert (found.images, found.relative_error, found.max_abs_diff) == (4, 0.0, 0.0)
+    assert found.token_relative_error == 0.0
+    assert found.cosine_similarity == pytest.approx(1.0)
+    assert (found.repeats.forwards, found.repeats.differing) == (3, 0)
+    assert found.repeats.largest_difference == 0.0
+    assert len(checker.warm_up) == 1 and checker.warm_up[0] > 0
+    assert checker.bits_equal_eager is None
+    moved = row.images.pixels[[1, 0]]  # each image in the place of the other
+    assert torch.equal(row.pixels, moved)
+
+
+def test_the_figures_are_those_of_the_worst_image_and_tensor(make: MakeRow) -> None:
+    row = make(2)
+    row.device = lambda pixels: scale(pixels, 1.004, 1)
+    found = row.checker().finish("a row")
+    assert found.verdict == "SELF-CHECK"
+    assert found.relative_error == pytest.approx(0.004, rel=1e-3)
+    assert found.token_relative_error == pytest.approx(0.004, rel=1e-3)
+    worst = max(float(scale(row.images.pixels, 0.004).pooler_output[n].max()) for n in (0, 1))
+    assert found.max_abs_diff == pytest.approx(worst, rel=1e-3)
+    row = make(2)
+    row.device = lambda pixels: Features(*(t.roll(1, -1) for t in vars(by_hand(pixels)).values()))
+    found = row.checker().finish("a row")
+    assert found.cosine_similarity is not None and found.cosine_similarity < 0.99
+
+
+def test_the_images_that_are_wrong_are_counted_and_the_first_is_named(make: MakeRow) -> None:
+    row = make(2)
+    row.device = lambda pixels: scale(pixels, 1.5)
+    found = row.checker().finish("a row")
+    assert (found.verdict, found.within_published_limits) == ("FAIL", False)
+    assert found.reasons == (
+        "4 of 4 images are wrong: place 0, pooler_output: relative error 0.5 is not below 0.01",
+    )
+    row = make(2)
+    row.device = lambda pixels: scale(pixels, 1.5, 1)
+    (reason,) = row.checker().finish("a row").reasons
+    assert reason.startswith("2 of 4 images are wrong: place 1, pooler_output: ")
+
+
+def test_what_keeps_its_arithmetics_limits_alone_is_not_within_the_published_ones(
+    make: MakeRow,
+) -> None:
+    row = make(2, dtype="bf16")
+    row.device = lambda pixels: scale(pixels, 1.02)
+    found = row.checker().finish("a row")
+    assert (found.verdict, found.arithmetic) == ("SELF-CHECK", "bf16")
+    assert not found.within_published_limits
+    row = make(2, dtype="bf16")
+    row.device = lambda pixels: scale(pixels, 1.02, 1)  # one image is enough
+    assert not row.checker().finish("a row").within_published_limits
+    row = make(2, dtype="bf16")
+    row.device = lambda pixels: scale(pixels, 1.002)
+    assert row.checker().finish("a row").within_published_limits
+
+
+@pytest.mark.parametrize(
+    ("factor", "place", "token", "pooled", "words"),
+    [
+        (1.009, 1, None, True, None),
+        # just one of two images, the whole of it
+        (1.012, 1, None, True, "pooler_output by up to 0.012, one token by 0.012"),
+        (1.012, 1, None, False, "last_hidden_state by up to 0.012, one token by 0.012"),
+        # a token that is hardly a hundredth of its image
+        (1.044, 0, 2, False, None),
+        (1.046, 0, 2, False, "last_hidden_state by up to 0.000"),
+    ],
+)
+def test_a_later_forward_is_held_to_the_limits_image_by_image_and_token_by_token(
+    make: MakeRow, factor: float, place: int, token: int | None, pooled: bool, words: str | None
+) -> None:
+    row = make(2)
+    row.images.pixels[:, 2] *= 0.01
+    row.images.expected.last_hidden_state.copy_(by_hand(row.images.pixels).last_hidden_state)
+    row.images.expected.pooler_output.copy_(by_hand(row.images.pixels).pooler_output)
+    row.pixels.copy_(row.images.pixels)
+    checker = row.checker()
+    later = by_hand(row.pixels.clone())
+    if token is None and pooled:
+        later.pooler_output[place] *= factor
+    else:
+        later.last_hidden_state[place, slice(None) if token is None else token] *= factor
+    checker.watch(later)
+    checker.watch(row.call())
+    found = checker.finish("a row")
+    assert (found.repeats.forwards, found.repeats.differing) == (2, 1)
+    assert found.verdict == ("FAIL" if words else "SELF-CHECK")
+    start = "1 of 2 forwards of the same input differ from the first: "
+    assert [reason.startswith(start + (words or "")) for reason in found.reasons] == (
+        [True] if words else []
+    )
+    assert found.relative_error == 0.0  # of the first
+    assert found.within_published_limits is (words is None)
+
+
+def test_a_later_forward_that_is_off_by_just_a_limit_fails(make: MakeRow) -> None:
+    def found(change: Callable[[Features], object]) -> tuple[str, ...]:
+        row = make(1)
+        row.images.pixels.zero_()
+        row.images.pixels[0, :2, 0, 0] = torch.tensor([1e5, 1e3])
+        row.pixels.copy_(row.images.pixels)
+        row.images.expected.last_hidden_state.copy_(by_hand(row.pixels).last_hidden_state)
+        row.images.expected.pooler_output.copy_(by_hand(row.pixels).pooler_output)
+        checker, later = row.checker(), by_hand(row.pixels)
+        change(later)
+        checker.watch(later)
+        return checker.finish("a row").reasons
+
+    def token(by: float) -> Callable[[Features], object]:
+        return lambda later: later.last_hidden_state[0, 1, 0].add_(by)
+
+    def whole(by: float) -> Callable[[Features], object]:
+        return lambda later: later.pooler_output.mul_(0).add_(torch.tensor([by, 0, 0, 0]))
+
+    assert (len(found(token(45.0))), found(token(44.9))) == (1, ())
+    assert (len(found(whole(102010.0))), found(whole(102009.0))) == (1, ())  # 101000 and 1 %
+
+
+def test_the_difference_of_a_later_forward_is_the_largest_of_an_element(make: MakeRow) -> None:
+    row = make(1)
+    checker = row.checker()
+    for off in (1e-4, -3e-4, 2e-4):
+        later = by_hand(row.pixels)
+        later.last_hidden_state[0, 1, 2] += off
+        checker.watch(later)
+    found = checker.finish("a row").repeats
+    assert (found.forwards, found.differing) == (3, 3)
+    assert found.largest_difference == pytest.approx(3e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_later_forward_that_is_not_finite_fails_by_one_reason(
+    make: MakeRow, value: float
+) -> None:
+    row = make(2)
+    checker = row.checker()
+    later = by_hand(row.pixels.clone())
+    later.last_hidden_state[1, 2, 3] = value
+    checker.watch(later)
+    checker.watch(row.call())
+    found = checker.finish("a row")
+    assert found.verdict == "FAIL"
+    assert found.reasons == (
+        "a later forward of the same input gave values that are NaN or infinite",
+    )
+    assert (found.repeats.differing, found.repeats.largest_difference) == (1, None)
+
+
+def test_the_forward_that_begins_the_warm_up_is_compared_but_is_no_timed_one(
+    make: MakeRow,
+) -> None:
+    row, calls = make(1), 0
+
+    def second_is_off(pixels: torch.Tensor) -> Features:
+        nonlocal calls
+        calls += 1
+        return scale(pixels, 1.1 if calls == 2 else 1.0)
+
+    row.device = second_is_off
+    checker = row.checker()
+    checker.watch_queued(4)
+    assert calls == 6
+    found = checker.finish("a row")
+    assert (found.repeats.forwards, found.repeats.differing) == (4, 0)
+    assert [reason.split(":")[0] for reason in found.reasons] == [
+        "0 of 4 forwards of the same input differ from the first"
+    ] * 2
+
+
+def test_the_first_forward_is_kept_though_a_graph_writes_over_it(make: MakeRow) -> None:
+    row = make(1)
+    same = by_hand(row.pixels)
+    row.device = lambda pixels: same
+    checker = row.checker()
+    same.last_hidden_state.mul_(1.5)
+    checker.watch(same)
+    assert checker.finish("a row").repeats.differing == 1
+
+
+def test_a_queued_forward_that_is_off_is_found(make: MakeRow) -> None:
+    row = make(1)
+    checker = row.checker()
+    row.device = lambda pixels: scale(pixels, 1.5)
+    checker.watch_queued(3)
+    row.device = by_hand
+    found = checker.finish("a row")
+    assert (found.verdict, found.repeats.forwards, found.repeats.differing) == ("FAIL", 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("graph", "count", "eager", "equal"),
+    [
+        (True, 1, 1.0, True),
+        (True, 1, 1.0 + 2**-20, False),
+        (True, 2, 1.0, None),
+        (False, 1, 1.0, None),
+    ],
+)
+def test_a_graphs_bits_at_batch_1_are_held_against_eager_ones(
+    make: MakeRow, graph: bool, count: int, eager: float, equal: bool | None
+) -> None:
+    row = make(count, graph=graph)
+    checker = row.checker()
+    row.runner.model = lambda pixels: scale(pixels, eager)
+    checker.finish("a row")
+    assert checker.bits_equal_eager is equal
+
+
+def test_a_graph_that_is_eager_on_the_first_input_alone_is_not_equal(make: MakeRow) -> None:
+    row, calls = make(1, graph=True), 0
+
+    def model(pixels: torch.Tensor) -> Features:
+        nonlocal calls
+        calls += 1
+        return scale(pixels, 1.0 if calls == 1 else 1.0 + 2**-20)
+
+    checker = row.checker()
+    row.runner.model = model
+    checker.finish("a row")
+    assert (checker.bits_equal_eager, calls) == (False, 2)
+
+
+def test_what_a_check_costs_is_its_comparisons_once_the_device_has_done_them(
+    make: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    def device(pixels: torch.Tensor) -> Features:
+        passes(5.0)
+        return by_hand(pixels)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(check, "synchronize", lambda device: passes(1.0))
+    row = make(1)
+    row.device = device
+    checker = row.checker()  # 1 s: the forward that begins the warm-up, which is timed by itself
+    checker.watch(row.call())  # 1 s
+    checker.watch_queued(2)  # 11 s
+    assert checker.finish("a row").check_ms == 18_000.0  # and a forward of the other batch
+
+
+def test_a_device_is_asked_whether_it_still_computes_after_a_check(make: MakeRow) -> None:
+    row, asked = make(1), list[str]()
+    row.runner.setup.health = SimpleNamespace(after=asked.append)
+    row.checker().finish("a row")
+    assert asked == ["the check of a row"]
+
+
+def test_the_largest_quotient_of_zeros_is_zero_and_of_anything_over_zero_infinite() -> None:
+    def found(errors: list[float], sizes: list[float]) -> float:
+        return check.largest_ratio(torch.tensor(errors), torch.tensor(sizes))
+
+    assert found([1.0, 3.0], [4.0, 6.0]) == 0.5
+    assert found([0.0, 1.0], [0.0, 4.0]) == 0.25
+    assert found([1.0, 1.0], [0.0, 4.0]) == math.inf
+
+
+class Ranks(Group):
+    """A group whose other ranks have given parts."""
+
+    def __init__(self, rank: int, parts: list[Any]) -> None:
+        """Stand for one of as many ranks as there are parts; its own is left out."""
+        super().__init__(Rank(rank, rank, len(parts), len(parts)))
+        self.parts = parts
+
+    def gather(self, own: Any, name: str) -> list[Any]:  # noqa: ANN401 - as Group has it
+        """Return every rank's."""
+        return [own if n == self.place.rank else part for n, part in enumerate(self.parts)]
+
+
+SOUND, WRONG = (report_records.row_check(1, 5, "fp32", error) for error in (1e-3, None))
+
+
+@pytest.mark.parametrize(
+    ("rank", "own", "parts", "verdict", "reasons"),
+    [
+        (0, SOUND, [None, SOUND], "PASS", ()),
+        (0, SOUND, [None, replace(SOUND, images=99)], "PASS", ()),
+        (0, SOUND, [None, WRONG], "FAIL", (f"rank 1: {WRONG.reasons[0]}",)),
+        (1, SOUND, [WRONG, None], "FAIL", (f"rank 0: {WRONG.reasons[0]}",)),
+        (1, WRONG, [SOUND, None], "FAIL", WRONG.reasons),
+        (0, WRONG, [None, replace(WRONG, reasons=("other",))], "FAIL", WRONG.reasons),
+        (1, SOUND, [SOUND, None, replace(WRONG, reasons=("a",)), WRONG], "FAIL", ("rank 2: a",)),
+    ],
+)
+def test_a_row_fails_on_every_rank_where_it_fails_on_one(
+    rank: int, own: RowCheck, parts: list[Any], verdict: str, reasons: tuple[str, ...]
+) -> None:
+    log, stub = RunLog(silent=True), SimpleNamespace(finish=lambda name: own)
+    before, checker = report_records.latency(1, 8.0), stub
+    found = check.checked(before, checker, "a row", Ranks(rank, parts), log)  # type: ignore[arg-type] # as much of one as is asked
+    assert found.check is not None and replace(found, check=None) == replace(before, check=None)
+    assert (found.check.verdict, found.check.reasons) == (verdict, reasons)
+    assert found.check == own or verdict == "FAIL"
+    words = [f"a row: the check FAILED: {'; '.join(reasons)}"] if reasons else []
+    assert log.warnings == words
+
+
+def test_other_bits_are_a_warning_that_counts_them() -> None:
+    repeats = replace(SOUND.repeats, differing=2, largest_difference=0.00125)
+    stub: Any = SimpleNamespace(finish=lambda name: replace(SOUND, repeats=repeats))
+    log = RunLog(silent=True)
+    found = check.checked(report_records.latency(1, 8.0), stub, "a row", Group(Rank()), log)
+    assert found.check is not None and found.check.verdict == "PASS"
+    assert log.warnings == [
+        "a row: 2 of 5 forwards of the same input differ in bits from the first, by at most 0.00125"
+    ]
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
+def test_the_ranks_share_the_references_and_each_image_has_its_own(
+    make: MakeRow, monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int
+) -> None:
+    monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
+    generator = torch.Generator().manual_seed(5)
+    pictures = [
+        SimpleNamespace(pixels=torch.rand(1, 3, 2, 2, generator=generator) + 0.5) for _ in range(3)
+    ]
+    inputs: Any = SimpleNamespace(first=pictures[0], others=lambda log: iter(pictures[1:]))
+    computed: list[torch.Tensor] = []
+
+    def model(pixels: torch.Tensor) -> Features:
+        computed.append(pixels)
+        return by_hand(pixels)
+
+    given = torch.cat([one.pixels for one in pictures])
+    setup: Any = SimpleNamespace(model=model, steps=None)
+    wanted = torch.cat([given, given[:1].flip(-1), given[:1].flip(-2)])
+    shares = [
+        [by_hand(wanted[n : n + 1]) for n in range(5) if n % ranks == one] for one in range(ranks)
+    ]
+    log = RunLog(silent=True)
+    found = check.different_images(setup, inputs, 5, Ranks(rank, shares), log)
+    assert torch.equal(found.pixels, wanted)
+    assert torch.equal(found.expected.last_hidden_state, by_hand(wanted).last_hidden_state)
+    assert torch.equal(found.expected.pooler_output, by_hand(wanted).pooler_output)
+    assert len(computed) == len(range(rank, 5, ranks))
+    assert log.warnings == []
+    rest = iter(pictures[1:])
+    inputs.others = lambda log: rest
+    two = check.different_images(setup, inputs, 2, Group(Rank()), log)
+    assert torch.equal(two.pixels, given[:2])
+    assert len(list(rest)) == 1  # is not even decoded
+
+
+def test_two_images_that_differ_by_less_than_a_limit_are_a_warning(
+    make: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
+    setup: Any = SimpleNamespace(model=by_hand, steps=None)
+    picture = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(5)) + 0.5
+
+    def warnings(*factors: float) -> list[str]:
+        images = [SimpleNamespace(pixels=picture * factor) for factor in (1.0, *factors)]
+        inputs: Any = SimpleNamespace(first=images[0], others=lambda log: iter(images[1:]))
+        log = RunLog(silent=True)
+        check.different_images(setup, inputs, len(images), Group(Rank()), log)
+        return log.warnings
+
+    assert warnings(1.06, 1.3) == []
+    (words,) = warnings(1.3, 1.04)
+    assert words.startswith("Two images have features only 0.04 apart: an exchange of them in a")
 
 
 ONE_RANK_IS_WRONG = """

@@ -1,5 +1,6 @@
 """The ladder in its time: every mode at batch 1 first, then three sweeps, and a line for each."""
 
+import math
 import re
 import time
 from collections import Counter
@@ -7,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from kit.model.model import Features
 from kit.model.runner import ModeRunner
 from kit.options import Mode, parse_modes
 from kit.output import RunLog
+from kit.records import LadderRow, Memory, SkippedMode, ThroughputRow
 from tests import report_records
 from tests.benchmark_faults import Call, break_forward
 from tests.benchmark_runs import Go, record_of
@@ -83,6 +85,24 @@ def test_the_graph_of_a_mode_that_was_passed_over_for_its_time_is_not_captured()
     words = "a forward without the graph takes 1.7 s, too long for --budget 120: raise it"
     with pytest.raises(KitError, match=words):
         run.Run.require_time(state, replace(slow, graph=True))
+
+
+def test_a_mode_that_is_too_slow_is_passed_over_together_with_its_graph() -> None:
+    slow, graph = Mode("bf16", "eager"), Mode("bf16", "eager", graph=True)
+    times = iter([9000.0, 8000.0])
+    state: Any = SimpleNamespace(
+        too_slow={},
+        options=benchmark.parse_options(["--modes", "all"]),
+        meter=SimpleNamespace(stopwatch=SetSpeed(lambda: next(times))),
+        results=SimpleNamespace(latency=report_records.latency(1, 10.0)),
+        time=SimpleNamespace(share_s=lambda: 5.0),
+    )
+    runner, call = SimpleNamespace(mode=slow), lambda: None
+    with pytest.raises(KitError, match=r"a forward takes 8\.0 s, too long for --budget 120"):
+        run.Run.first_in_time(state, cast(ModeRunner, runner), cast(Any, call))
+    with pytest.raises(KitError, match=r"a forward without the graph takes 8\.0 s, too long"):
+        run.Run.require_time(state, graph)
+    run.Run.require_time(state, replace(graph, precision="fp16"))
 
 
 def test_a_mode_that_was_measured_and_cannot_be_swept_is_not_skipped_too(
@@ -198,6 +218,86 @@ def test_a_mode_that_fails_is_neither_the_fastest_nor_swept_however_fast_it_is()
     state: Any = SimpleNamespace(results=SimpleNamespace(ladder=ladder), time=SimpleNamespace())
     assert run.Run.worth_a_sweep(state, main, [fp16, bf16]) == [main, bf16]
     assert state.time.sweeps == 2
+
+
+def test_the_fastest_mode_is_within_the_published_limits_where_that_is_asked() -> None:
+    slow, fast, wrong = (
+        report_records.rung("bf16-sdpa", took_ms, error)
+        for took_ms, error in ((4.0, 1e-4), (3.0, 0.02), (2.0, None))
+    )
+    slow, fast = replace(slow, mode="slow"), replace(fast, mode="fast")
+    assert modes.fastest([slow, fast, wrong], published=False) == "fast"
+    assert modes.fastest([slow, fast, wrong], published=True) == "slow"
+    assert modes.fastest([replace(slow, mode="first"), slow], published=True) == "first"
+
+
+def row_of(*latencies: Any, error: float | None = 1e-4) -> LadderRow:  # noqa: ANN401 - rows of a sweep
+    """Return the record's row of a mode that has these rows beside batch 1."""
+    mode = Mode("bf16", "eager", graph=True, channels_last=True)
+    state: Any = SimpleNamespace(
+        mode=mode,
+        compile_ms={1: 70.0, 2: 90.0},
+        peaks=SimpleNamespace(memory=lambda: Memory(1, 2, 3)),
+    )
+    at_1 = report_records.latency(1, 4.0, dtype="bf16", error=error)
+    return modes.ladder_row(state, at_1, latencies, bits_equal_eager=True)
+
+
+def test_a_modes_row_has_the_worst_of_all_its_checks_and_the_best_of_its_rates() -> None:
+    sweep = [
+        report_records.throughput(1, 4.0, "bf16", 2e-4),
+        report_records.throughput(8, 8.0, "bf16", 4e-4),
+        report_records.throughput(4, 8.0, "bf16", 3e-4),
+        ThroughputRow(16, "out_of_memory", False, None, None, None, None, None),
+    ]
+    row = row_of(*sweep)
+    assert (row.best_batch_size, row.best_throughput_ips) == (8, sweep[1].throughput_ips)
+    assert (row.verdict, row.within_published_limits) == ("PASS", True)
+    assert row.relative_error == 4e-4
+    assert row.cosine_similarity == 1 - 4e-4**2 / 2
+    assert row.max_abs_diff == 4e-4 * 2.7
+    assert (row.mode, row.dtype, row.attention) == (
+        "bf16-eager-channels-last-graph", "bf16", "eager",
+    )  # fmt: skip
+    assert (row.graph, row.channels_last, row.compiled, row.fast_math, row.strict_fp32) == (
+        True, True, False, False, False,
+    )  # fmt: skip
+    assert (row.compile_ms, row.memory, row.bits_equal_eager) == (70.0, Memory(1, 2, 3), True)
+    assert (row.latency.batch_size, row.throughput) == (1, tuple(sweep))
+
+
+def test_a_mode_that_fails_at_one_batch_size_fails_and_has_no_figure_that_is_not_finite() -> None:
+    row = row_of(*(report_records.throughput(n, 4.0, "bf16", e) for n, e in ((1, 2e-4), (2, None))))
+    assert (row.verdict, row.within_published_limits) == ("FAIL", False)
+    assert (row.best_batch_size, row.relative_error, row.max_abs_diff) == (1, None, None)
+    beyond = row_of(report_records.throughput(2, 4.0, "bf16", 0.02))
+    assert (beyond.verdict, beyond.within_published_limits) == ("PASS", False)
+    failed = report_records.throughput(2, 4.0, "bf16", None)
+    assert row_of(failed).best_batch_size is None
+    assert row_of().verdict == "PASS"
+    unchecked = replace(failed, latency=replace(failed.latency or beyond.latency, check=None))
+    assert row_of(unchecked).verdict == "PASS"
+    nothing = row_of(error=None)
+    assert (nothing.verdict, nothing.best_batch_size, nothing.best_throughput_ips) == (
+        "FAIL", None, None,
+    )  # fmt: skip
+
+
+def test_the_worst_figure_is_none_where_one_is_none_or_not_finite() -> None:
+    assert modes.worst([1.0, 3.0, 2.0], max) == 3.0
+    assert modes.worst([1.0, 3.0, 2.0], min) == 1.0
+    for broken in (None, math.nan, math.inf, -math.inf):
+        assert modes.worst([1.0, broken], min) is None
+
+
+def test_the_peaks_of_two_parts_are_the_larger_ones_and_none_where_neither_is_known() -> None:
+    assert modes.larger(Memory(5, None, None), Memory(4, 7, None)) == Memory(5, 7, None)
+    assert modes.larger(Memory(4, 0, 3), Memory(5, 0, 9)) == Memory(5, None, 9)
+
+
+def test_the_modes_of_one_reason_are_one_text() -> None:
+    skipped = [SkippedMode("a", "slow"), SkippedMode("b", "new"), SkippedMode("c", "slow")]
+    assert modes.together(skipped) == ["a, c: slow", "b: new"]
 
 
 @pytest.mark.parametrize("options", [("--modes", "fp32,bf16"), ()])

@@ -70,6 +70,12 @@ def test_each_weight_is_read_once_and_views_move_nothing() -> None:
     with limit.Operators(alone) as noted, torch.inference_mode():
         alone(zeros).view(8)[:3].t().expand(2, 3)
     assert noted.found == [Operator(2 * 2 * 8 * 4, 8 * 4 + 4, 2 * 8 + 2 * 4, (2, 8, 4))]
+    with limit.Operators(alone) as noted, torch.inference_mode():
+        zeros.relu_()  # in place it moves its tensor, though the result is the input's memory
+    assert noted.found == [Operator(0, 0, 2 * 16)]
+    with limit.Operators(alone) as noted, torch.inference_mode():
+        zeros.sum().item()  # a number is no tensor that is moved
+    assert noted.found == [Operator(0, 0, 16 + 1)]
 
 
 @pytest.mark.parametrize("save", [save_tiny_convnext, save_tiny_dinov2])
@@ -123,6 +129,7 @@ def test_the_rate_of_products_is_the_devices_and_the_best_batch_is_found() -> No
     [
         ([100, 104, 108, 999], [1, 2, 4], (108, 4)),  # twice less than 5 % more
         ([100, 106, 111, 116, 999], [1, 2, 4, 8], (116, 8)),
+        ([100, 105, 110, 999], [1, 2, 4], (110, 4)),  # just 5 % more is no gain
         ([100, 90, 106, 80, 106, 999], [1, 2, 4, 8, 16], (106, 4)),
         ([2**n for n in range(12)], [2**n for n in range(9)], (256, 256)),
         ([100, 120, None], [1, 2, 4], (120, 2)),  # None: no memory left
@@ -146,6 +153,11 @@ def test_the_batch_is_doubled_until_two_doublings_gain_nothing(
     stopwatch = SetSpeed(lambda: 1.0)
     assert limit.products_rate(stopwatch, {(1, 1, 1): 1}, torch.float32, budget_s=60) == found
     assert batches == tried
+
+
+def test_a_model_without_products_has_no_rate_of_them() -> None:
+    with pytest.raises(ArithmeticError, match="the model has no matrix products"):
+        limit.products_rate(SetSpeed(lambda: 1.0), {}, torch.float32)
 
 
 def test_products_that_do_not_fit_at_all_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +193,7 @@ def test_the_rate_of_a_batch_counts_every_image_and_every_product() -> None:
     stopwatch = SetSpeed(lambda: 2.0)
     rate = limit.rate_of(stopwatch, shapes, torch.float32, 3, math.inf)
     assert rate == pytest.approx(flops / (2.0 * 7) * 1e3)
+    assert limit.rate_of(stopwatch, shapes, torch.bfloat16, 3, math.inf) == pytest.approx(rate)
     # Once the time is up the smallest product stands for all of them.
     assert limit.rate_of(stopwatch, shapes, torch.float32, 3, 0.0) == pytest.approx(
         3 * 2 * 2 * 3 * 4 / 2.0 * 1e3
@@ -188,6 +201,26 @@ def test_the_rate_of_a_batch_counts_every_image_and_every_product() -> None:
     # A device is given its products without waiting: a call is eight of them.
     stopwatch.device = Device("npu", 0, "set speed", 1, torch.device("cpu"))
     assert limit.rate_of(stopwatch, shapes, torch.float32, 3, math.inf) == pytest.approx(8 * rate)
+
+
+def test_products_are_counted_to_the_very_end_of_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    rates = [
+        limit.rate_of(SetSpeed(lambda: 2.0), {(2, 3, 4): 1, (8, 1, 1): 1}, torch.float32, 1, until)
+        for until in (100.0, 99.0)
+    ]
+    assert rates == [pytest.approx((2 * 24 + 2 * 8) / 4e-3), pytest.approx(2 * 24 / 2e-3)]
+
+
+def test_a_product_may_be_off_by_what_rounding_makes_and_no_more() -> None:
+    left, right = torch.ones(4), torch.ones(4, 3)
+    limit.require_product(left, right, torch.full((3,), 4.0 * 1.049))
+    limit.require_product(left, 0 * right, torch.zeros(3))
+    for found in (4.0 * 1.051, 4.0 * 0.949, -4.0, math.nan):
+        with pytest.raises(ArithmeticError, match="a bare product came back wrong"):
+            limit.require_product(left, right, torch.full((3,), found))
 
 
 def test_an_expanded_tensor_has_the_elements_that_are_in_memory() -> None:
@@ -210,6 +243,33 @@ def test_a_copy_counts_what_it_reads_and_what_it_writes() -> None:
     assert limit.copy_rate(SetSpeed(lambda: 2.0), 1 << 20) == pytest.approx(2 * (1 << 20) / 2e-3)
 
 
+def test_a_copy_is_of_so_many_bytes_and_is_looked_at() -> None:
+    sizes: list[int] = []
+
+    class Watched(SetSpeed):
+        def time(self, call: Callable[[], Any]) -> Sample[Any]:
+            sample = super().time(call)
+            sizes.append(sample.output.nbytes)
+            return sample
+
+    limit.copy_rate(Watched(lambda: 2.0), 1 << 12)
+    assert sizes == [1 << 12] * limit.TIMED
+
+    class DoesNothing(SetSpeed):
+        def time(self, call: Callable[[], Any]) -> Sample[Any]:
+            return Sample(2.0, None, None, None)
+
+    class CopiesHalf(SetSpeed):
+        def time(self, call: Callable[[], Any]) -> Sample[Any]:
+            sample = super().time(call)
+            sample.output[len(sample.output) // 2 :] = 0
+            return sample
+
+    for wrong in (DoesNothing, CopiesHalf):
+        with pytest.raises(ArithmeticError, match="a copy came back wrong"):
+            limit.copy_rate(wrong(lambda: 2.0), 1 << 12)
+
+
 def test_products_and_copies_that_come_back_wrong_are_no_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -217,6 +277,8 @@ def test_products_and_copies_that_come_back_wrong_are_no_limit(
         return out.zero_()
 
     monkeypatch.setattr(torch, "mm", wrong)
+    with pytest.raises(ArithmeticError):  # with the first batch already
+        limit.rate_of(SetSpeed(lambda: 1.0), {(2, 3, 4): 1}, torch.float32, 1, math.inf)
     model = tiny()
     asked = limit.operators(model, torch.randn(1, 3, SIDE, SIDE))
     found = limit.measure(SetSpeed(lambda: 1.0), asked, 1000, [Mode("bf16", "sdpa")])
@@ -257,6 +319,11 @@ STEADY = [10.0, 10.1, 9.9, 10.0, 10.05]
         ([10.0] * 5, [9.0] * 5, 8.0, 1.0, "undecided"),  # a wait that is just the tolerance
         ([10.0] * 5, [9.5, 9.4, 9.6, 9.5, 9.5], 1.0, 1.0, "host"),
         ([8.0] * 5, None, 8.0, 7.2, "undecided"),  # apart by the tolerance of the larger
+        ([10.0] * 5, None, 10.0, 9.0, "undecided"),
+        ([10.0] * 5, [9.0] * 5, 1.0, 1.0, "undecided"),  # a wait of the tolerance is no host's
+        # within its own noise the wait may be the tolerance
+        ([10.0] * 5, [9.05, 9.0, 8.95, 8.9, 8.85], 8.0, 1.0, "undecided"),
+        ([10.0] * 5, [8.75, 8.7, 8.65, 8.6, 8.55], 8.0, 1.0, "compute"),
     ],
 )
 def test_each_bound_is_named_where_its_inequality_holds_beyond_the_noise(
@@ -285,12 +352,22 @@ def test_a_stream_is_as_fast_as_its_slowest_stage_and_transfer_bound_where_that_
     assert limit.bound_of_stream(stages_ms, 0.05, "compute") == bound
 
 
+def test_a_feed_that_is_slower_by_just_the_tolerance_is_undecided() -> None:
+    def found(decode: float) -> str | None:
+        return limit.bound_of_stream({"decode": decode, "forward": 10.0}, 0.0, "memory")
+
+    assert [found(decode) for decode in (8.9, 9.0, 11.0, 11.1)] == [
+        "memory", "undecided", "undecided", "transfer",
+    ]  # fmt: skip
+
+
 def test_operators_are_split_by_what_takes_them_longer() -> None:
     # 1e9 FLOP/s and 1e9 bytes/s: an operation takes as long as a byte.
     asked = [Operator(6000, 100, 10), Operator(1000, 400, 50), Operator(0, 0, 300)]
     assert limit.shares_ms(asked, 1, 4, 1e9, 1e9) == pytest.approx((6e-3, (1800 + 1200) * 1e-6))
+    assert limit.shares_ms([Operator(1000, 250, 0)], 1, 4, 1e9, 1e9) == (1e-3, 0.0)  # as long
     # With more images the second's weights are read once, and its products are more.
-    assert limit.shares_ms(asked, 10, 4, 1e9, 1e9)[0] == pytest.approx(70e-3)
+    assert limit.shares_ms(asked, 10, 4, 1e9, 1e9) == pytest.approx((70e-3, 12e-3))
 
 
 # ---- The record ----------------------------------------------------------------------------------
@@ -354,6 +431,71 @@ def test_the_next_step_is_a_mode_that_passes_and_gains_more_than_the_tolerance()
         assert ("next step" in words) is told
 
 
+def test_a_gain_of_just_the_tolerance_is_no_next_step() -> None:
+    results = report_records.benchmark().results
+    found = limit.applied(results, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    row = replace(found.throughput[3], throughput_ips=10.0)
+    for rate, told in ((11.0, False), (11.01, True)):
+        near = replace(found.ladder[2], best_throughput_ips=rate)
+        unswept = replace(near, best_throughput_ips=None)
+        one = replace(found, throughput=(row,), ladder=(unswept, near))
+        assert ("next step" in limit.summary(one, MODES[0])) is told
+        as_fast = replace(one, ladder=(near, replace(near, mode="another")))
+        assert (f"; {near.mode} at" in limit.summary(as_fast, MODES[0])) is told
+        alone = replace(one, ladder=(unswept,))
+        assert limit.summary(alone, MODES[0]).endswith("matrix products reach")
+
+
+@pytest.mark.parametrize(
+    ("products_ms", "what"),
+    [
+        (3.998, "memory bandwidth allows"),
+        (4.0, "matrix products reach"),
+        (4.002, "matrix products reach"),
+    ],
+)
+def test_what_takes_longer_gives_the_limit_its_name(products_ms: float, what: str) -> None:
+    one = replace(FOUND.precisions[0], flops_per_s=10**9 / products_ms * 1e3)  # weights: 4 ms
+    near = replace(FOUND, precisions=(one,))
+    results = replace(report_records.benchmark().results, ladder=())
+    results = replace(results, throughput=results.throughput[:1])
+    found = limit.applied(results, near, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert limit.summary(found, MODES[0]).endswith(what)
+
+
+def test_a_forward_as_fast_as_its_limit_uses_all_of_it() -> None:
+    results = replace(report_records.benchmark().results, ladder=())
+    times = replace(report_records.latency(1, 4.0), mean_ms=4.0)
+    row = replace(results.throughput[0], latency=times)
+    found = limit.applied(replace(results, throughput=(row,)), FOUND, [], MODES)
+    assert found.throughput[0].utilization == 1.0
+
+
+def test_the_sentence_is_of_the_main_modes_precision() -> None:
+    results = replace(report_records.benchmark().results, ladder=())
+    found = limit.applied(results, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert limit.summary(found, MODES[2]).startswith("batch 8 in bf16 uses ")
+
+
+def test_a_row_that_is_not_measured_is_never_the_best() -> None:
+    results = replace(report_records.benchmark().results, ladder=())
+    found = limit.applied(results, FOUND, [Operator(10**9, 10**8, 10**6)], MODES)
+    measured, faster = found.throughput[0], replace(found.throughput[3], status="interrupted")
+    assert limit.best_row(replace(found, throughput=(faster, measured))) == measured
+    assert limit.best_row(replace(found, throughput=(faster,))) is None
+    words = "no share of the limit: no batch size was measured"
+    assert limit.summary(replace(found, throughput=()), MODES[0]) == words
+
+
+def test_a_row_without_a_check_has_its_share_of_the_limit() -> None:
+    results = report_records.benchmark().results
+    rung = results.ladder[0]
+    rung = replace(rung, latency=replace(rung.latency, check=None))
+    one = replace(results, ladder=(rung,))
+    (found,) = limit.applied(one, FOUND, [Operator(10**9, 10**8, 10**6)], MODES).ladder
+    assert found.utilization == pytest.approx(4.0 / rung.latency.mean_ms)
+
+
 def test_a_row_that_was_not_measured_has_no_utilization() -> None:
     before = report_records.benchmark().results
     rows = tuple(replace(r, status="interrupted", utilization=None) for r in before.throughput)
@@ -394,6 +536,9 @@ def test_a_device_that_could_not_be_measured_has_no_utilization_but_a_reason() -
     found = limit.applied(before, unknown, [Operator(10**9, 10**8, 10**6)], MODES)
     assert {row.utilization for row in found.throughput} == {None}
     assert limit.summary(found, MODES[0]) == "no share of the limit: out of device memory"
+    uncopied = replace(FOUND, bytes_per_s=None)
+    found = limit.applied(before, uncopied, [Operator(10**9, 10**8, 10**6)], MODES)
+    assert {row.utilization for row in found.throughput} == {None}
 
 
 def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() -> None:
@@ -408,6 +553,54 @@ def test_what_the_device_reaches_becomes_the_least_time_and_the_most_images() ->
     assert one.attainable_throughput_ips == pytest.approx(one.flops_per_s / FLOPS)
     assert one.attainable_latency_ms == pytest.approx(1e3 * FLOPS / one.flops_per_s)
     assert limit.least_ms(1, 10, 4000, 1e6, 1e6) == pytest.approx(4.0)  # the weights' bytes
+
+
+def test_a_copy_that_came_back_wrong_is_the_reason_where_the_products_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def copy_rate(*_: object) -> float:
+        raise ArithmeticError("a copy came back wrong")
+
+    monkeypatch.setattr(limit, "copy_rate", copy_rate)
+    asked = [Operator(48, 10, 10, (2, 3, 4))]
+    found = limit.measure(SetSpeed(lambda: 1.0), asked, 1000, [Mode("fp32", "sdpa")])
+    (one,) = found.precisions
+    assert (found.bytes_per_s, one.reason) == (None, "a copy came back wrong")
+    assert one.flops_per_s is not None and one.attainable_latency_ms is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "copied"),
+    [(1000, 1 << 20), (10**7, 4 * 10**7), (10**9, 1 << 27)],
+)
+def test_each_precision_is_measured_once_and_as_many_bytes_copied_as_the_weights_have(
+    monkeypatch: pytest.MonkeyPatch, parameters: int, copied: int
+) -> None:
+    asked: list[object] = []
+    seconds = iter([1.0, 3.5])
+
+    def products_rate(_: object, shapes: object, dtype: torch.dtype) -> tuple[float, int]:
+        asked.append(dtype)
+        return 1e12, 8
+
+    def copy_rate(_: object, size: int) -> float:
+        asked.append(size)
+        return 1e11
+
+    monkeypatch.setattr(limit, "products_rate", products_rate)
+    monkeypatch.setattr(limit, "copy_rate", copy_rate)
+    monkeypatch.setattr(limit, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    operators = [Operator(10**9, 10, 10, (2, 3, 4))]
+    modes = parse_modes("fp32-sdpa,bf16,fp32-eager,fp32-graph", Mode("fp32", "sdpa"))
+    found = limit.measure(SetSpeed(lambda: 1.0), operators, parameters, modes)
+    assert asked == [copied, torch.float32, torch.bfloat16]
+    assert [one.precision for one in found.precisions] == ["fp32", "bf16"]
+    assert [one.weight_bytes for one in found.precisions] == [4 * parameters, 2 * parameters]
+    assert [one.batch_size for one in found.precisions] == [8, 8]
+    assert [one.attainable_latency_ms for one in found.precisions] == [
+        max(1.0, 1e3 * size * parameters / 1e11) for size in (4, 2)
+    ]
+    assert found.measuring_ms == 2500.0
 
 
 def test_a_product_and_a_copy_take_the_shortest_of_their_samples() -> None:

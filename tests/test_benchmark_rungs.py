@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import benchmark
 from kit.benchmark import modes, run
@@ -18,7 +22,8 @@ from kit.model.preprocessing import Preprocessing
 from kit.model.runner import Images, run_mode
 from kit.model.setup import Setup
 from kit.options import Mode
-from kit.records import ModelInfo
+from kit.records import DeviceArithmetic, DeviceInfo, ModelInfo, Products
+from tests import report_records
 from tests.benchmark_runs import Go, record_of
 
 pytest_plugins = ["tests.benchmark_plugin"]  # for the fixture `go`
@@ -149,6 +154,99 @@ def test_the_cpu_has_channels_last_and_compiled_modes_where_they_are_named() -> 
     assert str(modes.missing_rung(compiled, NPU, named=True)).startswith("torch.compile is off")
 
 
+NO_GELU = replace(report_records.ARITHMETIC, operators=report_records.ARITHMETIC.operators[:2])
+TWICE_ERF = replace(
+    report_records.ARITHMETIC,
+    operators=tuple(replace(one, found="erf") for one in report_records.ARITHMETIC.operators),
+)
+
+
+def why_missing(
+    mode: Mode,
+    device: Device = NPU,
+    *,
+    own_gelu: bool = True,
+    measured: DeviceArithmetic | None = report_records.ARITHMETIC,
+    matmul: Products = "fp32",
+    config: type[transformers.PretrainedConfig] = transformers.DINOv3ViTConfig,
+    named: bool = True,
+) -> str | None:
+    """Return why a device of these properties has no such mode."""
+    setup: Any = SimpleNamespace(device=device, model=SimpleNamespace(config=config()))
+    known: DeviceInfo = report_records.header("benchmark")["device"]
+    known = replace(known, arithmetic=measured, matmul_fp32=matmul)
+    context: Any = SimpleNamespace() if own_gelu else None
+    return modes.missing(mode, setup, known, context, named=named)
+
+
+def test_the_chips_own_gelu_is_a_mode_where_it_is_another_than_the_models() -> None:
+    mode = Mode("fp32", "sdpa", chip_gelu=True)
+    assert why_missing(mode) is None  # erf, and the chip's tanh
+    assert why_missing(mode, measured=TWICE_ERF) == "the chip's own GELU is erf, too"
+    assert why_missing(mode, measured=NO_GELU) is why_missing(mode, measured=None) is None
+    assert why_missing(mode, own_gelu=False) == "GELU is the device's own in every mode"
+    plain = replace(mode, chip_gelu=False)
+    assert why_missing(plain, measured=TWICE_ERF) is why_missing(plain, own_gelu=False) is None
+
+
+def test_strict_fp32_is_a_mode_where_it_changes_the_products() -> None:
+    strict = Mode("strict-fp32", "sdpa")
+    known: tuple[Products, ...] = ("fp32", "hf32", "tf32")
+    assert {why_missing(strict, matmul=matmul) for matmul in known} == {None}
+    assert why_missing(strict, matmul="fp16") == (
+        "fp32 products are fp16 here, whatever is set: the same as fp32"
+    )
+    assert why_missing(Mode("fp32", "sdpa"), matmul="fp16") is None
+
+
+def test_the_cpu_has_neither_graphs_nor_strict_fp32_and_other_devices_may() -> None:
+    graph, strict = Mode("fp32", "sdpa", graph=True), Mode("strict-fp32", "sdpa")
+    assert why_missing(graph, CPU) == "the CPU has no graph capture"
+    assert str(why_missing(strict, CPU)).startswith("the CPU computes fp32 without HF32 or TF32")
+    assert why_missing(Mode("fp32", "sdpa"), CPU) is None
+    assert why_missing(graph) is why_missing(strict) is None
+
+
+def test_a_model_without_attention_has_no_eager_attention() -> None:
+    without = partial(why_missing, config=transformers.ConvNextConfig)
+    assert without(Mode("fp32", "eager")) == "the model has no attention"
+    assert without(Mode("fp32", "sdpa")) is why_missing(Mode("fp32", "eager")) is None
+
+
+def test_a_rung_of_the_ladder_alone_is_asked_for_more_than_other_modes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, compiled = Mode("bf16", "sdpa", channels_last=True), Mode("bf16", "sdpa", compiled=True)
+    assert why_missing(plain, named=False) == "measured where --modes names it"
+    assert why_missing(plain, named=True) is why_missing(plain, GPU, named=False) is None
+    assert why_missing(Mode("bf16", "sdpa"), named=False) is None
+    for named in (True, False):  # naming it would not help
+        assert str(why_missing(compiled, named=named)).startswith("torch.compile is off")
+    monkeypatch.setattr(modes, "products_with_fast_math", lambda device: "bf16")
+    fast = Mode("fp32", "sdpa", fast_math=True)
+    assert why_missing(fast, CPU, named=False) is None
+    assert why_missing(fast) == "oneDNN's fast-math is the CPU's"
+    both = replace(fast, compiled=True)
+    assert why_missing(both) == "oneDNN's fast-math is the CPU's"
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    assert why_missing(both, CPU) == "TORCH_COMPILE_DISABLE=1 turns torch.compile off"
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "0")
+    monkeypatch.delenv("CXX", raising=False)
+    asked: list[str] = []
+
+    def which(name: str) -> str:
+        asked.append(name)
+        return name
+
+    monkeypatch.setattr("shutil.which", which)
+    for platform in ("linux", "darwin"):
+        monkeypatch.setattr("sys.platform", platform)
+        assert why_missing(both, CPU) is None
+    assert asked == ["g++", "clang++"]
+    monkeypatch.setattr("importlib.util.find_spec", {"triton": SimpleNamespace()}.get)
+    assert why_missing(compiled, GPU) is None
+
+
 def test_fast_math_is_left_out_where_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mode = Mode("fp32", "sdpa", fast_math=True)
     assert without_fast_math(mode, NPU) == "oneDNN's fast-math is the CPU's"
@@ -164,6 +262,17 @@ def test_what_fast_math_computes_in_is_measured_and_the_setting_restored() -> No
     before = torch.get_float32_matmul_precision()
     assert modes.products_with_fast_math(CPU) in {"fp32", "bf16"}
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_what_fast_math_computes_in_is_measured_while_it_is_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probe(*_: object) -> object:
+        setting = torch.get_float32_matmul_precision()
+        return SimpleNamespace(matmul=lambda: SimpleNamespace(found=setting))
+
+    monkeypatch.setattr(modes, "Probe", probe)
+    assert modes.products_with_fast_math(replace(CPU, name="another")) == "medium"
 
 
 def test_a_mode_with_fast_math_is_held_to_the_limits_of_reduced_products(

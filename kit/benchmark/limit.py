@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -93,8 +93,8 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
         given = tensors((args, tuple(kwargs.values())))
         made = tensors(output)
         places = {one.untyped_storage().data_ptr() for one in given}
-        is_view = made and all(one.untyped_storage().data_ptr() in places for one in made)
-        if made and (not is_view or func._schema.is_mutable):
+        is_view = all(one.untyped_storage().data_ptr() in places for one in made)
+        if not is_view or func._schema.is_mutable:
             weights = [one for one in given if one.untyped_storage().data_ptr() in self.parameters]
             formula = FORMULAS.get(func.overloadpacket)
             self.found.append(
@@ -125,11 +125,11 @@ def elements(tensor: torch.Tensor) -> int:
 def product_of(operator: object, args: Sequence[Any], output: Any) -> Shape | None:  # noqa: ANN401
     """Return the shape of the product that an operator is; None for attention's and no product."""
     if operator in (aten.mm, aten.addmm):
-        left, right = args[-2:] if operator is aten.mm else args[1:3]
+        left, right = args[-2:]  # after what addmm adds
         return int(left.shape[0]), int(left.shape[1]), int(right.shape[1])
     if operator is aten.convolution and args[8] == 1:  # groups
         weight = args[1]
-        return output[0, 0].numel(), weight[0].numel(), int(weight.shape[0])
+        return output.shape[2:].numel(), weight.shape[1:].numel(), int(weight.shape[0])
     return None
 
 
@@ -158,8 +158,8 @@ def products_rate(
     if not shapes:
         raise ArithmeticError("the model has no matrix products")
     start = time.monotonic()
-    best, best_batch, worse = 0.0, 0, 0
-    for batch in (1 << n for n in count()):
+    best, best_batch, worse, batch = 0.0, 0, 0, 1
+    while True:
         before = time.monotonic()
         try:
             with device_errors(f"multiplying as for batch {batch}"):
@@ -174,7 +174,7 @@ def products_rate(
         now = time.monotonic()
         if worse == 2 or batch >= LARGEST_BATCH or now + 2 * (now - before) > start + budget_s:
             return best, best_batch
-    raise AssertionError  # the batches have no end
+        batch *= 2
 
 
 def rate_of(
@@ -237,7 +237,7 @@ def copy_rate(stopwatch: Stopwatch, size: int) -> float:
         source = torch.ones(size // 4, device=stopwatch.device.torch_device)
         target = torch.zeros_like(source)
         took_ms = shortest_ms(stopwatch, lambda: target.copy_(source))
-        if not bool((target[:: max(1, size // 256)] == 1).all()):
+        if not bool((target == 1).all()):
             raise ArithmeticError("a copy came back wrong")
     return 2 * size / took_ms * 1e3
 
@@ -340,7 +340,9 @@ def measure(
             flops_per_s=rate,
             batch_size=batch,
             weight_bytes=weight_bytes,
-            attainable_latency_ms=least_ms(1, flops, weight_bytes, rate, bytes_per_s),
+            attainable_latency_ms=None
+            if rate is None or bytes_per_s is None
+            else least_ms(1, flops, weight_bytes, rate, bytes_per_s),
             attainable_throughput_ips=None if rate is None else rate / flops,
             reason=reason or problem,
         )
@@ -364,11 +366,9 @@ def tried(call: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def least_ms(
-    batch: int, flops: int, weight_bytes: int, flops_per_s: float | None, bytes_per_s: float | None
-) -> float | None:
+    batch: int, flops: int, weight_bytes: int, flops_per_s: float, bytes_per_s: float
+) -> float:
     """Return the least time for a batch: its products at their rate, or the weights at theirs."""
-    if flops_per_s is None or bytes_per_s is None:
-        return None
     return max(batch * flops / flops_per_s, weight_bytes / bytes_per_s) * 1e3
 
 
@@ -387,17 +387,19 @@ def applied(
         mode, batch = by_mode[name], latency.batch_size
         one, utilization, shares = reached[precision_of(mode)], None, (0.0, 0.0)
         flops_per_s, bytes_per_s = one.flops_per_s, found.bytes_per_s
-        least = least_ms(batch, found.flops_per_image, one.weight_bytes, flops_per_s, bytes_per_s)
-        if least is not None and least > latency.mean_ms:
-            reason = (
-                f"a forward of batch {batch} took {latency.mean_ms:.2f} ms, less than its limit of "
-                f"{least:.2f} ms: bare products or copies were measured too slow, beside other "
-                "work or in too little time; measure again"
-            )
-            reached[one.precision] = replace(one, reason=reason)
-        elif least is not None and flops_per_s is not None and bytes_per_s is not None:
-            utilization, itemsize = least / latency.mean_ms, DTYPES[mode.dtype].itemsize
-            shares = shares_ms(asked, batch, itemsize, flops_per_s, bytes_per_s)
+        if flops_per_s is not None and bytes_per_s is not None:
+            rates = flops_per_s, bytes_per_s
+            least = least_ms(batch, found.flops_per_image, one.weight_bytes, *rates)
+            if least > latency.mean_ms:
+                reason = (
+                    f"a forward of batch {batch} took {latency.mean_ms:.2f} ms, less than its "
+                    f"limit of {least:.2f} ms: bare products or copies were measured too slow, "
+                    "beside other work or in too little time; measure again"
+                )
+                reached[one.precision] = replace(one, reason=reason)
+            else:
+                utilization = least / latency.mean_ms
+                shares = shares_ms(asked, batch, DTYPES[mode.dtype].itemsize, *rates)
         return {"utilization": utilization, "bound": bound_of(latency, *shares)}
 
     def rows(name: str, sweep: Sequence[ThroughputRow]) -> tuple[ThroughputRow, ...]:
@@ -421,7 +423,7 @@ def applied(
 def best_row(results: BenchmarkResults) -> ThroughputRow | None:
     """Return the main mode's row with the most images per second."""
     rows = (row for row in results.throughput if row.status == "measured")
-    return max(rows, key=lambda row: row.throughput_ips or 0.0, default=None)
+    return max(rows, key=attrgetter("throughput_ips"), default=None)
 
 
 def summary(results: BenchmarkResults, mode: Mode) -> str:
@@ -432,25 +434,29 @@ def summary(results: BenchmarkResults, mode: Mode) -> str:
     row, limit = best_row(results), results.limit
     assert limit is not None
     one = next(one for one in limit.precisions if one.precision == precision_of(mode))
-    if row is None or row.utilization is None or one.flops_per_s is None:
+    if row is None or row.utilization is None:
         return f"no share of the limit: {one.reason or 'no batch size was measured'}"
+    assert one.flops_per_s is not None  # what has a share was measured, and so was its limit
+    assert row.avg_latency_ms is not None
+    assert row.throughput_ips is not None
     products_ms = row.batch_size * limit.flops_per_image / one.flops_per_s * 1e3
-    by_products = products_ms >= row.utilization * (row.avg_latency_ms or 0.0) * (1 - 1e-9)
+    by_products = products_ms >= row.utilization * row.avg_latency_ms * (1 - 1e-9)
     what = (
         "of what this device's own matrix products reach"
         if by_products
         else "of what this device's own memory bandwidth allows"
     )
     words = f"batch {row.batch_size} in {one.precision} uses {row.utilization * 100:.2g} % {what}"
-    best = max(
-        (rung for rung in results.ladder if rung.verdict != "FAIL"),
-        key=lambda rung: rung.best_throughput_ips or 0.0,
-        default=None,
-    )
-    gain = (best.best_throughput_ips or 0.0) / (row.throughput_ips or math.inf) if best else 0.0
-    if best is not None and gain > 1 + RATE_TOLERANCE:
-        words += (
-            f"; {best.mode} at batch {best.best_batch_size} would be the next step: "
-            f"{gain:.1f} times the images/s"
-        )
+    gains = [
+        (rung.best_throughput_ips / row.throughput_ips, rung)
+        for rung in results.ladder
+        if rung.verdict != "FAIL" and rung.best_throughput_ips is not None
+    ]
+    if gains:
+        gain, best = max(gains, key=itemgetter(0))
+        if gain > 1 + RATE_TOLERANCE:
+            words += (
+                f"; {best.mode} at batch {best.best_batch_size} would be the next step: "
+                f"{gain:.1f} times the images/s"
+            )
     return words

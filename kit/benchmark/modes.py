@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 
@@ -100,7 +101,7 @@ def ladder_row(
     mode = runner.mode
     best = max(
         (row for row in sweep if row.throughput_ips is not None),
-        key=lambda row: row.throughput_ips or 0.0,
+        key=attrgetter("throughput_ips"),
         default=None,
     )
     measured = [latency, *(row.latency for row in sweep if row.latency is not None)]
