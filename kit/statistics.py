@@ -116,7 +116,7 @@ def dispersion_warnings(samples_ms: Sequence[float]) -> list[str]:
     found = []
     mean, deviation = float(np.mean(samples_ms)), float(np.std(samples_ms))
     outliers = sum(sample > OUTLIER_FACTOR * median(samples_ms) for sample in samples_ms)
-    if mean > 0 and deviation > VARIATION_LIMIT * mean:
+    if deviation > VARIATION_LIMIT * mean:
         found.append(
             f"varies by {deviation / mean:.0%} of the mean: "
             "something else may be using the device or the host"
