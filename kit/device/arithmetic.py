@@ -31,7 +31,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional
 
-from kit.device.device import DTYPES, Device, device_errors, synchronize
+from kit.device.device import DTYPES, Device, device_errors
 from kit.records import DeviceArithmetic, OperatorArithmetic, Products
 from kit.statistics import finite
 
@@ -144,7 +144,6 @@ def measure(
             with own_gelu():
                 matches.insert(4, replace(probe.gelu(), operator=CHIPS_GELU))
         overflow, repeatable = probe.overflow(), probe.repeatable()
-        synchronize(device)
     rows = tuple(
         OperatorArithmetic(
             operator=one.operator,
