@@ -137,6 +137,26 @@ def test_fp64s_own_image_is_not_touched_by_the_devices_inputs() -> None:
     assert all(stage.operators for stage in examination.stages)
 
 
+def test_a_stage_whose_input_has_another_shape_is_held_against_the_image_itself() -> None:
+    def spoil(model: nn.Module) -> None:
+        def drop_a_token(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return args[0][:, 1:], *args[1:]
+
+        with torch.no_grad():
+            model.get_parameter("embeddings.cls_token").mul_(2)
+        block = next(stage for stage in find_stages(model).all if stage.number == 2)
+        model.get_submodule(block.path).register_forward_pre_hook(drop_a_token, prepend=True)
+
+    stages = examined(Case("a token is lost", model=spoil)).stages
+    for stage in stages[3:]:
+        assert [operator.name for operator in stage.operators] == ["output"]
+        (output,) = stage.operators
+        assert (output.relative_error, output.token, output.times_limit) == (None, None, None)
+        assert output.expected_error < 1e-5
+        assert stage.cpu_error < 1e-5
+    assert all(stage.first_unexplained is None for stage in stages[1:3])
+
+
 def test_the_cpus_own_error_stands_beside_the_declared_arithmetics() -> None:
     declared = Declared(convolution="hf32")
     stages = examined(Case("HF32 convolution, declared", declared=declared)).stages
