@@ -11,6 +11,7 @@ from torch import nn
 
 from kit.accuracy.examine import (
     Distance,
+    Distances,
     StageErrors,
     distances,
     distinct,
@@ -64,7 +65,7 @@ def test_a_tensor_that_is_not_of_two_images_is_an_error(shape: tuple[int, ...]) 
 def test_an_error_is_so_many_times_what_the_arithmetic_explains(
     imitation: Distance, device: Distance, times: float
 ) -> None:
-    found = {"imitation": imitation, "device": device}
+    found: Distances = {"imitation": imitation, "device": device}
     error = operator_error("mlp.output", "MLP", found, factor=10, smallest=0.25)
     if math.isfinite(imitation.error) and imitation.error > 0:
         error = operator_error("mlp.output", "MLP", found, factor=10)
@@ -79,13 +80,13 @@ def test_an_error_that_is_not_finite_or_of_another_shape_is_beyond_every_limit()
     shape = operator_error("mlp.output", "MLP", {"imitation": imitation}, factor=10)
     assert (shape.relative_error, shape.token_error, shape.token) == (None, None, None)
     assert (shape.expected_error, shape.expected_token_error) == (1e-3, 2e-3)
-    broken = {"imitation": imitation, "device": Distance(math.inf, math.inf, 7)}
+    broken: Distances = {"imitation": imitation, "device": Distance(math.inf, math.inf, 7)}
     infinite = operator_error("mlp.output", "MLP", broken, factor=10)
     assert (infinite.relative_error, infinite.token_error, infinite.token) == (None, None, 7)
     for error in (shape, infinite):
         assert error.times_limit is None
         assert times_limit(error) == math.inf
-    overflowed = {"imitation": Distance(math.inf, math.inf, 0), "device": imitation}
+    overflowed: Distances = {"imitation": Distance(math.inf, math.inf, 0), "device": imitation}
     unexplained = operator_error("mlp.output", "MLP", overflowed, factor=10)
     assert (unexplained.expected_error, unexplained.expected_token_error) == (0, 0)
 
@@ -189,6 +190,37 @@ def test_the_position_of_an_operators_worst_token_is_kept() -> None:
     assert found.times_limit == times_limit(found) > 1e4
 
 
+@pytest.mark.parametrize(
+    ("off", "name", "named"),
+    [
+        (0.8, "mlp.down_proj", False),
+        (1.5, "mlp.down_proj", True),
+        (1.5, "attention.q_proj", True),
+        (1.5, "norm2", True),
+    ],
+)
+def test_where_products_are_rounded_a_module_by_itself_is_held_to_its_tolerance(
+    off: float, name: str, named: bool
+) -> None:
+    def spoil(model: nn.Module) -> None:
+        block = next(stage for stage in find_stages(model).all if stage.number == 2)
+        model.get_submodule(f"{block.path}.{name}").register_forward_hook(
+            lambda _, __, output: output * (1 + off * SMALLEST_ALONE["sum"]), prepend=True
+        )
+
+    declared = Declared(matmul="hf32", convolution="hf32")
+    stages = examined(Case("a module a little off", model=spoil, declared=declared)).stages
+    found = {stage.stage.number: stage.first_unexplained for stage in stages}
+    spoiled = found.pop(2)
+    assert set(found.values()) == {None}
+    if not named:
+        assert spoiled is None
+        return
+    assert spoiled is not None
+    assert (spoiled.name, spoiled.smallest_limit) == (f"{name}.output", SMALLEST_ALONE["sum"])
+    assert times_limit(spoiled) == pytest.approx(off, rel=0.2)
+
+
 def test_a_stage_that_raises_leaves_nothing_behind() -> None:
     model = copy.deepcopy(trained_like_model())
     stages = find_stages(model).all
@@ -256,7 +288,7 @@ def test_a_scale_within_four_standard_errors_of_its_fit_is_right(scale: float) -
     result = points["attention.o_proj.input"]
     result = result + 0.03 * result.std() * torch.randn(result.shape, generator=generator)
     query, key, value, noisy = (
-        tensor.double().unflatten(-1, (4, 16)).transpose(1, 2) if tensor.ndim == 3 else tensor
+        tensor.double().reshape(1, 60, 4, 16).transpose(1, 2) if tensor.ndim == 3 else tensor
         for tensor in (
             points["attention.rotated_query"].double(), points["attention.rotated_key"].double(),
             points["attention.v_proj.output"], result,

@@ -268,7 +268,7 @@ def test_the_devices_switches_are_those_that_it_has(
 
 
 def test_a_model_without_attention_has_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explaining.models, "has_attention", lambda _: False)
+    monkeypatch.setattr("kit.accuracy.explain.models.has_attention", lambda _: False)
     names = notes(device_switches(cast(Any, Fakes(Declared())), PIXELS))
     assert not any("attention" in name for name in names)
 
@@ -283,7 +283,8 @@ def test_one_kind_of_products_is_switched_off_and_the_other_stays_as_it_was(
             return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     monkeypatch.setattr(explaining, "on_device", on_device)
-    switches = device_switches(Fakes(Declared("fp32", matmul, convolution)), PIXELS)
+    sides: Any = Fakes(Declared("fp32", matmul, convolution))
+    switches = device_switches(sides, PIXELS)
     convolution_off, products_off = (next(switches).run() for _ in range(2))
     assert convolution_off == (matmul == "hf32", False)
     assert products_off == (False, convolution == "hf32")
@@ -350,7 +351,7 @@ def test_the_periods_and_not_their_inverses_are_rounded_and_given_back() -> None
     rope = nn.Module()
     before = torch.tensor([1.0, 0.3, 0.01, 1 / 300])
     rope.register_buffer("inv_freq", before)
-    side: Any = SimpleNamespace(features=lambda _: features(rope.inv_freq))
+    side: Any = SimpleNamespace(features=lambda _: features(rope.get_buffer("inv_freq")))
     found = with_bf16_periods(side, rope, PIXELS)
     periods = torch.tensor([1.0, 3.328125, 100.0, 300.0])  # 8 bits of 1, 3.33, 100 and 300
     torch.testing.assert_close(found, 1 / periods, rtol=1e-6, atol=0)

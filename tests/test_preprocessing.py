@@ -138,7 +138,7 @@ def test_a_size_keeps_the_proportion_of_resize_and_crop() -> None:
     ("size", "crop", "cut", "zeros"),
     [  # rows and columns; what is left of the image; zeros left, right, above and below it
         ((7, 9), (3, 4), (slice(2, 5), slice(2, 6)), (0, 0, 0, 0)),
-        ((2, 3), (7, 6), (slice(0, 2), slice(0, 3)), (1, 2, 2, 3)),
+        ((2, 3), (7, 9), (slice(0, 2), slice(0, 3)), (3, 3, 2, 3)),
         ((2, 3), (3, 4), (slice(0, 2), slice(0, 3)), (0, 1, 0, 1)),
         ((3, 8), (6, 3), (slice(0, 3), slice(2, 5)), (0, 0, 1, 2)),
         ((8, 3), (3, 6), (slice(2, 5), slice(0, 3)), (1, 2, 0, 0)),
