@@ -298,7 +298,7 @@ def principal_components(tokens: Tokens, basis_of: Tokens | None = None) -> Toke
     usable = min(3, int((values > values.max(initial=0.0) * 1e-10).sum()))
     scores = np.zeros((len(tokens), 3))
     peaks = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)[0, :usable]
-    scale = np.sqrt(len(basis)) * np.where(peaks < 0, -1.0, 1.0) / values[:usable]
+    scale = np.sqrt(len(basis)) * np.sign(peaks) / values[:usable]
     scores[:, :usable] = (wide - mean) @ components[:usable].T * scale
     return scores
 

@@ -231,6 +231,8 @@ def test_both_orders_of_the_steps_compute_the_same(config: dict[str, object]) ->
         ({"rescale_factor": 0}, "rescale_factor or image_std of 0"),
         ({"size": {"height": 5, "width": 8193}}, "a size of 8193"),
         ({"size": {"height": 5, "width": 5.0}}, r"a size of 5\.0"),
+        ({"image_std": [1, 2, "x" * 50]}, "do: x{40} is not a number"),
+        ({"size": {"height": 5, "width": "x" * 50}}, "a size of x{40}, which"),
         ({"do_center_crop": True}, "crop_size"),
         ([], "JSON object"),
     ],
