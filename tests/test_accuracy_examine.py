@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,18 @@ from kit.accuracy.examine import (
 from kit.accuracy.limits import SMALLEST_ALONE, SMALLEST_LIMIT
 from kit.accuracy.recorder import Stage, StageWatch, find_stages, recorded
 from kit.accuracy.references import Declared
+from kit.device.arithmetic import round_mantissa
 from kit.errors import KitError
 from kit.records import OperatorError
+from tests.accuracy_block_faults import ATTENTION_FAULTS
 from tests.accuracy_model import BLOCKS, Case, examined, good_pixels, references, trained_like_model
+
+REDUCED = Declared(matmul="hf32", convolution="hf32")
+
+
+def module_of(model: nn.Module, number: int, name: str) -> nn.Module:
+    stage = next(stage for stage in find_stages(model).all if stage.number == number)
+    return model.get_submodule(f"{stage.path}.{name}")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -129,6 +139,8 @@ def test_fp64s_own_image_is_not_touched_by_the_devices_inputs() -> None:
     expected = references(Declared()).fp64.features(good_pixels())
     difference = examination.fp64.last_hidden_state - expected.last_hidden_state
     assert float(difference.abs().max()) < 1e-12
+    assert torch.allclose(examination.fp64.pooler_output, expected.pooler_output, rtol=1e-12)
+    assert examination.fp64.pooler_output.shape == expected.pooler_output.shape
     assert all((stage.accumulated.relative_error or 0) > 1e-3 for stage in examination.stages)
     assert all(stage.first_unexplained is None for stage in examination.stages[1:])
     for stage in examination.stages[1:]:  # each on the device's own input, which is right there
@@ -180,14 +192,89 @@ def test_the_position_of_an_operators_worst_token_is_kept() -> None:
         def change(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
             return output * torch.ones(21, 1).index_fill(0, torch.tensor([17]), 1.5)
 
-        block = next(stage for stage in find_stages(model).all if stage.number == 2)
-        activation = model.get_submodule(f"{block.path}.mlp.act_fn")
+        activation = module_of(model, 2, "mlp.act_fn")
         activation.register_forward_hook(change, prepend=True)
 
     found = examined(Case("one token of an activation", model=spoil)).stages[3].first_unexplained
     assert found is not None
     assert (found.name, found.token) == ("mlp.act_fn.output", 17)
     assert found.times_limit == times_limit(found) > 1e4
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "place", "token"),
+    [
+        (-1, "patch_embeddings", (0, slice(None), 2, 1), 9),  # a map of 4 x 4 patches
+        (2, "mlp.down_proj", (0, 17), 17),
+    ],
+)
+@pytest.mark.parametrize(("declared", "factor"), [(Declared(), 1.5), (REDUCED, 1.0002)])
+def test_a_wrong_token_is_found_in_maps_and_in_rows_whatever_the_products(
+    number: int, name: str, place: Any, token: int, declared: Declared, factor: float  # noqa: ANN401 - an index
+) -> None:  # fmt: skip
+    def spoil(model: nn.Module) -> None:
+        def change(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+            changed = output.clone()
+            changed[place] *= factor
+            return changed
+
+        module_of(model, number, name).register_forward_hook(change, prepend=True)
+
+    stage = examined(Case("a wrong token", model=spoil, declared=declared)).stages[number + 1]
+    found = stage.first_unexplained
+    assert found is not None
+    assert (found.name, found.token) == (f"{name}.output", token)
+    assert found.token_error == pytest.approx(factor - 1, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("share", "named"), [(0.0, False), (0.45, False), (0.55, True), (1.0, False)]
+)
+def test_a_device_that_is_nearer_to_fp64_than_to_what_it_declares_is_no_fault(
+    share: float, named: bool
+) -> None:
+    def spoil(model: nn.Module) -> None:
+        linear = module_of(model, 2, "mlp.down_proj")
+        weight, bias = (linear.get_parameter(one).detach() for one in ("weight", "bias"))
+
+        def product(x: torch.Tensor, bits: int) -> Any:  # noqa: ANN401 - of numpy, so not imitated
+            rows, columns = (round_mantissa(one, bits).double().numpy() for one in (x, weight))
+            return rows @ columns.T + bias.double().numpy()
+
+        def change(_: nn.Module, args: tuple[torch.Tensor], __: object) -> torch.Tensor:
+            plain, rounded = product(args[0], 22), product(args[0], 11)
+            return torch.from_numpy(plain + share * (rounded - plain)).float()
+
+        linear.register_forward_hook(change, prepend=True)
+
+    stage = examined(Case("more exact", model=spoil, declared=REDUCED)).stages[3]
+    found = stage.first_unexplained
+    assert (found is not None) == named
+    assert found is None or found.name == "mlp.down_proj.output"
+
+
+def test_the_first_stage_is_held_against_the_images_own_input() -> None:
+    embedding, *blocks = examined(Case("brighter", pixels=lambda pixels: pixels * 1.01)).stages
+    found = embedding.first_unexplained
+    assert found is not None
+    assert (found.name, found.operator) == ("input", "input")
+    assert found.relative_error == pytest.approx(0.01, rel=1e-3)
+    assert all(stage.first_unexplained is None for stage in blocks)
+
+
+def test_a_wrong_scale_of_the_scores_is_an_operator_of_its_block() -> None:
+    case = next(case for case in ATTENTION_FAULTS if case.name == "attention scale 1 % too large")
+    stages = examined(dataclasses.replace(case, declared=REDUCED)).stages
+    scales = [
+        operator
+        for stage in stages
+        for operator in stage.operators
+        if operator.name == "attention.score_scale"
+    ]
+    assert len(scales) == BLOCKS
+    assert [operator for operator in scales if times_limit(operator) > 1] == [scales[2]]
+    assert scales[2].relative_error == pytest.approx(0.01, rel=0.1)
+    assert {operator.token for operator in scales} == {0}
 
 
 @pytest.mark.parametrize(
@@ -203,13 +290,11 @@ def test_where_products_are_rounded_a_module_by_itself_is_held_to_its_tolerance(
     off: float, name: str, named: bool
 ) -> None:
     def spoil(model: nn.Module) -> None:
-        block = next(stage for stage in find_stages(model).all if stage.number == 2)
-        model.get_submodule(f"{block.path}.{name}").register_forward_hook(
+        module_of(model, 2, name).register_forward_hook(
             lambda _, __, output: output * (1 + off * SMALLEST_ALONE["sum"]), prepend=True
         )
 
-    declared = Declared(matmul="hf32", convolution="hf32")
-    stages = examined(Case("a module a little off", model=spoil, declared=declared)).stages
+    stages = examined(Case("a module a little off", model=spoil, declared=REDUCED)).stages
     found = {stage.stage.number: stage.first_unexplained for stage in stages}
     spoiled = found.pop(2)
     assert set(found.values()) == {None}

@@ -364,7 +364,7 @@ def score_scale(points: Points) -> float | None:
     )
     known = torch.stack([exact.flatten(), (moved - exact).flatten() / SCALE_STEP], 1)
     left = (result - exact).flatten()
-    if not bool(torch.isfinite(known).all() and torch.isfinite(left).all()):
+    if not bool(torch.isfinite(left).all()):
         return None
     inverse = torch.linalg.pinv(known.T @ known)
     factors = inverse @ (known.T @ left)
