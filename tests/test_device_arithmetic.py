@@ -357,6 +357,35 @@ def test_functions_are_probed_at_both_ends_of_the_rotary_embeddings_angles() -> 
         assert found(outside(call, -9.0, 9.0)) == SOUND
 
 
+def test_each_operator_is_probed_at_the_models_sizes_and_where_its_entries_differ() -> None:
+    given: dict[str, tuple[Tensor, ...]] = {}
+
+    def spied(name: str) -> Callable[..., Tensor]:
+        call: Callable[..., Tensor] = getattr(PLAIN, name)
+
+        def look(*inputs: Tensor) -> Tensor:
+            given.setdefault(name, tuple(tensor.double() for tensor in inputs))
+            return call(*inputs)
+
+        return look
+
+    fields = ("matmul", "convolution", "attention", "gelu", "norm", "softmax", "exp", "sin", "cos")
+    assert found(Operators(**{name: spied(name) for name in fields})) == SOUND
+    width, tokens, head, patch = 768, 1 + 4 + 14 * 14, 64, 16  # ViT-B/16, registers, 224 pixels
+    shapes = {name: [tuple(one.shape) for one in inputs] for name, inputs in given.items()}
+    assert shapes["matmul"] == [(32, width), (width, width)]
+    assert shapes["convolution"] == [(1, 3, 6 * patch, 6 * patch), (width, 3, patch, patch)]
+    assert shapes["attention"] == [(1, 2, tokens, head)] * 3
+    assert (shapes["norm"], shapes["softmax"]) == ([(32, width)], [(32, tokens)])
+    assert float(given["softmax"][0].std()) == pytest.approx(3, rel=0.05)  # scores that matter
+    (gelu,) = given["gelu"]  # where 16 bits tell the two forms apart
+    assert (float(gelu.min()), float(gelu.max())) == (-4, -1)
+    (exp,) = given["exp"]  # a softmax takes it of differences from the largest
+    assert (float(exp.min()), float(exp.max())) == (-20, 1)
+    for name in ("sin", "cos"):
+        assert 2 * math.pi < float(given[name][0].max()) == -float(given[name][0].min()) < 8
+
+
 def test_the_operators_are_those_of_the_model() -> None:
     rows = arithmetic.normal(2, 3, 5, seed=1).double()
     mean, variance = rows.mean(-1, keepdim=True), rows.var(-1, keepdim=True, correction=0)
