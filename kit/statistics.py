@@ -116,7 +116,7 @@ def dispersion_warnings(samples_ms: Sequence[float]) -> list[str]:
     found = []
     mean, deviation = float(np.mean(samples_ms)), float(np.std(samples_ms))
     outliers = sum(sample > OUTLIER_FACTOR * median(samples_ms) for sample in samples_ms)
-    if mean > 0 and deviation > VARIATION_LIMIT * mean:
+    if deviation > VARIATION_LIMIT * mean:
         found.append(
             f"varies by {deviation / mean:.0%} of the mean: "
             "something else may be using the device or the host"
@@ -298,7 +298,7 @@ def principal_components(tokens: Tokens, basis_of: Tokens | None = None) -> Toke
     usable = min(3, int((values > values.max(initial=0.0) * 1e-10).sum()))
     scores = np.zeros((len(tokens), 3))
     peaks = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)[0, :usable]
-    scale = np.sqrt(len(basis)) * np.where(peaks < 0, -1.0, 1.0) / values[:usable]
+    scale = np.sqrt(len(basis)) * np.sign(peaks) / values[:usable]
     scores[:, :usable] = (wide - mean) @ components[:usable].T * scale
     return scores
 

@@ -317,10 +317,96 @@ def test_saturation_and_other_bits_on_a_second_call_are_seen() -> None:
     assert arithmetic.measure(CPU, "fp16", {}).overflow == "infinity"
     changed = replace(PLAIN, matmul=saturating)
     assert arithmetic.measure(CPU, "fp32", {}, changed).overflow == "saturates"
+
+    def partly(left: Tensor, right: Tensor) -> Tensor:
+        product = left @ right
+        product[0, 0] = 1.0
+        return product
+
+    probe = Probe(CPU, torch.float32, replace(PLAIN, matmul=partly))
+    assert probe.overflow() == "infinity"
     count = itertools.count()
     drifting = replace(PLAIN, matmul=lambda a, b: (a @ b) + 1e-9 * (next(count) % 2))
     assert arithmetic.measure(CPU, "fp32", {}).repeatable
     assert not arithmetic.measure(CPU, "fp32", {}, drifting).repeatable
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_overflows_is_the_product_and_not_its_inputs(dtype: torch.dtype) -> None:
+    seen: list[Tensor] = []
+
+    def look(left: Tensor, right: Tensor) -> Tensor:
+        seen.extend((left, right))
+        return left @ right
+
+    assert Probe(CPU, dtype, replace(PLAIN, matmul=look)).overflow() == "infinity"
+    assert all(tensor.dtype == dtype and tensor.isfinite().all() for tensor in seen)
+
+
+def test_functions_are_probed_at_both_ends_of_the_rotary_embeddings_angles() -> None:
+    def outside(call: Callable[[Tensor], Tensor], low: float, high: float) -> Operators:
+        def broken(x: Tensor) -> Tensor:
+            return torch.where((x < low) | (x > high), call(x) + 0.001, call(x))
+
+        changed = only_fp32(call, broken)
+        return replace(PLAIN, sin=changed) if call is torch.sin else replace(PLAIN, cos=changed)
+
+    for call in (torch.sin, torch.cos):
+        for low, high in ((-6.0, 9.0), (-9.0, 6.0)):  # the angles reach 2 pi
+            assert found(outside(call, low, high)) == SOUND | {call.__name__: UNKNOWN}
+        assert found(outside(call, -9.0, 9.0)) == SOUND
+
+
+def test_each_operator_is_probed_at_the_models_sizes_and_where_its_entries_differ() -> None:
+    given: dict[str, tuple[Tensor, ...]] = {}
+
+    def spied(name: str) -> Callable[..., Tensor]:
+        call: Callable[..., Tensor] = getattr(PLAIN, name)
+
+        def look(*inputs: Tensor) -> Tensor:
+            given.setdefault(name, tuple(tensor.double() for tensor in inputs))
+            return call(*inputs)
+
+        return look
+
+    fields = ("matmul", "convolution", "attention", "gelu", "norm", "softmax", "exp", "sin", "cos")
+    assert found(Operators(**{name: spied(name) for name in fields})) == SOUND
+    width, tokens, head, patch = 768, 1 + 4 + 14 * 14, 64, 16  # ViT-B/16, registers, 224 pixels
+    shapes = {name: [tuple(one.shape) for one in inputs] for name, inputs in given.items()}
+    assert shapes["matmul"] == [(32, width), (width, width)]
+    assert shapes["convolution"] == [(1, 3, 6 * patch, 6 * patch), (width, 3, patch, patch)]
+    assert shapes["attention"] == [(1, 2, tokens, head)] * 3
+    assert (shapes["norm"], shapes["softmax"]) == ([(32, width)], [(32, tokens)])
+    assert float(given["softmax"][0].std()) == pytest.approx(3, rel=0.05)  # scores that matter
+    (gelu,) = given["gelu"]  # where 16 bits tell the two forms apart
+    assert (float(gelu.min()), float(gelu.max())) == (-4, -1)
+    (exp,) = given["exp"]  # a softmax takes it of differences from the largest
+    assert (float(exp.min()), float(exp.max())) == (-20, 1)
+    for name in ("sin", "cos"):
+        assert 2 * math.pi < float(given[name][0].max()) == -float(given[name][0].min()) < 8
+
+
+def test_the_operators_are_those_of_the_model() -> None:
+    rows = arithmetic.normal(2, 3, 5, seed=1).double()
+    mean, variance = rows.mean(-1, keepdim=True), rows.var(-1, keepdim=True, correction=0)
+    torch.testing.assert_close(PLAIN.norm(rows), (rows - mean) / torch.sqrt(variance + 1e-5))
+    powers = torch.exp(rows)
+    torch.testing.assert_close(PLAIN.softmax(rows), powers / powers.sum(-1, keepdim=True))
+
+
+def test_what_an_operator_multiplies_in_is_as_found_or_as_set_where_nobody_knows() -> None:
+    rows = tuple(
+        OperatorArithmetic(operator, "fp32", found, "fp32", 0.0, 1.0)
+        for operator, found in (("matrix product", "hf32"), ("attention", UNKNOWN))
+    )
+    measured = DeviceArithmetic(rows, "infinity", repeatable=True)
+    assert arithmetic.found(measured, "matrix product") == "hf32"
+    assert arithmetic.found(measured, "attention") == UNKNOWN
+    assert arithmetic.found(measured, "convolution") is None
+    assert arithmetic.found(None, "matrix product") is None
+    assert arithmetic.multiplies_in(measured, "matrix product", "tf32") == "hf32"
+    assert arithmetic.multiplies_in(measured, "attention", "tf32") == "tf32"
+    assert arithmetic.multiplies_in(None, "matrix product", "bf16") == "bf16"
 
 
 def test_what_was_asked_for_stands_beside_what_was_found() -> None:
@@ -427,6 +513,11 @@ def test_each_row_has_its_entry_its_tolerance_and_its_place() -> None:
     assert {rows[name].nearest for name in ("GELU", arithmetic.CHIPS_GELU)} == {"erf"}
     assert rows["matrix product"].tolerance == arithmetic.TOLERANCES["sum"]
     assert rows["GELU"].tolerance == arithmetic.TOLERANCES["form"]
+    fp16, bf16 = (arithmetic.stored_tolerance(one) for one in (torch.float16, torch.bfloat16))
+    assert fp16 == arithmetic.TOLERANCES["stored sum"]
+    units = arithmetic.UNIT_ROUNDOFF
+    assert bf16 / fp16 == units[torch.bfloat16] / units[torch.float16]
+    assert all(unit == torch.finfo(dtype).eps / 2 for dtype, unit in units.items())
     for name, dtype in arithmetic.HALF_TYPES.items():
         halves = {one.operator: one for one in arithmetic.measure(CPU, name, {}).operators}
         unit = arithmetic.UNIT_ROUNDOFF[dtype]

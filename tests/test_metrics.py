@@ -23,6 +23,7 @@ from kit.statistics import (
     compare_tokens,
     percentiles_of,
     principal_components,
+    ratio,
 )
 
 STORED = Path(__file__).resolve().parent / "data" / "metrics.safetensors"
@@ -240,6 +241,26 @@ def test_the_largest_numbers_of_fp64_are_compared_as_others_are() -> None:
     assert compare(tiny, wide).mse == compare(wide, tiny).mse == pytest.approx(1e200, rel=1e-12)
 
 
+def test_tensors_of_the_two_ends_of_fp64_are_compared_too() -> None:
+    large = torch.tensor([1e300, 1e300], dtype=torch.float64)
+    small = torch.tensor([1e-300, 1e-300], dtype=torch.float64)
+    assert compare(large, small).relative_error == 1
+    assert compare(small, large).relative_error == math.inf
+    mixed = torch.tensor([1e200, 1e-200, 0.0], dtype=torch.float64)
+    assert compare(mixed, 2 * mixed).relative_error == pytest.approx(1)
+    assert compare(mixed, 2 * mixed).cosine == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "norm", "expected"),
+    [(0.0, 0.0, 0.0), (1.0, 0.0, math.inf), (0.5, 0.0, math.inf), (3.0, 1.0, 3.0), (3.0, 2.0, 1.5)],
+)
+def test_an_error_over_a_norm_of_zero_is_infinite_unless_it_is_zero_too(
+    error: float, norm: float, expected: float
+) -> None:
+    assert ratio(error, norm) == expected
+
+
 def test_a_percentile_that_is_one_of_the_values_is_that_value_beside_infinity_too() -> None:
     values = torch.tensor([math.inf, 1.0, 2.0], dtype=torch.float64)
     assert percentiles_of(values)[0] == Percentile(50.0, 2.0)
@@ -266,6 +287,11 @@ def test_the_principal_components_are_the_eigenvectors_of_the_covariance() -> No
     assert principal_components(others, tokens) == pytest.approx(
         (others - tokens.mean(axis=0)) @ strongest * scale, abs=1e-9
     )
+
+
+def test_components_are_whitened_at_every_scale() -> None:
+    tokens = np.random.default_rng(5).normal(size=(40, 6))
+    assert principal_components(tokens * 1e-30) == pytest.approx(principal_components(tokens))
 
 
 def test_features_without_variance_have_no_components() -> None:

@@ -25,6 +25,8 @@ from tests.preprocessing_reference import (
     key,
 )
 
+NOTHING = Preprocessing(height=None, width=None, rescale_factor=None, mean=None, std=None)
+
 
 def computed(name: str, size: tuple[int, int]) -> torch.Tensor:
     return preprocessing.preprocess(image_of(*size), preprocessing.from_config(CONFIGS[name]))
@@ -85,6 +87,34 @@ def test_without_a_config_file_the_steps_are_dinov3s(tmp_path: Path) -> None:
     )
 
 
+def test_the_record_names_the_steps_in_their_order() -> None:
+    steps = Preprocessing(rescale_first=False, height=30, width=None, crop=(9, 7))
+    normalize = "normalize mean (0.485, 0.456, 0.406) std (0.229, 0.224, 0.225)"
+    resize = "resize shortest edge 30 bilinear antialias, center crop 9x7"
+    assert str(steps) == f"{resize}, rescale 0.003921568627, {normalize}"
+    dinov3 = replace(steps, rescale_first=True)
+    assert str(dinov3) == f"rescale 0.003921568627, {resize}, {normalize}"
+    assert str(NOTHING) == str(replace(NOTHING, rescale_first=False)) == ""
+
+
+def test_the_nearest_pixel_is_repeated_as_it_is() -> None:
+    pixels = image_of(4, 3)
+    steps = replace(NOTHING, height=6, width=12, interpolation="nearest")
+    found = preprocessing.preprocess(pixels, steps)[0].numpy()
+    assert np.array_equal(found, pixels.transpose(2, 0, 1).repeat(2, axis=1).repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_half_a_normalization_is_none(first: bool) -> None:
+    pixels = image_of(5, 4)
+    for steps in (replace(NOTHING, mean=(1.0, 1.0, 1.0)), replace(NOTHING, std=(2.0, 2.0, 2.0))):
+        for factor in (None, 0.5):
+            asked = replace(steps, rescale_first=first, rescale_factor=factor)
+            plain = replace(NOTHING, rescale_factor=factor)
+            found = preprocessing.preprocess(pixels, asked)
+            assert torch.equal(found, preprocessing.preprocess(pixels, plain))
+
+
 def test_the_weights_own_file_is_followed(tmp_path: Path) -> None:
     config = {"size": {"height": 64, "width": 96}, "do_normalize": False, "rescale_factor": 0.5}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
@@ -102,6 +132,30 @@ def test_a_size_keeps_the_proportion_of_resize_and_crop() -> None:
     assert (wide.height, wide.width, wide.crop) == (20, 30, (10, 10))
     plain = Preprocessing(height=40, width=90).with_size(10)
     assert (plain.height, plain.width, plain.crop) == (10, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "cut", "zeros"),
+    [  # rows and columns; what is left of the image; zeros left, right, above and below it
+        ((7, 9), (3, 4), (slice(2, 5), slice(2, 6)), (0, 0, 0, 0)),
+        ((2, 3), (7, 9), (slice(0, 2), slice(0, 3)), (3, 3, 2, 3)),
+        ((2, 3), (3, 4), (slice(0, 2), slice(0, 3)), (0, 1, 0, 1)),
+        ((3, 8), (6, 3), (slice(0, 3), slice(2, 5)), (0, 0, 1, 2)),
+        ((8, 3), (3, 6), (slice(2, 5), slice(0, 3)), (1, 2, 0, 0)),
+    ],
+)
+def test_a_crop_is_the_middle_with_zeros_around_a_smaller_image(
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    cut: tuple[slice, slice],
+    zeros: tuple[int, int, int, int],
+) -> None:
+    rows, columns = size
+    pixels = image_of(columns, rows)
+    found = preprocessing.preprocess(pixels, replace(NOTHING, crop=crop))[0]
+    left, right, above, below = zeros
+    expected = np.pad(pixels[cut].transpose(2, 0, 1), ((0, 0), (above, below), (left, right)))
+    assert np.array_equal(found.numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +231,8 @@ def test_both_orders_of_the_steps_compute_the_same(config: dict[str, object]) ->
         ({"rescale_factor": 0}, "rescale_factor or image_std of 0"),
         ({"size": {"height": 5, "width": 8193}}, "a size of 8193"),
         ({"size": {"height": 5, "width": 5.0}}, r"a size of 5\.0"),
+        ({"image_std": [1, 2, "x" * 50]}, "do: x{40} is not a number"),
+        ({"size": {"height": 5, "width": "x" * 50}}, "a size of x{40}, which"),
         ({"do_center_crop": True}, "crop_size"),
         ([], "JSON object"),
     ],

@@ -55,6 +55,21 @@ def test_a_percentile_is_supported_once_a_sample_can_lie_beyond_it(
     assert statistics.statistics([1.0] * count).unsupported == names
 
 
+@pytest.mark.parametrize(
+    ("percentile", "count"), [(50, 2), (66, 3), (67, 4), (90, 10), (97, 34), (99, 100)]
+)
+def test_a_percentile_needs_a_whole_number_of_samples_not_one_too_few(
+    percentile: int, count: int
+) -> None:
+    assert statistics.samples_needed(percentile) == count
+
+
+def test_a_step_of_three_percent_between_windows_is_steady_and_a_larger_one_is_not() -> None:
+    assert statistics.is_steady([100.0] * 5 + [103.0] * 5, window=5)
+    assert not statistics.is_steady([100.0] * 5 + [103.2] * 5, window=5)
+    assert not statistics.is_steady([103.2] * 5 + [100.0] * 5, window=5)
+
+
 def test_too_few_samples_are_not_steady() -> None:
     assert not statistics.is_steady([5.0] * 9, window=5)
     assert statistics.is_steady([5.0] * 10, window=5)

@@ -31,7 +31,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional
 
-from kit.device.device import DTYPES, Device, device_errors, synchronize
+from kit.device.device import DTYPES, Device, device_errors
 from kit.records import DeviceArithmetic, OperatorArithmetic, Products
 from kit.statistics import finite
 
@@ -128,6 +128,7 @@ def measure(
     Raises DeviceError where the device fails.
     """
     probe = Probe(device, DTYPES[dtype], operators or Operators())
+    angles = torch.linspace(-7, 7, 4096)  # the rotary embedding's reach 2 pi
     with device_errors("measuring its arithmetic"):
         matches = [
             probe.matmul(),
@@ -137,14 +138,13 @@ def measure(
             probe.function("norm", probe.operators.norm, normal(ROWS, WIDTH, seed=7)),
             probe.function("softmax", probe.operators.softmax, 3 * normal(ROWS, TOKENS, seed=8)),
             probe.function("exp", probe.operators.exp, torch.linspace(-20, 1, 4096)),
-            probe.function("sin", probe.operators.sin, torch.linspace(-7, 7, 4096)),
-            probe.function("cos", probe.operators.cos, torch.linspace(-7, 7, 4096)),
+            probe.function("sin", probe.operators.sin, angles),
+            probe.function("cos", probe.operators.cos, angles),
         ]
         if own_gelu is not None:
             with own_gelu():
                 matches.insert(4, replace(probe.gelu(), operator=CHIPS_GELU))
         overflow, repeatable = probe.overflow(), probe.repeatable()
-        synchronize(device)
     rows = tuple(
         OperatorArithmetic(
             operator=one.operator,

@@ -189,19 +189,16 @@ def resize(image: torch.Tensor, steps: Preprocessing) -> torch.Tensor:
     if steps.height is None:
         return image
     rows, columns = image.shape[-2:]
-    target = (steps.height, steps.width or 0)
-    if steps.width is None:
+    if steps.width is not None:
+        target = (steps.height, steps.width)
+    else:
         long = int(steps.height * max(rows, columns) / min(rows, columns))
         target = (long, steps.height) if rows > columns else (steps.height, long)
     if target == (rows, columns):
         return image
     antialias = steps.interpolation != "nearest"
     return torch.nn.functional.interpolate(
-        image,
-        target,
-        mode=steps.interpolation,
-        align_corners=False if antialias else None,
-        antialias=antialias,
+        image, target, mode=steps.interpolation, antialias=antialias
     )
 
 
