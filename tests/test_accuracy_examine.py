@@ -120,7 +120,7 @@ def test_a_stage_names_its_first_operator_beyond_its_limit_and_its_worst() -> No
 
 def test_nothing_is_no_distance_from_nothing() -> None:
     nothing = torch.ones(0, 4, dtype=torch.float64)
-    assert distances(nothing, {"device": nothing}) == {"device": Distance(0.0, 0.0, 0)}
+    assert distances(nothing, {"device": nothing}, -1) == {"device": Distance(0.0, 0.0, 0)}
 
 
 def test_of_points_that_are_one_tensor_the_first_is_kept_and_the_output() -> None:

@@ -71,7 +71,7 @@ Alone = tuple[Distances, float]  # of a module by itself, with its tolerance
 
 
 def distances(
-    reference: torch.Tensor, sides: Mapping[SideName, torch.Tensor], token_axis: int = -1
+    reference: torch.Tensor, sides: Mapping[SideName, torch.Tensor], token_axis: int
 ) -> Distances:
     """Return how far several tensors are from one reference, in a fraction of compare's time.
 
