@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import accuracy
+import benchmark
+import inference
 from kit import outside
 from kit.errors import KitError
 from kit.model import weights
@@ -202,6 +205,21 @@ def test_a_size_that_is_none(expect_error: Expect, size: str) -> None:
 
 def test_a_size_below_one_patch(expect_error: Expect) -> None:
     expect_error("--size", "15", words="15x15 is smaller than the model's 16x16 patch")
+
+
+@pytest.mark.parametrize("main", [inference.main, benchmark.main, accuracy.main])
+def test_every_script_refuses_an_input_below_one_patch(
+    main: Callable[[list[str]], int],
+    tiny_weights: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--weights", str(tiny_weights), "--image", str(photo), "--output-dir", str(tmp_path)]
+    assert main([*argv, "--device", "cpu", "--size", "1"]) == 2
+    error = "error: an input of 1x1 is smaller than the model's 16x16 patch: use a --size of at"
+    assert capsys.readouterr().err.startswith(error)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "npu:", "npu:x", "cuda:-1", "CPU", "cpu:0", ""])

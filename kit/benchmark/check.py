@@ -23,7 +23,7 @@ from kit.model import preprocessing
 from kit.model.images import Inputs
 from kit.model.model import TENSORS, Features, forward, to_host
 from kit.model.runner import Call, Images, ModeRunner
-from kit.model.setup import Setup, views
+from kit.model.setup import Setup, require_patch, views
 from kit.output import RunLog
 from kit.records import Latency, Repeats, RowCheck
 from kit.statistics import compare, ratio
@@ -38,11 +38,12 @@ def different_images(setup: Setup, inputs: Inputs, count: int, group: Group, log
     """Return `count` inputs, the run's images first, then views of the first; and their features.
 
     The model is on the CPU in fp32; the ranks share the work. Warns where two images are so alike
-    that an exchange of them would not show.
+    that an exchange of them would not show. A KitError where they are smaller than one patch.
     """
     decoded = [inputs.first, *islice(inputs.others(log), count - 1)]
     given = [preprocessing.preprocess(image.pixels, setup.steps) for image in decoded]
     pixels = torch.cat([*given, views(given[0], MOST_IMAGES)[1:]])[:count]
+    require_patch(setup, pixels)
     rank, size = group.place.rank, group.size
     own = [forward(setup.model, pixels[one : one + 1]) for one in range(rank, count, size)]
     shares = group.gather(own, "the references")

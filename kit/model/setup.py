@@ -169,13 +169,9 @@ def model_input(
     In the run's dtype. `log` is told of a size that is not a multiple of the patch size. A KitError
     where the input is smaller than one patch.
     """
+    require_patch(setup, pixels_batch)
     rows, columns = pixels_batch.shape[-2:]
     patch = models.patch_size(setup.model.config)
-    if min(rows, columns) < patch:
-        raise KitError(
-            f"an input of {rows}x{columns} is smaller than the model's {patch}x{patch} patch: "
-            f"use a --size of at least {patch}, best a multiple of it"
-        )
     if log is not None and (rows % patch or columns % patch):
         log.warning(
             f"{rows}x{columns} is not a multiple of the {patch}-pixel patch: the model crops the "
@@ -184,6 +180,17 @@ def model_input(
         )
     with device_errors("copying the input to the device"):
         return pixels_batch.to(setup.device.torch_device, setup.dtype)
+
+
+def require_patch(setup: Setup, pixels_batch: torch.Tensor) -> None:
+    """Raise a KitError where images, batch x 3 x rows x columns, are smaller than one patch."""
+    rows, columns = pixels_batch.shape[-2:]
+    patch = models.patch_size(setup.model.config)
+    if min(rows, columns) < patch:
+        raise KitError(
+            f"an input of {rows}x{columns} is smaller than the model's {patch}x{patch} patch: "
+            f"use a --size of at least {patch}, best a multiple of it"
+        )
 
 
 def views(pixels: torch.Tensor, number: int) -> torch.Tensor:
