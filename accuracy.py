@@ -190,10 +190,11 @@ def run(options: AccuracyOptions, log: RunLog) -> Outcome:
             if options.features is not None:
                 results, shape = evidence.review(options, setup, inputs, log)
             else:
-                measured = compare(options, setup, inputs, group, log, own_gelu)
-                setup, results, shape = measured.setup, measured.results, measured.input_shape
-                files = {options.output_dir / evidence.FILE: measured.features}
-                drawn = pictures(measured, options.lang)
+                results, shape, found = compare(options, setup, inputs, group, log, own_gelu)
+                if found is not None:  # the leading rank, which writes
+                    setup = found.setup
+                    files = {options.output_dir / evidence.FILE: found.features}
+                    drawn = pictures(found, options.lang)
     report_fallbacks(fallen, log)
     images = 1 if results.folder is None else results.folder.images
     stopped = results.soak is not None and results.soak.end == "interrupted"

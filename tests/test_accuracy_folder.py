@@ -1,6 +1,7 @@
 """accuracy.py over a folder: streamed, resumed, cached, shared, and never counted twice."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_two_ranks_that_list_different_images_give_the_same_as_one_and_share_the
     assert "The ranks find different images: those that the first finds count" in record["warnings"]
     assert record["environment"]["cpu_threads"] == max(1, len(cores) // 2)
     assert without_history(record["results"]) == without_history(whole)
+
+
+def test_what_ranks_tell_each_other_holds_no_model(
+    tmp_path: Path, image_folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, bytes] = {}
+
+    def gather(group: distributed.Group, value: object, name: str) -> list[object]:
+        told[name] = pickle.dumps(value)
+        return [value]
+
+    monkeypatch.setattr(distributed.Group, "gather", gather)
+    options = options_of(tmp_path, image_folder, tiny_weights, "--no-references")
+    assert accuracy.main(options) == 0
+    assert b"AccuracyResults" in told["the verdict"]
+    assert all(b"DINOv3ViTModel" not in value for value in told.values())
 
 
 def test_each_rank_of_a_host_computes_its_references_with_its_share_of_the_cores(

@@ -59,10 +59,11 @@ def compare(
     group: Group,
     log: RunLog,
     own_gelu: OwnGelu | None = None,
-) -> Measured:
+) -> tuple[AccuracyResults, tuple[int, ...], Measured | None]:
     """Compare the device with the CPU on one image, or on a folder of them.
 
-    A KitError where an input does not allow it or another rank is lost, a DeviceError where the
+    Returns the results and the input's shape, alike on all ranks, so that they end with the same
+    exit code. All that was measured stays on the leading rank: it holds the model. A KitError where an input does not allow it or another rank is lost, a DeviceError where the
     device fails or no longer computes.
     """
     sides = make_sides(setup, options.budget_factor, log, own_gelu)
@@ -70,17 +71,17 @@ def compare(
     log.info(f"Input shape: {shape}")
     log.info(f"Device: {setup.device.torch_device}")
     log.info(f"Comparing {sides.references.declared} with the CPU...")
-    if not inputs.is_folder:
-        return in_full(options, sides, inputs.first, None, (), log)
-    found = FolderRun(options, sides, group, log).run(inputs)
     measured = None
-    if found is not None:
+    if not inputs.is_folder:
+        measured = in_full(options, sides, inputs.first, None, (), log)
+    elif (found := FolderRun(options, sides, group, log).run(inputs)) is not None:
         folder, saved = found
         image = decode_unchanged(folder.worst, log)
         measured = in_full(options, sides, image, folder, saved, log)
-    shared = group.gather(measured, "the verdict")[0]  # all ranks end with the same exit code
+    own = None if measured is None else (measured.results, measured.input_shape)
+    shared = group.gather(own, "the verdict")[0]
     assert shared is not None  # the leading rank's
-    return shared
+    return *shared, measured
 
 
 def in_full(
