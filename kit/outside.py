@@ -31,7 +31,7 @@ def kind_of(path: Path, what: str) -> Kind:
 def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
     """Return a plain file's content; KitError, begun by `what`, where it cannot be read."""
     if kind_of(path, what) not in ("file", "missing"):
-        raise KitError(f"{what} {path} is not a plain file: give one")
+        raise KitError(f"{what} {path} is not a plain file: give one".strip())
     try:
         # A FIFO that has taken the file's place since would else be waited for.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -40,17 +40,17 @@ def read_bytes(path: Path, what: str, largest_bytes: int) -> bytes:
     except (OSError, ValueError) as error:
         raise cannot_read(path, what, error) from error
     if len(content) > largest_bytes:
-        raise KitError(f"{what} {path} has more than {largest_bytes} bytes: give a smaller file")
+        words = f"{what} {path} has more than {largest_bytes} bytes: give a smaller file"
+        raise KitError(words.strip())
     return content
 
 
-def read_json(path: Path, what: str, fix: str) -> dict[str, Any]:
-    """Return the JSON object in a file; NaN and Infinity, which JSON does not have, are refused.
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """Return the JSON object in a file; else a KitError that `fix` ends.
 
-    Raises KitError, which `what` begins and `fix` ends, where it is none.
+    NaN and Infinity, which JSON does not have, are refused.
     """
-    content = read_bytes(path, what, LARGEST_JSON_BYTES)
-    return json_object(content, f"{what} {path}".strip(), fix)
+    return json_object(read_bytes(path, "", LARGEST_JSON_BYTES), str(path), fix)
 
 
 def json_object(content: bytes, name: str, fix: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def load(folder: Path | None) -> Preprocessing:
     path = folder / "preprocessor_config.json"
     if kind_of(path, "") == "missing":
         return Preprocessing()
-    config = read_json(path, "", "download it again")
+    config = read_json(path, "download it again")
     try:
         return from_config(config)
     except (KeyError, TypeError, ValueError, OverflowError) as error:

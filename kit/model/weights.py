@@ -61,7 +61,7 @@ class Weights:
         receipt = self.folder / RECEIPT
         if kind_of(receipt, "") != "file":
             return self.source
-        found = read_json(receipt, "", "delete it")
+        found = read_json(receipt, "delete it")
         known = next((hub for hub in DOWNLOADS if hub == found.get("source")), None)
         return known if known is not None and found.get("sha256") == sha256 else self.source
 
@@ -121,10 +121,10 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if kind_of(config, "") == "missing":
         raise KitError(f"{config} is missing: download the weights folder again")
-    check_config(read_json(config, "", AGAIN), config)
+    check_config(read_json(config, AGAIN), config)
     index = folder / "model.safetensors.index.json"
     if kind_of(index, "") != "missing":
-        weight_map = read_json(index, "", AGAIN).get("weight_map")
+        weight_map = read_json(index, AGAIN).get("weight_map")
         if not isinstance(weight_map, dict):
             raise KitError(f"{index} has no weight_map: download it again")
         missing = {str(name) for name in weight_map.values()} - {file.name for file in files}
