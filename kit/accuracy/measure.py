@@ -63,8 +63,9 @@ def compare(
     """Compare the device with the CPU on one image, or on a folder of them.
 
     Returns the results and the input's shape, alike on all ranks, so that they end with the same
-    exit code. All that was measured stays on the leading rank: it holds the model. A KitError where an input does not allow it or another rank is lost, a DeviceError where the
-    device fails or no longer computes.
+    exit code. All that was measured stays on the leading rank: it holds the model. A KitError where
+    an input does not allow it or another rank is lost, a DeviceError where the device fails or no
+    longer computes.
     """
     sides = make_sides(setup, options.budget_factor, log, own_gelu)
     shape = preprocessing.preprocess(inputs.first.pixels, setup.steps).shape
