@@ -605,6 +605,7 @@ def test_the_ranks_share_the_references_and_each_image_has_its_own(
     make: MakeRow, monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int
 ) -> None:
     monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
+    monkeypatch.setattr(check, "require_patch", lambda setup, pixels: None)
     generator = torch.Generator().manual_seed(5)
     pictures = [
         SimpleNamespace(pixels=torch.rand(1, 3, 2, 2, generator=generator) + 0.5) for _ in range(3)
@@ -640,6 +641,7 @@ def test_two_images_that_differ_by_less_than_a_limit_are_a_warning(
     make: MakeRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preprocessing, "preprocess", lambda pixels, steps: pixels)
+    monkeypatch.setattr(check, "require_patch", lambda setup, pixels: None)
     setup: Any = SimpleNamespace(model=by_hand, steps=None)
     picture = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(5)) + 0.5
 

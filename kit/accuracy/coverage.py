@@ -332,8 +332,10 @@ def soak(
     if found.end == "device error":
         return failing(results, f"the device failed in the soak, {found.reason}")
     if found.beyond_limits:
-        wrong = f"{found.beyond_limits} of {found.forwards} forwards of the soak"
-        return failing(results, f"{wrong} are beyond a limit, {found.reason}")
+        reason = (
+            f"{found.beyond_limits} of {found.forwards} forwards of the soak are beyond a limit"
+        )
+        return failing(results, f"{reason}, {found.reason}")
     if found.first_deviation is not None:
         log.warning(
             "The same input gave other bits, inside the limits, first in forward "

@@ -62,13 +62,13 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
     if kind == "cpu":
         return Device("cpu", None, cpu_name(), 1, torch.device("cpu"))
     if kind != accelerator or count == 0:
-        missing, reason = "GPU", "torch sees no CUDA device"
+        missing, cause = "GPU", "torch sees no CUDA device"
         if kind == "npu":
-            missing, reason = "NPU", patch_reason
+            missing, cause = "NPU", patch_reason
         elif patched:
-            reason = "this is an NPU host: use --device npu"
+            cause = "this is an NPU host: use --device npu"
         raise KitError(
-            f"--device {requested}: no {missing} is available here ({reason}); "
+            f"--device {requested}: no {missing} is available here ({cause}); "
             "use --device auto or cpu"
         )
     index = int(index_text or local_rank)
