@@ -1,6 +1,5 @@
 """What every script's main does: parse, run, write, and turn errors into exit codes."""
 
-import _thread
 import contextlib
 import gc
 import logging
@@ -154,11 +153,16 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def send() -> None:
+        main = threading.main_thread().ident
+        if main is not None and signal.getsignal(signal.SIGTERM) is interrupt:  # still in the block
+            signal.pthread_kill(main, signal.SIGTERM)  # which ends a wait, as no flag does
+
     def dropped(what: "sys.UnraisableHookArgs") -> None:
         if not issubclass(what.exc_type, KeyboardInterrupt):
             hook(what)
             return
-        again = threading.Timer(0.01, _thread.interrupt_main)
+        again = threading.Timer(0.01, send)
         again.daemon = True
         again.start()
 

@@ -28,7 +28,9 @@ def found(record: dict[str, Any]) -> dict[str, str]:
     return {one["operator"]: one["found"] for one in record["device"]["arithmetic"]["operators"]}
 
 
-@pytest.mark.parametrize("chip", ["Ascend910B4", "Ascend910_9362"])
+@pytest.mark.parametrize(
+    "chip", [pytest.param("Ascend910B4", marks=pytest.mark.extended), "Ascend910_9362"]
+)
 def test_a_chip_whose_gelu_is_the_tanh_form_passes_and_the_form_is_said(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path, chip: str
 ) -> None:
@@ -122,6 +124,7 @@ def test_what_nobody_documents_explains_nothing(
     assert record["results"]["outcome"] in ("unexplained", "fail")
 
 
+@pytest.mark.extended
 def test_a_function_that_the_model_does_not_use_is_named_all_the_same(
     npu_host: EmulatedNpu, tiny_weights: Path, photo: Path, tmp_path: Path
 ) -> None:
@@ -244,7 +247,9 @@ def test_an_output_at_the_types_largest_number_is_no_result() -> None:
         require_finite(to_host(Features(half[:, 0], half)))
 
 
-@pytest.mark.parametrize("chip", ["Ascend910_9362", "Ascend310P3"])
+@pytest.mark.parametrize(
+    "chip", ["Ascend910_9362", pytest.param("Ascend310P3", marks=pytest.mark.extended)]
+)
 def test_weights_as_training_leaves_them_pass_on_sound_chips(
     npu_host: EmulatedNpu, photo: Path, tmp_path: Path, chip: str
 ) -> None:

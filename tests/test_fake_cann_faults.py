@@ -184,10 +184,11 @@ CALLS = {
             "ones",
             "EC0010: .* Failed to import Python module .*`np.float_` was removed",
         ),
-        (
+        pytest.param(
             {"FAKECANN_FAIL": "aclSetCompileopt", "FAKECANN_VERSION": "8.2.RC1"},
             "ones",
             "EC0010: .*np.float_",
+            marks=pytest.mark.extended,
         ),
         ({"FAKECANN_FAIL": "aclrtSetDevice"}, "ones", "injected failure of aclrtSetDevice"),
         (
@@ -196,14 +197,24 @@ CALLS = {
             "EZ9999: .* Cannot find bin of op Gelu",
         ),
         ({"FAKECANN_FAIL": "aclnnGelu:1:500002"}, "gelu", "E40021: .* No module named 'attr'"),
-        ({"FAKECANN_FAIL": "aclmdlRICaptureBegin"}, "graph", "EE1023: .* too many streams"),
+        pytest.param(
+            {"FAKECANN_FAIL": "aclmdlRICaptureBegin"},
+            "graph",
+            "EE1023: .* too many streams",
+            marks=pytest.mark.extended,
+        ),
         (
             {"FAKECANN_OOM": "207018", "FAKECANN_HBM_GIB": "0.25"},
             "memory",
             "EL0004: .* Failed to allocate memory",
         ),
         ({"FAKECANN_FAIL": "aclnnGelu:1:207018"}, "gelu", "EL0004: .* Failed to allocate memory"),
-        ({"FAKECANN_FAIL": "aclrtMalloc"}, "ones", "EL0004: .* Failed to allocate memory"),
+        pytest.param(
+            {"FAKECANN_FAIL": "aclrtMalloc"},
+            "ones",
+            "EL0004: .* Failed to allocate memory",
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_an_error_has_its_cause_in_a_later_line_as_cann_says_it(

@@ -225,6 +225,7 @@ def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in found if isinstance(text, Text) and text.get_text()}
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font that any host has lacks Chinese
 def test_a_picture_is_in_the_language_of_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "chinese_font", lambda: "DejaVu Sans")
     figures = [draw_latency(benchmark()), draw_throughput(benchmark())]

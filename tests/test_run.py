@@ -166,16 +166,40 @@ def test_an_interrupt_in_a_destructor_is_not_lost(
         def __del__(self) -> None:
             signal.raise_signal(number)  # what is raised here, Python drops
 
+    waited: list[bool] = []
+
     def close() -> str:
         Closing()
-        threading.Event().wait(10)
+        waited.append(threading.Event().wait(60))
         return ""
 
     monkeypatch.setattr(inference, "now", close)
     code, folder = run_inference()
     assert code == 130
+    assert waited == []  # the wait was ended, not waited for
     assert capsys.readouterr().err == "interrupted: nothing was written\n"
     assert not list(folder.iterdir())
+
+
+def test_sigterm_in_a_destructor_is_not_lost_where_a_shell_ignores_ctrl_c(
+    run_inference: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def close() -> str:
+        Closing()
+        threading.Event().wait(60)
+        return ""
+
+    monkeypatch.setattr(inference, "now", close)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for nohup's and background jobs
+    try:
+        code, _ = run_inference()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
 
 
 def test_what_else_a_destructor_raises_reaches_the_hook_that_was_there(
