@@ -179,6 +179,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("ending", "in_file"), [*zip(ENDINGS, itertools.cycle([False, True]), strict=False)]
 )
@@ -288,6 +289,7 @@ def test_a_pair_that_cannot_be_loaded_is_named_and_not_imported(
     assert found == reason or (found and reason and reason in found and "\n" not in found)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("no_skips", ["0", "1"])
 def test_a_missing_compiler_skips_or_fails_where_no_test_may_skip(
     tmp_path: Path, no_skips: str

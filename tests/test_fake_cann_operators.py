@@ -188,10 +188,21 @@ BF16, FP16, SATURATED = [7, True, 99800], [10, False, INFINITY], [10, False, 655
 @pytest.mark.parametrize(
     ("environment", "matmul", "convolution", "attention", "saturates"),
     [
-        ({"FAKECANN_SOC": "Ascend910B4"}, FP32, HF32, FP32, False),
-        ({"INF_NAN_MODE_FORCE_DISABLE": "1"}, FP32, HF32, FP32, True),
+        pytest.param(
+            {"FAKECANN_SOC": "Ascend910B4"}, FP32, HF32, FP32, False, marks=pytest.mark.extended
+        ),
+        pytest.param(
+            {"INF_NAN_MODE_FORCE_DISABLE": "1"}, FP32, HF32, FP32, True, marks=pytest.mark.extended
+        ),
         ({"FAKECANN_SOC": "Ascend310P3"}, SATURATED, SATURATED, SATURATED, True),
-        ({"FAKECANN_SOC": "Ascend910A"}, SATURATED, SATURATED, SATURATED, True),
+        pytest.param(
+            {"FAKECANN_SOC": "Ascend910A"},
+            SATURATED,
+            SATURATED,
+            SATURATED,
+            True,
+            marks=pytest.mark.extended,
+        ),
         (
             {
                 "FAKECANN_MATMUL": "tf32",
