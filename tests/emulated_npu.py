@@ -160,5 +160,5 @@ class EmulatedNpu:
 
     def close(self) -> None:
         """End what runs in the background."""
-        for warm in self.warm.values():
-            warm.close()
+        while self.warm:
+            self.warm.popitem()[1].close()
