@@ -288,6 +288,30 @@ def test_a_device_that_dies_in_a_soak_fails_and_keeps_what_there_is(
     assert results["soak"]["end"] == "device error"
 
 
+def test_a_soak_goes_on_for_as_many_minutes_as_were_asked_for(run_accuracy: Run) -> None:
+    code, folder = run_accuracy("--no-report", "--soak", "0.01")
+    soak = results_of(folder)["soak"]
+    assert (code, soak["end"]) == (0, "complete")
+    assert soak["seconds"] >= 0.6
+    assert soak["forwards"] >= 1
+
+
+def test_what_the_runs_own_image_explains_is_the_larger_sum_of_the_arithmetics_and_the_cpus() -> (
+    None
+):
+    def results(reference: str, *errors: tuple[float | None, float | None]) -> Any:  # noqa: ANN401 - a stand-in
+        pooled, hidden = (
+            SimpleNamespace(expected_error=one, cpu_fp64_relative_error=cpu) for one, cpu in errors
+        )
+        return SimpleNamespace(reference=reference, pooler_output=pooled, last_hidden_state=hidden)
+
+    both = ((2.0, 0.5), (1.0, 4.0))
+    assert coverage.usual(results("CPU fp32", *both)) == 5.0
+    assert coverage.usual(results("CPU fp64", *both)) == 2.0  # the CPU is what is judged there
+    assert coverage.usual(results("CPU fp32", (None, 0.5), (1.0, 4.0))) is None
+    assert coverage.usual(results("CPU fp32", (2.0, None), (1.0, 4.0))) is None
+
+
 def test_what_a_soak_keeps_is_bounded(
     run_accuracy: Run, broken: Callable[[Fault], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,24 @@ def test_a_size_below_one_patch(expect_error: Expect) -> None:
     expect_error("--size", "15", words="15x15 is smaller than the model's 16x16 patch")
 
 
+def test_an_input_of_one_patch_is_large_enough(run_inference: Run) -> None:
+    code, folder = run_inference("--size", "16")
+    assert code == 0
+    record = json.loads((folder / "inference.json").read_text("utf-8"))
+    assert record["input"]["shape"] == [1, 3, 16, 16]
+
+
+def test_of_many_missing_weights_three_are_named_and_the_rest_counted(
+    expect_error: Expect, weights_copy: Path
+) -> None:
+    def lose_five(tensors: dict[str, torch.Tensor]) -> None:
+        for name in sorted(tensors)[:5]:
+            del tensors[name]
+
+    edit_tensors(weights_copy, lose_five)
+    expect_error("--weights", str(weights_copy), words=" and 2 more; download the folder again")
+
+
 @pytest.mark.parametrize("main", [inference.main, benchmark.main, accuracy.main])
 def test_every_script_refuses_an_input_below_one_patch(
     main: Callable[[list[str]], int],
@@ -413,7 +431,10 @@ def test_a_folder_with_the_name_of_the_weights(expect_error: Expect, weights_cop
     expect_error("--weights", str(weights_copy), words="model.safetensors is not a plain file")
 
 
-@pytest.mark.parametrize(("variable", "value"), [("MASTER_ADDR", None), ("MASTER_PORT", "abc")])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MASTER_ADDR", None), ("MASTER_PORT", "abc"), ("MASTER_PORT", "0"), ("MASTER_PORT", "65536")],
+)
 def test_ranks_that_cannot_meet(
     expect_error: Expect, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
 ) -> None:

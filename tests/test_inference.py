@@ -368,3 +368,14 @@ def test_strict_fp32_is_recorded_as_the_modes_that_were_on(run_inference: Run) -
     _, folder = run_inference("--strict-fp32")
     device = record_of(folder)["device"]
     assert device["matmul_fp32"] == device["convolution_fp32"] == "fp32"  # type: ignore[index]
+
+
+def test_the_pictures_colours_use_the_whole_range_about_its_middle(
+    run_inference: Run,
+) -> None:
+    code, folder = run_inference("--no-report")
+    assert code == 0
+    picture = np.asarray(Image.open(folder / "inference_features.png").convert("RGB"), float)
+    colours = picture[-PANEL_HEIGHT:, -picture.shape[1] // 2 + features.GAP :]
+    assert colours.mean() == pytest.approx(127.5, abs=20)
+    assert colours.max() - colours.min() > 127.5

@@ -133,7 +133,7 @@ class Imitation(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's o
                 (declared.convolution, CONVOLUTIONS),
             )
             for operator, places in operators.items()
-            if products != "fp32" and declared.dtype == "fp32"
+            if products != "fp32"
         }
 
     def __torch_dispatch__(

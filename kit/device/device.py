@@ -62,11 +62,12 @@ def choose(requested: str, *, patched: bool, patch_reason: str, local_rank: int 
     if kind == "cpu":
         return Device("cpu", None, cpu_name(), 1, torch.device("cpu"))
     if kind != accelerator or count == 0:
-        missing, cause = "GPU", "torch sees no CUDA device"
+        cause = "torch sees no CUDA device"
         if kind == "npu":
-            missing, cause = "NPU", patch_reason
+            cause = patch_reason
         elif patched:
             cause = "this is an NPU host: use --device npu"
+        missing = LABELS["npu" if kind == "npu" else "cuda"]
         raise KitError(
             f"--device {requested}: no {missing} is available here ({cause}); "
             "use --device auto or cpu"

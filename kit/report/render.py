@@ -93,8 +93,9 @@ def files(
         "files": sorted(beside),
     }
     found = {folder / "card" / name: content for name, content in beside.items()}
-    names = {"report.html": "report.html", "report.md": "report.md", "card.md": "card/README.md"}
-    for template, name in names.items() if beside else [*names.items()][:2]:
+    names = {"report.html": "report.html", "report.md": "report.md"}
+    names |= {"card.md": "card/README.md"} if beside else {}
+    for template, name in names.items():
         made = environment(language, html=template.endswith(".html"))
         text = made.get_template(template).render(values)
         found[folder / name] = encoded(re.sub(r"\n{3,}", "\n\n", text))
