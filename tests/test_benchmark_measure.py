@@ -73,9 +73,9 @@ def nothing() -> Any:  # noqa: ANN401 - stands for features
     """Be a forward."""
 
 
-def growing(first_ms: float) -> Iterator[float]:
-    """Yield times that never become steady."""
-    return (first_ms * 1.05**number for number in itertools.count())
+def growing(first_ms: float) -> list[float]:
+    """Return times that never become steady; no iterator, so that a test can be run again."""
+    return [first_ms * 1.05**number for number in range(200)]
 
 
 # ---- How many forwards ---------------------------------------------------------------------------
